@@ -1,0 +1,47 @@
+# Every target does its own set-up: a fresh clone needs Python 3.11 or newer and make, nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint types bench demo-weights clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[export,run,test,bench,dev]'
+	touch $@
+
+setup: $(INSTALLED)  ## make the virtual environment and install everything into it
+
+demo: $(INSTALLED)  ## export the shipped classifier, run it, write overlays to demo-output/
+	$(BIN)/python -m camcore.adapters.demo --output demo-output
+
+test: $(INSTALLED)  ## the test suite
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: $(INSTALLED)  ## the long tail: every model family, every format
+	$(BIN)/python -m pytest -m slow
+
+lint: $(INSTALLED)  ## format and lint check
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+# From another folder and on the installed copy: in the repository root mypy would take the local camcore/, without
+# its two sub-packages, for the whole package.
+types: $(INSTALLED)  ## static types, checked on an installed copy
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/types-copy .
+	cd $(VENV)/types-copy && MYPYPATH=. ../bin/python -m mypy --config-file ../../pyproject.toml -p camcore
+
+bench: $(INSTALLED)  ## camcore beside plain onnxruntime and pytorch-grad-cam; writes benchmarks/results.json
+	$(BIN)/python benchmarks/gradcam.py
+
+demo-weights: $(INSTALLED)  ## train the demo classifier again (minutes on two cores)
+	$(BIN)/python -m camcore.adapters.demo.train
+
+clean:  ## remove what the other targets made
+	rm -rf $(VENV) $(VENV)-types demo-output build *.egg-info

@@ -1,0 +1,161 @@
+"""The card: what a file says of itself, so that running it needs the file and an image and nothing else.
+
+An exported file carries the card as JSON under the metadata key `camcore`, and ends with a *seal*, the SHA-256 of
+everything before it. A file without a card was not written by camcore; a file whose seal does not fit was truncated
+or changed afterwards. The seal guards against accidents, not against somebody who forges a new one.
+
+Only the standard library is imported: the production side reads cards without torch and without onnx.
+"""
+
+import dataclasses
+import hashlib
+import json
+import zipfile
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Any
+
+from camcore.errors import FileError
+
+KEY = "camcore"
+SEAL_KEY = "camcore.sha256"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """How an image becomes the graph input `image`.
+
+    The shorter side is resized to `resize` pixels, then the centre `crop` (height, width) is cut out, as in
+    torchvision; either may be None (not done). Pixels are scaled to [0, 1], then normalised with `mean` and `std`,
+    one value per channel. With dtype `uint8` the graph does the scaling and normalising itself and takes
+    (B, H, W, C); with `float32` it takes (B, C, H, W).
+
+    `height` and `width` are the sizes the graph accepts, None where any size is accepted.
+    """
+
+    height: int | None
+    width: int | None
+    channels: int = 3
+    dtype: str = "float32"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    resize: int | None = None
+    crop: tuple[int, int] | None = None
+    interpolation: str = "bilinear"
+    colour: str = "RGB"
+
+
+@dataclass(frozen=True)
+class Card:
+    """Everything a runner needs to know about an exported file.
+
+    `outputs` are the graph's outputs in order; `map_size` is `image` or `feature`; `options` are the method's options
+    that differ from none; `proof` says what the file was checked against and the worst relative error found.
+    """
+
+    method: str
+    layer: str
+    image: ImageSpec
+    num_classes: int
+    outputs: tuple[str, ...]
+    model: str = ""
+    class_names: tuple[str, ...] | None = None
+    map_size: str = "image"
+    options: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    proof: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        """The card as JSON text, keys sorted."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Card":
+        """The card that `to_json` wrote.
+
+        Raises:
+            FileError: not JSON, a field is missing or unknown, or a newer schema.
+        """
+        try:
+            fields = json.loads(text)
+            if fields["schema"] > SCHEMA:
+                raise FileError(
+                    f"the file was written with card schema {fields['schema']}, this camcore reads up to {SCHEMA}; "
+                    "install a newer camcore"
+                )
+            image = {name: _as_tuple(value) for name, value in fields.pop("image").items()}
+            return cls(
+                image=ImageSpec(**image),
+                **{name: _as_tuple(value) for name, value in fields.items()},
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise FileError(
+                f"the file's camcore card cannot be read ({error}); export the model again"
+            ) from error
+
+
+def _as_tuple(value: Any) -> Any:
+    """JSON has no tuples; the card has no lists."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def seal_onnx(content: bytes) -> bytes:
+    """Serialised `ModelProto` bytes with the seal behind them.
+
+    Protobuf allows fields of a message to be appended in any order, so the seal is one more `metadata_props` entry
+    whose bytes come last: reading it back needs no protobuf library.
+    """
+    return content + _onnx_seal(content)
+
+
+def onnx_is_sealed(content: bytes) -> bool:
+    """Whether the bytes of an ONNX file end with the seal that fits them."""
+    size = len(_onnx_seal(b""))
+    return len(content) > size and _onnx_seal(content[:-size]) == content[-size:]
+
+
+def _onnx_seal(content: bytes) -> bytes:
+    def length_delimited(field_number: int, payload: bytes) -> bytes:
+        # Wire type 2; number and length below 16 and 128 fit one byte each.
+        return bytes([field_number << 3 | 2, len(payload)]) + payload
+
+    digest = hashlib.sha256(content).hexdigest()
+    entry = length_delimited(1, SEAL_KEY.encode()) + length_delimited(2, digest.encode())
+    return length_delimited(14, entry)  # ModelProto.metadata_props
+
+
+def seal_zip(content: bytes) -> bytes:
+    """Bytes of a TorchScript or .pt2 archive with the seal as one more entry, `extra/camcore.sha256`."""
+    archive = BytesIO(content)
+    with zipfile.ZipFile(archive, "a") as entries:
+        top = entries.namelist()[0].split("/")[0]
+        entries.writestr(f"{top}/extra/{SEAL_KEY}", _zip_digest(entries))
+    return archive.getvalue()
+
+
+def zip_is_sealed(content: bytes) -> bool:
+    """Whether the bytes of an archive hold a seal that fits its other entries."""
+    try:
+        with zipfile.ZipFile(BytesIO(content)) as entries:
+            seal = read_extra(entries, SEAL_KEY)
+            return seal is not None and seal == _zip_digest(entries)
+    except zipfile.BadZipFile:
+        return False
+
+
+def read_extra(entries: zipfile.ZipFile, name: str) -> str | None:
+    """The text of the archive's extra file of that name, None where it has none."""
+    found = [entry for entry in entries.namelist() if entry.endswith(f"/extra/{name}")]
+    return entries.read(found[0]).decode() if found else None
+
+
+def _zip_digest(entries: zipfile.ZipFile) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(entries.namelist()):
+        if not name.endswith(f"/extra/{SEAL_KEY}"):
+            digest.update(f"{name}\n{entries.getinfo(name).file_size}\n".encode())
+            digest.update(entries.read(name))
+    return digest.hexdigest()

@@ -1,0 +1,53 @@
+"""The one classifier whose weights are a map by themselves: global average pooling, then a linear layer."""
+
+import torch
+from torch import Tensor, fx
+
+from camcore.errors import ExportError
+
+aten = torch.ops.aten
+
+# These change the shape of pooled features, not their values.
+_RESHAPES = {
+    aten.view.default,
+    aten.reshape.default,
+    aten.flatten.using_ints,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.clone.default,
+}
+
+
+def pooled_linear_weight(tail: fx.GraphModule, layer: str) -> Tensor:
+    """The weight (N, C) of a tail that is global average pooling and one linear layer.
+
+    Raises:
+        ExportError: the tail does anything else.
+    """
+    scores = tail.graph.output_node().args[0][0]
+    if scores.target is not aten.linear.default:
+        raise _not_pooled_linear(layer, scores)
+    pooled, weight = scores.args[:2]
+    while pooled.target in _RESHAPES:
+        pooled = pooled.args[0]
+    if not _is_global_average(pooled):
+        raise _not_pooled_linear(layer, pooled)
+    if pooled.args[0].op != "placeholder" or weight.op != "get_attr":
+        raise _not_pooled_linear(layer, pooled.args[0])
+    return tail.get_buffer(weight.target)
+
+
+def _is_global_average(node: fx.Node) -> bool:
+    if node.target is aten.adaptive_avg_pool2d.default:
+        return list(node.args[1]) == [1, 1]
+    if node.target is aten.mean.dim:
+        rank = node.meta["val"].ndim if node.args[2:] == (True,) else node.meta["val"].ndim + 2
+        return rank == 4 and sorted(axis % 4 for axis in node.args[1]) == [2, 3]
+    return False
+
+
+def _not_pooled_linear(layer: str, found: fx.Node) -> ExportError:
+    return ExportError(
+        f"cam needs global average pooling and one linear layer right behind {layer!r}, found {found.target}. "
+        "Choose the layer before the pooling, or a gradient method: gradcam gives the same map where cam applies"
+    )

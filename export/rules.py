@@ -1,0 +1,360 @@
+"""Gradient rules: what autograd's backward operators are in terms of forward operators.
+
+Autograd records a backward pass in operators such as `convolution_backward`, which neither ONNX nor TorchScript
+files can hold everywhere. `RULES` is the decomposition table under which a gradient is traced: it rewrites each of
+them, exactly, in forward operators only. Rules written here cover what PyTorch has no decomposition for, or one that
+costs more than it needs to; the rest comes from PyTorch's own table.
+
+Only gradients with respect to activations are ever asked for, so no rule returns the gradient of a parameter.
+Sizes may be symbolic: no rule branches on one, unless it is a plain integer.
+
+Notation: G is the gradient that arrives at the operator's output, X its input, I and O the input and output size
+along one spatial axis.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._decomp import core_aten_decompositions, decomposition_table
+
+aten = torch.ops.aten
+
+Rule = Callable[..., Any]
+
+
+def _own_rules() -> dict[torch._ops.OperatorBase, Rule]:
+    return {
+        aten.convolution_backward.default: convolution_backward,
+        aten.native_batch_norm_backward.default: batch_norm_backward,
+        aten.max_pool2d_with_indices_backward.default: max_pool_backward,
+        aten.max_pool3d_with_indices_backward.default: max_pool_backward,
+        aten.adaptive_max_pool2d_backward.default: adaptive_max_pool_backward,
+        aten.adaptive_max_pool3d_backward.default: adaptive_max_pool_backward,
+        aten.avg_pool2d_backward.default: average_pool_backward,
+        aten.avg_pool3d_backward.default: average_pool_backward,
+        aten._adaptive_avg_pool2d_backward.default: adaptive_average_pool_backward,
+        aten._adaptive_avg_pool3d_backward.default: adaptive_average_pool_backward,
+        aten.slice_backward.default: slice_backward,
+        aten.select_backward.default: select_backward,
+        aten.upsample_bilinear2d_backward.default: _upsample_rule(aten.upsample_bilinear2d.default),
+        aten.upsample_bicubic2d_backward.default: _upsample_rule(aten.upsample_bicubic2d.default),
+        aten._upsample_bilinear2d_aa_backward.default: _upsample_rule(
+            aten._upsample_bilinear2d_aa.default
+        ),
+        aten.upsample_nearest2d_backward.default: _upsample_rule(aten.upsample_nearest2d.default),
+        aten._upsample_nearest_exact2d_backward.default: _upsample_rule(
+            aten._upsample_nearest_exact2d.default
+        ),
+    }
+
+
+def convolution_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias_sizes: Sequence[int] | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor, None, None]:
+    """Input gradient of a convolution of any stride, padding, dilation, groups and rank.
+
+    Shapes: grad (B, Co, *O), x (B, Ci, *I), weight (Co, Ci / groups, *k) -> (B, Ci, *I).
+    """
+    _parameters_are_frozen("convolution", output_mask)
+    rank = x.ndim - 2
+    stride, padding, dilation = (_per_axis(v, rank) for v in (stride, padding, dilation))
+    no_offset = [0] * rank
+    if transposed:
+        # The adjoint of a transposed convolution is the plain one; output_padding only added zeros at the end.
+        full = aten.convolution(
+            grad, weight, None, stride, padding, dilation, False, no_offset, groups
+        )
+        return _crop(full, no_offset, x), None, None
+    reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    if all(s == 1 for s in stride) and all(p <= r for p, r in zip(padding, reach, strict=True)):
+        # Stride 1: a plain convolution with the kernel turned round, for which runtimes have their fastest code.
+        turned = _turned_kernel(weight, groups)
+        margin = [r - p for r, p in zip(reach, padding, strict=True)]
+        dx = aten.convolution(
+            grad, turned, None, stride, margin, dilation, False, no_offset, groups
+        )
+        return dx, None, None
+    # The transposed convolution without padding gives (O - 1) * stride + reach + 1 values an axis, of which X owned
+    # [padding, padding + I). Where the stride did not divide evenly the last ones are missing, and truly zero:
+    # no window reached them. `output_padding` would say the same, but cannot depend on a dynamic size.
+    full = aten.convolution(grad, weight, None, stride, no_offset, dilation, True, no_offset, groups)
+    missing = [max(0, s - 1 - p) for s, p in zip(stride, padding, strict=True)]
+    if any(missing):
+        full = aten.constant_pad_nd(full, [n for m in reversed(missing) for n in (0, m)], 0.0)
+    return _crop(full, padding, x), None, None
+
+
+def _turned_kernel(weight: Tensor, groups: int) -> Tensor:
+    """(Co, Ci / groups, *k) -> (Ci, Co / groups, *k), reversed along every spatial axis."""
+    spatial = list(range(2, weight.ndim))
+    kernel = weight.shape[2:]
+    if any(k != 1 for k in kernel):
+        weight = weight.flip(spatial)
+    if groups == 1:
+        return weight.transpose(0, 1)
+    if groups == weight.shape[0] and weight.shape[1] == 1:
+        return weight  # depthwise: one kernel a channel, nothing to exchange
+    split = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], *kernel)
+    return split.transpose(1, 2).reshape(groups * weight.shape[1], -1, *kernel)
+
+
+def _crop(full: Tensor, start: Sequence[int], like: Tensor) -> Tensor:
+    """The part of `full` that begins at `start` on each spatial axis and has the spatial size of `like`."""
+    for axis, first in enumerate(start, 2):
+        full = full.narrow(axis, first, like.shape[axis])
+    return full
+
+
+def batch_norm_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    save_mean: Tensor | None,
+    save_invstd: Tensor | None,
+    train: bool,
+    eps: float,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor, None, None]:
+    """Input gradient of batch norm with fixed statistics: G * weight / sqrt(running_var + eps), per channel."""
+    _parameters_are_frozen("batch norm", output_mask)
+    if train or running_var is None:
+        raise NotImplementedError(
+            "batch norm with batch statistics mixes the images of a batch, so there is no gradient per image"
+        )
+    scale = torch.rsqrt(running_var + eps)
+    if weight is not None:
+        scale = scale * weight
+    return grad * scale.reshape(-1, *[1] * (grad.ndim - 2)), None, None
+
+
+def max_pool_backward(
+    grad: Tensor,
+    x: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+    indices: Tensor,
+) -> Tensor:
+    """Input gradient of max pooling: every G goes to the position that won its window; overlaps add up."""
+    return adaptive_max_pool_backward(grad, x, indices)
+
+
+def adaptive_max_pool_backward(grad: Tensor, x: Tensor, indices: Tensor) -> Tensor:
+    """As `max_pool_backward`; `indices` count positions of X's flattened spatial axes."""
+    flat = grad.new_zeros(x.shape).flatten(2)
+    return flat.scatter_add(2, indices.flatten(2), grad.flatten(2)).reshape(x.shape)
+
+
+def average_pool_backward(
+    grad: Tensor,
+    x: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> Tensor:
+    """Input gradient of average pooling, as one matrix product an axis.
+
+    Along an axis, pooling is Y = M X with M[o, i] = 1 / divisor for the i inside window o, so dX = M^T G. `ceil_mode`
+    needs nothing of its own: it only changes O, which G knows.
+    """
+    rank = x.ndim - 2
+    stride = stride or kernel_size
+    kernel_size, stride, padding = (_per_axis(v, rank) for v in (kernel_size, stride, padding))
+    for axis, (kernel, step, pad) in enumerate(zip(kernel_size, stride, padding, strict=True), 2):
+        size = x.shape[axis]
+        start = torch.arange(grad.shape[axis], device=grad.device) * step - pad
+        end = torch.clamp(start + kernel, max=size + pad)
+        if divisor_override is not None:
+            divisor = torch.ones_like(start)
+        elif count_include_pad:
+            divisor = end - start
+        else:
+            divisor = torch.clamp(end, max=size) - torch.clamp(start, min=0)
+        grad = _along(axis, grad, _pooling_matrix(start, end, divisor, size, grad.dtype))
+    return grad if divisor_override is None else grad / divisor_override
+
+
+def adaptive_average_pool_backward(grad: Tensor, x: Tensor) -> Tensor:
+    """Input gradient of adaptive average pooling; window o is [floor(o I / O), ceil((o + 1) I / O))."""
+    for axis in range(2, x.ndim):
+        size = x.shape[axis]
+        start, end = _adaptive_windows(size, grad.shape[axis], grad.device)
+        grad = _along(axis, grad, _pooling_matrix(start, end, end - start, size, grad.dtype))
+    return grad
+
+
+def _adaptive_windows(size: int, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Where each of the `count` windows over `size` positions starts and ends."""
+    window = torch.arange(count, device=device)
+    return (window * size) // count, ((window + 1) * size + count - 1) // count
+
+
+def _pooling_matrix(
+    start: Tensor, end: Tensor, divisor: Tensor, size: int, dtype: torch.dtype
+) -> Tensor:
+    """M (O, I) of Y = M X: M[o, i] = 1 / divisor[o] for start[o] <= i < end[o], otherwise 0."""
+    position = torch.arange(size, device=start.device)
+    inside = (position >= start[:, None]) & (position < end[:, None])
+    return inside.to(dtype) / divisor[:, None].to(dtype)
+
+
+def _along(axis: int, values: Tensor, matrix: Tensor) -> Tensor:
+    """The product of an axis of `values` (of size O) with `matrix` (O, I); no copy for the last two axes."""
+    if axis == values.ndim - 1:
+        return values @ matrix
+    if axis == values.ndim - 2:
+        return matrix.transpose(0, 1) @ values
+    return (values.movedim(axis, -1) @ matrix).movedim(-1, axis)
+
+
+def _upsample_rule(forward: torch._ops.OpOverload) -> Rule:
+    """The rule of a separable resampling operator on (B, C, H, W).
+
+    Resampling is linear along each axis, Y = M X, and M is what the operator makes of the identity matrix; so any
+    interpolation, with any alignment of corners, has the same rule: dX = M^T G along each axis.
+    """
+
+    def backward(
+        grad: Tensor, output_size: Sequence[int], input_size: Sequence[int], *options: Any
+    ) -> Tensor:
+        *flags, scale_h, scale_w = options
+        for axis, scale in ((2, scale_h), (3, scale_w)):
+            size = input_size[axis]
+            identity = torch.eye(size, dtype=grad.dtype, device=grad.device)
+            columns = forward(
+                identity[None, :, :, None], [output_size[axis - 2], 1], *flags, scale, None
+            )
+            grad = _along(axis, grad, columns[0, :, :, 0].transpose(0, 1))
+        return grad
+
+    return backward
+
+
+def slice_backward(
+    grad: Tensor, input_sizes: Sequence[int], dim: int, start: int, end: int, step: int
+) -> Tensor:
+    """Input gradient of a slice: G with zeros where the slice did not look.
+
+    As padding, which runtimes do in one pass, where PyTorch's own rule scatters.
+    """
+    size, count = input_sizes[dim], grad.shape[dim]
+    if step != 1:
+        # Zeros between neighbours: (..., n, ...) -> (..., n, step, ...) -> (..., n * step, ...).
+        spread = aten.constant_pad_nd(
+            grad.unsqueeze(dim + 1), _pad_at(grad.ndim + 1, dim + 1, 0, step - 1), 0.0
+        )
+        grad = spread.flatten(dim, dim + 1).narrow(dim, 0, (count - 1) * step + 1)
+    before = start
+    after = size - start - grad.shape[dim]
+    return aten.constant_pad_nd(grad, _pad_at(grad.ndim, dim, before, after), 0.0)
+
+
+def select_backward(grad: Tensor, input_sizes: Sequence[int], dim: int, index: int) -> Tensor:
+    """Input gradient of picking one index along an axis: G there, zeros elsewhere."""
+    pad = _pad_at(len(input_sizes), dim, index, input_sizes[dim] - index - 1)
+    return aten.constant_pad_nd(grad.unsqueeze(dim), pad, 0.0)
+
+
+def _pad_at(rank: int, dim: int, before: int, after: int) -> list[int]:
+    """The argument of `constant_pad_nd`, which counts axes from the last, for one axis."""
+    return [0, 0] * (rank - 1 - dim) + [before, after]
+
+
+def _per_axis(values: Sequence[int], rank: int) -> list[int]:
+    """ATen lets one value stand for all axes."""
+    return list(values) * rank if len(values) == 1 else list(values)
+
+
+def _parameters_are_frozen(operator: str, output_mask: Sequence[bool]) -> None:
+    if any(output_mask[1:]):
+        raise AssertionError(f"{operator}: a parameter asks for its gradient; the tail must be frozen")
+
+
+def _pytorch_rules() -> dict[torch._ops.OperatorBase, Rule]:
+    """PyTorch's decompositions of backward operators, but none of forward ones: those stay what the model wrote."""
+    return {
+        operator: rule
+        for operator, rule in (core_aten_decompositions() | decomposition_table).items()
+        if isinstance(operator, torch._ops.OpOverload) and "backward" in operator._schema.name
+    }
+
+
+RULES: dict[torch._ops.OperatorBase, Rule] = _pytorch_rules() | _own_rules()
+
+
+def _kept(operator: torch._ops.OpOverload, input_gradient: Rule) -> torch._ops.OpOverload:
+    """A stand-in that autograd takes for one opaque operator, with `input_gradient(grad, *arguments)` as its rule.
+
+    Autograd looks through composite operators: a linear layer would be traced as a product with a transposed copy of
+    its weight, and the file would hold both. Behind a stand-in it stays one operator in the forward graph.
+    """
+    name = f"camcore::{operator._schema.name.removeprefix('aten::')}_{operator._overloadname}"
+    schema = str(operator._schema).partition("(")[2]
+    torch.library.define(name, f"({schema}")
+    torch.library.impl(name, "CompositeExplicitAutograd")(lambda *arguments: operator(*arguments))
+    torch.library.register_fake(name)(lambda *arguments: operator(*arguments))
+
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.arguments = inputs
+
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        return input_gradient(grad, *ctx.arguments), *[None] * (len(ctx.arguments) - 1)
+
+    torch.library.register_autograd(name, backward, setup_context=setup)
+    namespace, short = name.split("::")
+    return getattr(getattr(torch.ops, namespace), short).default
+
+
+def linear_input_gradient(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Input gradient of a linear layer: G W with the weight as it is stored, (..., N) (N, C) -> (..., C)."""
+    return grad @ weight
+
+
+KEPT: dict[torch._ops.OpOverload, torch._ops.OpOverload] = {
+    aten.linear.default: _kept(aten.linear.default, linear_input_gradient),
+}
+
+
+def _adaptive_average_pool(x: Tensor, output_size: Sequence[int]) -> Tensor:
+    """Adaptive average pooling of an input whose size is not known yet, as one matrix product an axis.
+
+    Exporters unroll the operator for the example's size, and the file is wrong for any other.
+    """
+    sizes = x.shape[x.ndim - len(output_size) :]
+    if all(count == 1 for count in output_size) or all(isinstance(size, int) for size in sizes):
+        return NotImplemented
+    for axis, (size, count) in enumerate(zip(sizes, output_size, strict=True), x.ndim - len(sizes)):
+        start, end = _adaptive_windows(size, count, x.device)
+        x = _along(axis, x, _pooling_matrix(start, end, end - start, size, x.dtype).transpose(0, 1))
+    return x
+
+
+# Forward operators that exporters get wrong when a size is free.
+FORWARD_RULES: dict[torch._ops.OperatorBase, Rule] = dict.fromkeys(
+    (
+        aten.adaptive_avg_pool2d.default,
+        aten._adaptive_avg_pool2d.default,
+        aten.adaptive_avg_pool3d.default,
+        aten._adaptive_avg_pool3d.default,
+    ),
+    _adaptive_average_pool,
+)

@@ -1,0 +1,173 @@
+"""Step 4, write: an explained module becomes the bytes of an `.onnx`, `.pt` or `.pt2` file.
+
+All three formats come from one exported program. The bytes carry no card yet: it is attached once they are proven.
+"""
+
+import warnings
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import torch
+from torch import fx, nn
+from torch.export import Dim, ExportedProgram
+
+from camcore.errors import ExportError
+from camcore.export.compose import Explained
+from camcore.export.rules import FORWARD_RULES
+from camcore.export.trace import first_line, without_assertions
+
+OPSET = 18
+# Protobuf refuses messages of 2 GiB; the usual limit for a single file leaves it some room.
+_LARGEST_ONNX = 1_500_000_000
+
+aten = torch.ops.aten
+
+
+def capture(explained: Explained) -> ExportedProgram:
+    """The explained module as one exported program that takes `(image, class_ids)`; batch and K are free."""
+    example = explained.request.example.detach()
+    image = torch.cat([example[:1]] * 2)
+    class_ids = torch.full((2, 3), -1, dtype=torch.int64, device=image.device)
+    spatial = range(2, image.ndim) if explained.card.image.height is None else ()
+    free_image = dict.fromkeys([0, *spatial], Dim.DYNAMIC)
+    try:
+        with torch.no_grad():
+            program = torch.export.export(
+                explained.body,
+                (image, class_ids),
+                dynamic_shapes=(free_image, {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}),
+            )
+            return program.run_decompositions(FORWARD_RULES)
+    except Exception as error:
+        raise ExportError(f"the explained graph cannot be exported: {first_line(error)}") from error
+
+
+def to_onnx(program: ExportedProgram, outputs: tuple[str, ...]) -> bytes:
+    """A serialised ONNX model of opset 18, standard operators only, weights inside."""
+    try:
+        written = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["image", "class_ids"],
+            output_names=list(outputs),
+            verbose=False,
+        )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise ExportError(f"the graph cannot be written as ONNX: {first_line(error)}") from error
+    assert written is not None
+    model = written.model
+    _strip(model)
+    _name_axes(model.graph)
+    _default_class_ids(model.graph)
+    foreign = {node.domain for node in model.graph.all_nodes()} - {""}
+    if foreign or model.functions:
+        raise ExportError(f"the ONNX graph needs operators of {foreign}, expected the standard domain only")
+    proto = ir.to_proto(model)
+    if proto.ByteSize() > _LARGEST_ONNX:
+        raise ExportError(
+            f"the model takes {proto.ByteSize() / 1e9:.1f} GB, a single ONNX file holds {_LARGEST_ONNX / 1e9} GB. "
+            "Write .pt2 instead"
+        )
+    onnx.checker.check_model(proto, full_check=True)
+    return proto.SerializeToString()
+
+
+def _strip(model: ir.Model) -> None:
+    """Take out what the exporter notes for debugging, source paths among it, and name weights as the model does."""
+    model.producer_name, model.producer_version, model.doc_string = "camcore", None, None
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.graph.name = "explained"
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in [*model.graph.inputs, *model.graph.initializers.values()]:
+        value.metadata_props.clear()
+    for value in list(model.graph.initializers.values()):
+        part, _, name = str(value.name).partition(".")
+        if part in {"head", "tail", "backward_pass"} and name not in model.graph.initializers:
+            value.name = name
+
+
+def _name_axes(graph: ir.Graph) -> None:
+    axes = ["batch", "channels", "height", "width"]
+    image, class_ids = graph.inputs
+    _rename_free(image, axes)
+    # Not `batch`: one row of ids serves any batch.
+    _rename_free(class_ids, ["ids_batch", "k"])
+    scores, classes, saliency_map = graph.outputs
+    _rename_free(scores, ["batch", "classes"])
+    _rename_free(classes, ["batch", "k"])
+    _rename_free(saliency_map, ["batch", "k", "height", "width"])
+
+
+def _rename_free(value: ir.Value, names: list[str]) -> None:
+    assert value.shape is not None
+    value.shape = ir.Shape(
+        [size if isinstance(size, int) else name for size, name in zip(value.shape, names, strict=True)]
+    )
+
+
+def _default_class_ids(graph: ir.Graph) -> None:
+    """Let a caller leave `class_ids` out: an initializer of the name of an input is its default."""
+    class_ids = graph.inputs[1]
+    class_ids.const_value = ir.tensor(np.array([[-1]], dtype=np.int64), name=class_ids.name)
+    graph.register_initializer(class_ids)
+
+
+def to_torchscript(program: ExportedProgram) -> bytes:
+    """A TorchScript archive: the captured graph, scripted, so that no size of the example stays in it."""
+    graph = program.module(check_guards=False)
+    assert isinstance(graph, fx.GraphModule)
+    scriptable = _scriptable(without_assertions(graph))
+    buffer = BytesIO()
+    with warnings.catch_warnings():
+        # PyTorch deprecates TorchScript as a whole; whoever asks for this format knows.
+        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=FutureWarning)
+        try:
+            torch.jit.save(torch.jit.script(scriptable), buffer)
+        except RuntimeError as error:
+            raise ExportError(f"the graph cannot be scripted: {first_line(error)}") from error
+    return buffer.getvalue()
+
+
+def _scriptable(module: fx.GraphModule) -> nn.Module:
+    """The graph in the operators' names and argument types that TorchScript knows."""
+    graph = module.graph
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    (outputs,) = graph.output_node().args
+    with graph.inserting_after(inputs[-1]):
+        # Constants made on the way follow the image's device, not that of the machine that exported.
+        device = graph.call_function(torch.ops.prim.device, (inputs[0],))
+    for node in graph.nodes:
+        if "device" in node.kwargs:
+            node.update_kwarg("device", device)
+        if node.target is aten.sym_size.int:
+            node.target = aten.size
+        elif isinstance(node.target, torch._ops.OpOverload):
+            node.target = node.target.overloadpacket
+    graph.output_node().args = (tuple(torch.utils._pytree.tree_leaves(outputs)),)
+    graph.set_codegen(fx.graph.CodeGen())
+    return fx.GraphModule(module, graph)
+
+
+def to_pt2(program: ExportedProgram) -> bytes:
+    """A `torch.export` archive."""
+    buffer = BytesIO()
+    torch.export.save(program, buffer)
+    return buffer.getvalue()
+
+
+WRITERS: dict[str, Callable[[ExportedProgram, tuple[str, ...]], bytes]] = {
+    ".onnx": to_onnx,
+    ".pt": lambda program, outputs: to_torchscript(program),
+    ".pt2": lambda program, outputs: to_pt2(program),
+}
