@@ -102,6 +102,21 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def attach_onnx(content: bytes, card: Card) -> bytes:
+    """A serialised `ModelProto` with the card among its metadata, sealed; the graph's bytes stay as they are."""
+    entry = _field(1, KEY.encode()) + _field(2, card.to_json().encode())
+    return seal_onnx(content + _field(_METADATA_PROPS, entry))
+
+
+def attach_zip(content: bytes, card: Card) -> bytes:
+    """A TorchScript or .pt2 archive with the card as its extra file `camcore`, sealed."""
+    archive = BytesIO(content)
+    with zipfile.ZipFile(archive, "a") as entries:
+        top = entries.namelist()[0].split("/")[0]
+        entries.writestr(f"{top}/extra/{KEY}", card.to_json())
+    return seal_zip(archive.getvalue())
+
+
 def seal_onnx(content: bytes) -> bytes:
     """Serialised `ModelProto` bytes with the seal behind them.
 
@@ -118,44 +133,46 @@ def onnx_is_sealed(content: bytes) -> bool:
 
 
 def _onnx_seal(content: bytes) -> bytes:
-    def length_delimited(field_number: int, payload: bytes) -> bytes:
-        # Wire type 2; number and length below 16 and 128 fit one byte each.
-        return bytes([field_number << 3 | 2, len(payload)]) + payload
-
     digest = hashlib.sha256(content).hexdigest()
-    entry = length_delimited(1, SEAL_KEY.encode()) + length_delimited(2, digest.encode())
-    return length_delimited(14, entry)  # ModelProto.metadata_props
+    return _field(_METADATA_PROPS, _field(1, SEAL_KEY.encode()) + _field(2, digest.encode()))
+
+
+_METADATA_PROPS = 14  # the field of ModelProto; an entry holds a key, field 1, and a value, field 2
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    """A length-delimited protobuf field, https://protobuf.dev/programming-guides/encoding/."""
+    length = len(payload)
+    size = bytearray()
+    while length > 127:
+        size.append(length & 127 | 128)
+        length >>= 7
+    return bytes([number << 3 | 2, *size, length]) + payload
 
 
 def seal_zip(content: bytes) -> bytes:
-    """Bytes of a TorchScript or .pt2 archive with the seal as one more entry, `extra/camcore.sha256`."""
-    archive = BytesIO(content)
-    with zipfile.ZipFile(archive, "a") as entries:
-        top = entries.namelist()[0].split("/")[0]
-        entries.writestr(f"{top}/extra/{SEAL_KEY}", _zip_digest(entries))
-    return archive.getvalue()
+    """Bytes of a TorchScript or .pt2 archive with the seal behind them.
+
+    A zip archive ends with a comment and, just before it, the comment's length in two bytes. torch
+    writes no comment and ignores one, so the seal can cover every byte before itself, headers and
+    directory included.
+    """
+    size = len(_zip_seal(b""))
+    unsealed = content[:-2] + size.to_bytes(2, "little")
+    return unsealed + _zip_seal(unsealed)
 
 
 def zip_is_sealed(content: bytes) -> bool:
-    """Whether the bytes of an archive hold a seal that fits its other entries."""
-    try:
-        with zipfile.ZipFile(BytesIO(content)) as entries:
-            seal = read_extra(entries, SEAL_KEY)
-            return seal is not None and seal == _zip_digest(entries)
-    except zipfile.BadZipFile:
-        return False
+    """Whether the bytes of an archive end with the seal that fits them."""
+    size = len(_zip_seal(b""))
+    return len(content) > size and _zip_seal(content[:-size]) == content[-size:]
+
+
+def _zip_seal(content: bytes) -> bytes:
+    return f"{SEAL_KEY}={hashlib.sha256(content).hexdigest()}".encode()
 
 
 def read_extra(entries: zipfile.ZipFile, name: str) -> str | None:
     """The text of the archive's extra file of that name, None where it has none."""
     found = [entry for entry in entries.namelist() if entry.endswith(f"/extra/{name}")]
     return entries.read(found[0]).decode() if found else None
-
-
-def _zip_digest(entries: zipfile.ZipFile) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(entries.namelist()):
-        if not name.endswith(f"/extra/{SEAL_KEY}"):
-            digest.update(f"{name}\n{entries.getinfo(name).file_size}\n".encode())
-            digest.update(entries.read(name))
-    return digest.hexdigest()

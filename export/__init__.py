@@ -1,0 +1,71 @@
+"""From a torch model to a file that explains itself: trace, cut, compose, write, prove, describe."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from camcore.card import Card, attach_onnx, attach_zip
+from camcore.errors import FileError, InputError
+from camcore.export.compose import Explained, Explanation, explain
+from camcore.export.layers import LayerInfo, list_layers
+from camcore.export.prove import prove
+from camcore.export.write import WRITERS, capture
+
+__all__ = ["Card", "Explained", "Explanation", "LayerInfo", "explain", "list_layers", "save"]
+
+
+def save(explained: Explained, path: str | os.PathLike[str]) -> Card:
+    """Write an explained model, prove the file, and only then give it its name.
+
+    Args:
+        explained: what `explain` returned.
+        path: `.onnx`, `.pt` (TorchScript) or `.pt2` (torch.export); an existing file is replaced.
+
+    Returns:
+        The card that the file carries, with the outcome of the proof.
+
+    Raises:
+        InputError: an unknown suffix.
+        ExportError: the graph cannot be written in this format.
+        ProofError: the file does not give what eager PyTorch gives.
+        FileError: the file cannot be written.
+
+    In every case of error nothing is left behind, and a file that stood there before is untouched.
+    """
+    path = Path(path)
+    if path.suffix not in WRITERS:
+        raise InputError(f"cannot write {path.name!r}: expected a name that ends in {', '.join(WRITERS)}")
+    with _writable(path) as scratch:
+        content = WRITERS[path.suffix](capture(explained), explained.card.outputs)
+        scratch.write_bytes(content)
+        card = replace(explained.card, proof=prove(scratch, explained))
+        attach = attach_onnx if path.suffix == ".onnx" else attach_zip
+        scratch.write_bytes(attach(content, card))
+    return card
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[Path]:
+    """A scratch file beside `path`, which takes its place if all goes well and vanishes if not."""
+    try:
+        # Made first: a read-only folder should be known before minutes of work, not after.
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise FileError(f"cannot write to the folder {path.parent}: {error.strerror}") from error
+    scratch = Path(name)
+    try:
+        yield scratch
+        umask = os.umask(0)
+        os.umask(umask)
+        scratch.chmod(0o666 & ~umask)  # mkstemp makes files private
+        scratch.replace(path)
+    except OSError as error:
+        if isinstance(error, FileError):
+            raise
+        raise FileError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        scratch.unlink(missing_ok=True)

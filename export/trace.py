@@ -8,6 +8,7 @@ from torch.export import Dim
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from camcore.errors import ExportError, InputError
+from camcore.export.rules import FORWARD_RULES
 
 # Nodes that check rather than compute. The proof checks the written file; the checks themselves do not export.
 _ASSERTIONS = {
@@ -85,7 +86,7 @@ def _capture(model: nn.Module, example: Tensor, *, free_size: bool) -> fx.GraphM
         # The fused attention kernels have no gradient rule in terms of forward operators; the plain form has.
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             exported = torch.export.export(model, (example,), dynamic_shapes=({0: Dim.DYNAMIC, **free},))
-            graph = exported.run_decompositions({}).module(check_guards=False)
+            graph = exported.run_decompositions(FORWARD_RULES).module(check_guards=False)
     except Exception as error:
         if free_size:
             raise

@@ -17,7 +17,6 @@ from torch.export import Dim, ExportedProgram
 
 from camcore.errors import ExportError
 from camcore.export.compose import Explained
-from camcore.export.rules import FORWARD_RULES
 from camcore.export.trace import first_line, without_assertions
 
 OPSET = 18
@@ -36,12 +35,11 @@ def capture(explained: Explained) -> ExportedProgram:
     free_image = dict.fromkeys([0, *spatial], Dim.DYNAMIC)
     try:
         with torch.no_grad():
-            program = torch.export.export(
+            return torch.export.export(
                 explained.body,
                 (image, class_ids),
                 dynamic_shapes=(free_image, {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}),
             )
-            return program.run_decompositions(FORWARD_RULES)
     except Exception as error:
         raise ExportError(f"the explained graph cannot be exported: {first_line(error)}") from error
 

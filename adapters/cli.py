@@ -1,0 +1,397 @@
+"""The command line: `camcore export`, `run`, `inspect`, `methods`, `layers`.
+
+Each command imports what it needs when it runs: running a file never imports torch.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+try:
+    import typer
+    from rich.console import Console
+    from rich.markup import escape
+    from typer.core import TyperGroup
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        f"the camcore command needs {error.name}: pip install 'camcore[run]', or 'camcore[gpu]' "
+        "for CUDA"
+    ) from error
+
+from camcore.adapters import tables
+from camcore.adapters.files import check_suffix, onnx_ports, read_file
+from camcore.errors import CamcoreError, FileError, InputError, UnknownNameError
+
+if TYPE_CHECKING:
+    from camcore.adapters.runner import Explanation, Runner
+    from camcore.adapters.zoo import BuiltModel
+
+_LISTED = 5  # best classes of an image that are printed
+
+_out = Console()
+_err = Console(stderr=True)
+
+
+class _Commands(TyperGroup):
+    """Turns camcore's own errors into one red line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CamcoreError as error:
+            if ctx.params["debug"]:
+                raise
+            _err.print(f"[red]camcore: {escape(str(error))}[/red]", soft_wrap=True)
+            bad_input = isinstance(error, InputError | UnknownNameError | FileError)
+            raise typer.Exit(2 if bad_input else 1) from error
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A torchvision builder (resnet18), module:function (a function that returns an "
+        "nn.Module), or scenes (the demo classifier)."
+    ),
+]
+Weights = Annotated[
+    str,
+    typer.Option(
+        help="DEFAULT, none, one of torchvision's names (IMAGENET1K_V2), or a file with a state "
+        "dict (.safetensors, .pt, .pth)."
+    ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        help="Image size, 224 or 224x320 (height x width).", show_default="the weights' own, or 224"
+    ),
+]
+ModelFile = Annotated[
+    Path, typer.Argument(metavar="FILE", help="An .onnx, .pt or .pt2 file that camcore wrote.")
+]
+
+
+def main() -> None:
+    """The entry point of the `camcore` command."""
+    app()
+
+
+@app.callback()
+def _camcore(
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
+) -> None:
+    """Turn a vision model into one file that explains itself, and run such files.
+
+    Start with:
+
+    - `camcore export resnet18 --output resnet18.onnx`
+
+    - `camcore run resnet18.onnx dog.jpg --output overlay.png`
+
+    Exit codes: 0 done, 1 the model could not be exported or proven, 2 something was wrong with what
+    was given.
+    """
+
+
+@app.command()
+def export(
+    model: Model,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The file to write: .onnx, .pt or .pt2.")
+    ],
+    weights: Weights = "DEFAULT",
+    method: Annotated[str, typer.Option(help="`camcore methods` lists them.")] = "gradcam",
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            help="A module of the model; `camcore layers` lists them.",
+            show_default="the last one on the image's grid",
+        ),
+    ] = None,
+    size: Size = None,
+    dynamic_size: Annotated[
+        bool | None,
+        typer.Option(
+            "--dynamic-size/--fixed-size",
+            help="Whether the file takes images of any height and width.",
+            show_default="any size where the model allows it",
+        ),
+    ] = None,
+    class_names: Annotated[
+        Path | None,
+        typer.Option(
+            help="A text file with one class name per line.", show_default="the weights' own"
+        ),
+    ] = None,
+) -> None:
+    """Write a model and its maps into one file, and check that file against PyTorch.
+
+    - `camcore export resnet50 --method layercam --layer layer3 --output resnet50.onnx`
+
+    - `camcore export resnet18 --weights mine.safetensors --class-names names.txt -o mine.onnx`
+
+    - `camcore export mymodels:build_net --size 96x128 --fixed-size --output net.pt2`
+
+    A model given as module:function is taken to want ImageNet's mean and standard deviation; the
+    Python function camcore.export.explain takes any.
+    """
+    with _needs("export"):
+        from camcore.adapters import zoo
+        from camcore.export import explain, save
+    check_suffix(output)  # before minutes of work
+    names = None if class_names is None else _read_lines(class_names)
+    height_width = _parse_size(size)
+    with _err.status(f"building {model}"):
+        built = zoo.build_model(model, weights)
+    spec = built.image if height_width is None else zoo.with_size(built.image, height_width)
+    with _err.status(f"explaining {built.name} with {method}"):
+        explained = explain(
+            built.model,
+            _example(built, height_width),
+            method=method,
+            layer=layer,
+            model_name=built.name,
+            class_names=built.class_names if names is None else names,
+            image_spec=spec,
+            dynamic_size=dynamic_size,
+        )
+    with _err.status(f"writing and checking {output}"):
+        card = save(explained, output)
+    _out.print(
+        f"[green]wrote[/green] {escape(str(output))}: {card.method} of {card.model} at "
+        f"{card.layer}",
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def run(
+    file: ModelFile,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],
+    classes: Annotated[
+        list[str] | None,
+        typer.Option("--class", "-c", help="A class to explain, by name or index; repeatable."),
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(help="Explain the N best classes instead.", min=1, show_default="1"),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Where the overlays go: an image file for one IMAGE, a folder for several. The "
+            "explained classes of an image stand side by side.",
+        ),
+    ] = None,
+    json_path: Annotated[
+        Path | None,
+        typer.Option("--json", help="Where the results go as JSON; - for standard output."),
+    ] = None,
+    opacity: Annotated[float, typer.Option(help="Of the colours over the image, 0 to 1.")] = 0.5,
+    colormap: Annotated[str, typer.Option(help="One of OpenCV's, as jet, viridis, turbo.")] = "jet",
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to run.")] = "cpu",
+) -> None:
+    """Predict and explain images with an exported file. Needs no PyTorch for .onnx.
+
+    - `camcore run resnet18.onnx dog.jpg --top 3 --output overlay.png`
+
+    - `camcore run resnet18.onnx dog.jpg --class boxer --class 242 --output overlay.png`
+
+    - `camcore run resnet18.onnx a.jpg b.jpg --output overlays/ --json results.json`
+
+    In the JSON, peak is where the map is highest, x and y in the pixels of the image.
+    """
+    with _needs("run"):
+        from camcore.adapters import images as image_files
+        from camcore.adapters import overlay
+        from camcore.adapters.runner import class_index, load
+    if classes and top:
+        raise InputError("--class and --top exclude each other; give one of them")
+    pictures = None if output is None else _picture_paths(output, images)
+    overlay.colormap_code(colormap)  # an unknown one is refused before anything is computed
+    runner = load(file, device)
+    wanted = [class_index(runner.card, name) for name in classes or ()] or [-1] * (top or 1)
+
+    results = []
+    for number, path in enumerate(images):
+        image = image_files.read_image(path)
+        array, placement = image_files.prepare(image, runner.card.image)
+        explanation = runner(array, wanted)
+        result = _result(path, explanation, placement, runner)
+        if pictures is not None:
+            panels = []
+            for raw, entry in zip(explanation.saliency_map[0], result["explained"], strict=True):
+                saliency_map = placement.map_to_original(raw)
+                panel = overlay.heatmap(image, saliency_map, colormap=colormap, opacity=opacity)
+                panels.append(overlay.caption(panel, f"{entry['name']} {entry['score']:.2f}"))
+            _make_folder(pictures[number].parent)
+            overlay.write_image(pictures[number], overlay.side_by_side(panels))
+            result["overlay"] = str(pictures[number])
+        results.append(result)
+
+    text = json.dumps({"file": str(file), "images": results}, indent=2)
+    if json_path == Path("-"):
+        sys.stdout.write(text + "\n")
+        return
+    if json_path is not None:
+        _write_text(json_path, text + "\n")
+    for result in results:
+        _out.print(tables.predictions_table(result))
+
+
+@app.command()
+def inspect(file: ModelFile) -> None:
+    """Show what a file says of itself. Needs neither PyTorch nor onnxruntime.
+
+    - `camcore inspect resnet18.onnx`
+    """
+    content, card = read_file(file)
+    _out.print(tables.card_table(file, card))
+    if file.suffix.lower() == ".onnx":
+        _out.print(tables.ports_table(*onnx_ports(content)))
+
+
+@app.command()
+def methods() -> None:
+    """List the explanation methods: what they compute, what they cost, where they come from."""
+    from camcore.methods import METHODS
+
+    _out.print(tables.methods_table(METHODS.values()))
+
+
+@app.command()
+def layers(model: Model, weights: Weights = "none", size: Size = None) -> None:
+    """List the layers of a model that can be explained, and tell which is the default and why.
+
+    - `camcore layers resnet18`
+
+    - `camcore layers mymodels:build_net --size 96x128`
+    """
+    with _needs("export"):
+        from camcore.adapters import zoo
+        from camcore.export import list_layers
+    height_width = _parse_size(size)
+    built = zoo.build_model(model, "DEFAULT" if model == zoo.SCENES else weights)
+    found = list_layers(built.model, _example(built, height_width))
+    _out.print(tables.layers_table(built.name, found))
+
+
+@contextmanager
+def _needs(extra: str) -> Iterator[None]:
+    """Turns a missing package into the name of the extra that brings it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("camcore"):
+            raise
+        raise InputError(
+            f"this command needs {error.name}, which is not installed: pip install "
+            f"'camcore[{extra}]'"
+        ) from error
+
+
+def _parse_size(size: str | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    parts = size.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise InputError(f"--size {size!r}; expected 224, or height x width as in 224x320")
+    return int(parts[0]), int(parts[-1])
+
+
+def _example(built: "BuiltModel", size: tuple[int, int] | None) -> Any:
+    """Images to trace the model with, of which only the shape matters."""
+    import torch
+
+    return torch.zeros(2, built.image.channels, *(size or built.image.crop or (224, 224)))
+
+
+def _read_lines(path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"{path} cannot be read: {error}") from error
+
+
+def _write_text(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise FileError(f"{path} cannot be written: {error}") from error
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"folder {path} cannot be made: {error}") from error
+
+
+def _picture_paths(output: Path, images: Sequence[Path]) -> list[Path]:
+    """One file per image; in a folder it is named after the image, numbered where names repeat."""
+    if len(images) == 1 and output.suffix and not output.is_dir():
+        return [output]
+    if output.suffix and not output.is_dir():
+        raise InputError(f"--output {output} is one file for {len(images)} images; give a folder")
+    paths: list[Path] = []
+    for image in images:
+        path, number = output / f"{image.stem}.png", 1
+        while path in paths:
+            number += 1
+            path = output / f"{image.stem}-{number}.png"
+        paths.append(path)
+    return paths
+
+
+def _result(
+    path: Path, explanation: "Explanation[Any]", placement: Any, runner: "Runner"
+) -> dict[str, Any]:
+    """What one image gave, as JSON takes it."""
+    import numpy as np
+
+    scores = explanation.scores[0]
+
+    def named(index: int) -> dict[str, Any]:
+        names = runner.card.class_names
+        return {
+            "class": index,
+            "name": names[index] if names else str(index),
+            "score": float(scores[index]),
+        }
+
+    best = np.argsort(-scores, kind="stable")[: max(_LISTED, explanation.classes.shape[1])]
+    explained = []
+    for index, saliency_map in zip(
+        explanation.classes[0], explanation.saliency_map[0], strict=True
+    ):
+        row, column = np.unravel_index(np.argmax(saliency_map), saliency_map.shape)
+        centre = np.array([column + 0.5, row + 0.5])
+        x, y = placement.points_to_original(centre, saliency_map.shape)
+        # A map that is zero everywhere has no highest point.
+        peak = (
+            {"x": round(float(x), 1), "y": round(float(y), 1)} if saliency_map.max() > 0 else None
+        )
+        explained.append({**named(int(index)), "peak": peak})
+    return {
+        "image": str(path),
+        "predictions": [named(int(index)) for index in best],
+        "explained": explained,
+        "overlay": None,
+    }
+
+
+if __name__ == "__main__":
+    main()

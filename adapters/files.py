@@ -1,0 +1,228 @@
+"""Reading exported files: their card and, for `.onnx`, their inputs and outputs.
+
+Neither torch, onnx nor onnxruntime is imported: an archive is opened with `zipfile`, and of an ONNX
+file the outer protobuf fields are walked, which is a few lines
+(https://protobuf.dev/programming-guides/encoding/).
+"""
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from camcore.card import KEY, Card, onnx_is_sealed, read_extra, zip_is_sealed
+from camcore.errors import FileError
+
+SUFFIXES = (".onnx", ".pt", ".pt2")
+
+# What a damaged archive makes `zipfile` raise, beside its own exception.
+_BROKEN_ARCHIVE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+)
+
+# onnx.TensorProto.DataType
+_ONNX_TYPES = {
+    1: "float32",
+    2: "uint8",
+    3: "int8",
+    6: "int32",
+    7: "int64",
+    9: "bool",
+    10: "float16",
+    11: "float64",
+}
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of an ONNX graph; a size is a number, or a name where it is dynamic."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    optional: bool = False
+
+
+def read_card(path: str | Path) -> Card:
+    """The card of an exported file, whatever its format.
+
+    Raises:
+        FileError: the file is missing, damaged, was changed, or was not written by camcore.
+
+    >>> read_card("resnet18.onnx").method  # doctest: +SKIP
+    'gradcam'
+    """
+    return read_file(path)[1]
+
+
+def read_file(path: str | Path) -> tuple[bytes, Card]:
+    """The bytes of an exported file, checked against their seal, and its card.
+
+    Raises:
+        FileError: the file is missing, damaged, was changed, or was not written by camcore.
+    """
+    path = Path(path)
+    check_suffix(path)
+    content = read_bytes(path)
+    text = _onnx_card(path, content) if path.suffix.lower() == ".onnx" else _zip_card(path, content)
+    try:
+        return content, Card.from_json(text)
+    except FileError as error:
+        raise FileError(f"{path}: {error}") from error
+
+
+def check_suffix(path: Path) -> None:
+    """Raises a `FileError` where the suffix names none of the formats."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise FileError(f"{path}: suffix {path.suffix!r} is none of {', '.join(SUFFIXES)}")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        FileError: there is no such file, it is a folder, or it may not be read.
+    """
+    try:
+        return path.read_bytes()
+    except IsADirectoryError as error:
+        raise FileError(f"{path} is a folder; give a file") from error
+    except FileNotFoundError as error:
+        raise FileError(f"{path} does not exist") from error
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def onnx_ports(content: bytes) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """The inputs and the outputs of an ONNX file's graph; an input with an initializer is
+    optional.
+    """
+    (graph,) = _messages(memoryview(content), 7)  # ModelProto.graph
+    initializers = {_text(tensor, 8) for tensor in _messages(graph, 5)}
+    inputs, outputs = (
+        tuple(_port(value, initializers) for value in _messages(graph, number))
+        for number in (11, 12)
+    )
+    return inputs, outputs
+
+
+def _onnx_card(path: Path, content: bytes) -> str:
+    try:
+        entries = [(_text(entry, 1), entry) for entry in _messages(memoryview(content), 14)]
+        cards = [_text(entry, 2) for name, entry in entries if name == KEY]
+    except ValueError as error:
+        raise FileError(
+            f"{path} is not an ONNX file, or was truncated ({error}); copy or export it again"
+        ) from error
+    if not cards:
+        raise _foreign(path)
+    if not onnx_is_sealed(content):
+        raise _changed(path)
+    return cards[0]
+
+
+def _zip_card(path: Path, content: bytes) -> str:
+    try:
+        with zipfile.ZipFile(BytesIO(content)) as entries:
+            card = read_extra(entries, KEY)
+        sealed = zip_is_sealed(content)
+    except _BROKEN_ARCHIVE as error:
+        raise FileError(
+            f"{path} is not a {path.suffix} archive, or was truncated ({error}); copy or export "
+            "it again"
+        ) from error
+    if card is None:
+        raise _foreign(path)
+    if not sealed:
+        raise _changed(path)
+    return card
+
+
+def _foreign(path: Path) -> FileError:
+    return FileError(
+        f"{path} was not written by camcore: it carries no card; write it with "
+        "camcore.export.save or `camcore export`"
+    )
+
+
+def _changed(path: Path) -> FileError:
+    return FileError(
+        f"{path} was truncated or changed after camcore wrote it: its seal does not fit; copy or "
+        "export it again"
+    )
+
+
+def _port(value: memoryview, initializers: set[str]) -> Port:
+    """A `ValueInfoProto`: name, then type.tensor_type with its element type and shape."""
+    name = _text(value, 1)
+    (kind,) = _messages(value, 2)
+    (tensor,) = _messages(kind, 1)
+    (element,) = [field for number, field in _fields(tensor) if number == 1]
+    assert isinstance(element, int)
+    sizes = [size for shape in _messages(tensor, 2) for size in _messages(shape, 1)]
+    return Port(
+        name,
+        _ONNX_TYPES.get(element, f"type {element}"),
+        tuple(_size(size) for size in sizes),
+        name in initializers,
+    )
+
+
+def _size(dimension: memoryview) -> int | str:
+    """A `TensorShapeProto.Dimension`: dim_value, dim_param, or nothing."""
+    for _, field in _fields(dimension):
+        return field if isinstance(field, int) else bytes(field).decode()
+    return "?"
+
+
+def _messages(message: memoryview, number: int) -> list[memoryview]:
+    """The length-delimited fields of that number."""
+    return [
+        field for key, field in _fields(message) if key == number and isinstance(field, memoryview)
+    ]
+
+
+def _text(message: memoryview, number: int) -> str:
+    """The string field of that number, empty where it is absent."""
+    return "".join(bytes(field).decode() for field in _messages(message, number)[:1])
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Field numbers and values of a protobuf message, in file order; nothing is copied."""
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        number, wire = key >> 3, key & 7
+        if wire == 0:
+            value, at = _varint(message, at)
+            yield number, value
+            continue
+        if wire == 2:
+            size, at = _varint(message, at)
+        elif wire in (1, 5):
+            size = 8 if wire == 1 else 4
+        else:
+            raise ValueError(f"no protobuf field has wire type {wire}")
+        if at + size > len(message):
+            raise ValueError("it ends in the middle of a field")
+        yield number, message[at : at + size]
+        at += size
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    """The number that starts at a position, seven bits a byte, and the position behind it."""
+    value = shift = 0
+    while at < len(message):
+        byte = message[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+    raise ValueError("it ends in the middle of a number")

@@ -1,0 +1,166 @@
+"""Maps as pictures: arrays in, uint8 RGB arrays (H, W, 3) out.
+
+A picture is made in visible steps: `heatmap` lays a map (and boxes) over the image, `caption` adds
+a strip with the label, `side_by_side` joins several, `write_image` saves the result.
+"""
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from camcore.errors import FileError, InputError, unknown_name
+
+COLORMAPS: dict[str, int] = {
+    name.removeprefix("COLORMAP_").lower(): getattr(cv2, name)
+    for name in dir(cv2)
+    if name.startswith("COLORMAP_")
+}
+
+_LEGIBLE_WIDTH = 240  # pixels; a narrower picture has no room for a class name
+_FONT_SIZES = (13, 96)
+_GAP = 4
+
+
+def heatmap(
+    image: NDArray[np.uint8],
+    saliency_map: NDArray[Any],
+    *,
+    colormap: str = "jet",
+    opacity: float = 0.5,
+    boxes: NDArray[Any] | None = None,
+) -> NDArray[np.uint8]:
+    """An RGB image (H, W, 3) under the colours of a map (H, W) with values in [0, 1].
+
+    Opacity 0 shows the image alone, 1 the colours alone. Where the map is NaN, the image stays as
+    it is. Boxes (M, 4) are x1, y1, x2, y2 in pixels, with x2 and y2 exclusive; those with a
+    negative coordinate everywhere (padding) are left out.
+
+    Raises:
+        InputError: sizes that differ, a wrong dtype, or an opacity outside [0, 1].
+        UnknownNameError: no such colour map.
+
+    >>> heatmap(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8))).shape
+    (8, 8, 3)
+    """
+    _check_picture(image)
+    if saliency_map.shape != image.shape[:2]:
+        raise InputError(
+            f"map {saliency_map.shape} and image {image.shape} differ in size; resize the map, "
+            "or place it with Placement.map_to_original"
+        )
+    if not 0 <= opacity <= 1:
+        raise InputError(f"opacity is {opacity}; expected 0 to 1")
+    code = colormap_code(colormap)
+    seen = np.isfinite(saliency_map)
+    levels = np.rint(np.clip(np.where(seen, saliency_map, 0), 0, 1) * 255).astype(np.uint8)
+    colours = cv2.applyColorMap(levels, code)[..., ::-1]
+    alpha = np.float32(opacity) * seen[..., None]
+    picture = np.rint(image * (1 - alpha) + colours * alpha).astype(np.uint8)
+    return picture if boxes is None else _draw_boxes(picture, boxes)
+
+
+def colormap_code(name: str) -> int:
+    """OpenCV's number for a colour map, by the name behind `COLORMAP_` in lower case.
+
+    Raises:
+        UnknownNameError: no such colour map; the message lists the nearest.
+
+    >>> colormap_code("jet")
+    2
+    """
+    if name not in COLORMAPS:
+        raise unknown_name("colour map", name, COLORMAPS)
+    return COLORMAPS[name]
+
+
+def caption(picture: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
+    """The picture with a strip above that holds the text, white on black, whatever the picture's
+    size.
+
+    A picture too narrow to read a text on is enlarged by a whole number; a text that is still too
+    long ends in dots.
+
+    >>> caption(np.zeros((32, 32, 3), np.uint8), "boxer 0.93").shape[1]
+    256
+    """
+    _check_picture(picture)
+    factor = -(-_LEGIBLE_WIDTH // picture.shape[1])
+    picture = picture.repeat(factor, axis=0).repeat(factor, axis=1)
+    width = picture.shape[1]
+    smallest, largest = _FONT_SIZES
+    text = " ".join(text.split())
+    room = width - smallest
+    # A text's length grows with the font size.
+    fitting = int(largest * room / max(ImageFont.load_default(largest).getlength(text), 1))
+    size = max(min(fitting, round(width / 18), largest), smallest)
+    font = ImageFont.load_default(size)
+    while text and font.getlength(text) > room:
+        text = text.removesuffix("...")[:-1] + "..." if len(text) > 4 else ""
+    strip = Image.new("RGB", (width, round(size * 1.6)), "black")
+    ImageDraw.Draw(strip).text((smallest // 2, strip.height // 2), text, "white", font, anchor="lm")
+    return np.concatenate([np.asarray(strip), picture])
+
+
+def side_by_side(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Pictures of one height in a row, with a white line between them.
+
+    Raises:
+        InputError: no pictures, or pictures of different heights.
+    """
+    if not pictures or len({picture.shape[0] for picture in pictures}) != 1:
+        shapes = [picture.shape for picture in pictures]
+        raise InputError(f"pictures have shapes {shapes}; expected one or more of one height")
+    gap = np.full((pictures[0].shape[0], _GAP, 3), 255, np.uint8)
+    row = [part for picture in pictures for part in (gap, picture)]
+    return np.concatenate(row[1:], axis=1)
+
+
+def write_image(path: str | Path, picture: NDArray[np.uint8]) -> None:
+    """Save an RGB picture (H, W, 3) in the format that the suffix names.
+
+    Raises:
+        FileError: Pillow writes no such format, or the file cannot be written.
+        InputError: not a uint8 RGB picture.
+    """
+    _check_picture(picture)
+    path = Path(path)
+    format_name = Image.registered_extensions().get(path.suffix.lower())
+    if format_name not in Image.SAVE:
+        raise FileError(f"{path}: no image format for suffix {path.suffix!r}; take .png or .jpg")
+    encoded = BytesIO()
+    try:
+        # In memory first, so that a failing encoder leaves nothing half-written.
+        Image.fromarray(picture).save(encoded, format_name)
+        path.write_bytes(encoded.getvalue())
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path} cannot be written: {error}") from error
+
+
+def _check_picture(picture: NDArray[Any]) -> None:
+    if (
+        picture.dtype != np.uint8
+        or picture.ndim != 3
+        or picture.shape[2] != 3
+        or 0 in picture.shape
+    ):
+        raise InputError(f"picture is {picture.dtype} {picture.shape}; expected uint8 (H, W, 3)")
+
+
+def _draw_boxes(picture: NDArray[np.uint8], boxes: NDArray[Any]) -> NDArray[np.uint8]:
+    """White boxes on black ones, so that they show on every colour."""
+    drawn = Image.fromarray(picture)
+    draw = ImageDraw.Draw(drawn)
+    line = max(1, round(min(picture.shape[:2]) / 150))
+    for x1, y1, x2, y2 in np.reshape(boxes, (-1, 4)).tolist():
+        if x2 <= x1 or y2 <= y1:  # padding
+            continue
+        corners = [round(x1), round(y1), round(x2) - 1, round(y2) - 1]
+        draw.rectangle(corners, outline="black", width=2 * line)
+        draw.rectangle(corners, outline="white", width=line)
+    return np.array(drawn)

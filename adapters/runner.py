@@ -1,0 +1,353 @@
+"""Running an exported file: `.onnx` with onnxruntime, `.pt` and `.pt2` with torch.
+
+What comes in comes out: NumPy arrays give NumPy arrays, torch or CuPy arrays give arrays of their
+own library on their own device. An `.onnx` file never imports torch; CUDA arrays reach onnxruntime,
+and come back, without a copy.
+"""
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+
+import numpy as np
+from array_api_compat import array_namespace, is_numpy_array
+from numpy.typing import ArrayLike, NDArray
+
+from camcore.adapters.files import read_file
+from camcore.card import Card, ImageSpec
+from camcore.errors import FileError, InputError, UnknownNameError, unknown_name
+
+if TYPE_CHECKING:
+    import torch
+
+A = TypeVar("A")
+Device = Literal["cpu", "cuda"]
+ClassIds = ArrayLike | None  # integers
+# Checked image and class_ids in, the graph's outputs in order out.
+Graph = Callable[[Any, NDArray[np.int64]], Sequence[Any]]
+
+_CPU, _CUDA = 1, 2  # DLPack's device types
+
+
+class Explanation(Mapping[str, A]):
+    """What a file gives for a batch of images: arrays by the names of the graph's outputs.
+
+    Each is an attribute and an item: `explanation.saliency_map` is `explanation["saliency_map"]`.
+    `scores` is (B, N), `classes` int64 (B, K), `saliency_map` (B, K, H, W) in [0, 1];
+    `card.outputs` lists what else there is.
+
+    >>> Explanation({"scores": [[0.1, 0.9]], "classes": [[1]]}).classes
+    [[1]]
+    """
+
+    scores: A
+    classes: A
+    saliency_map: A
+
+    def __init__(self, arrays: Mapping[str, A]) -> None:
+        vars(self).update(arrays)
+
+    def __getitem__(self, name: str) -> A:
+        return cast(A, vars(self)[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(vars(self))
+
+    def __len__(self) -> int:
+        return len(vars(self))
+
+
+@dataclass(frozen=True)
+class Runner:
+    """An exported file that is ready to run.
+
+    Call it with `image`, float32 (B, 3, H, W) normalised as `card.image` says
+    (`camcore.adapters.images.prepare` does that), or uint8 (B, H, W, 3) where `card.image.dtype` is
+    uint8; and with `class_ids`, the classes to explain: None for the highest-scoring one, an
+    integer, or integers (K,) or (B, K). -1 in column k means the k-th best.
+    """
+
+    card: Card
+    device: Device
+    _graph: Graph = field(repr=False)
+
+    def __call__(self, image: A, class_ids: ClassIds = None) -> Explanation[A]:
+        """Scores and maps of a batch of images.
+
+        Raises:
+            InputError: the image or the class ids do not fit the card, or are not finite.
+        """
+        batch = check_image(image, self.card.image)
+        ids = check_class_ids(class_ids, batch, self.card.num_classes)
+        _check_device(image, self.device)
+        try:
+            outputs = self._graph(image, ids)
+        except Exception as error:  # each runtime has its own, derived from nothing narrower
+            shape = tuple(cast(Any, image).shape)
+            raise InputError(f"the graph failed on an image of shape {shape}: {error}") from error
+        return Explanation(dict(zip(self.card.outputs, outputs, strict=True)))
+
+
+def load(path: str | Path, device: Device = "cpu") -> Runner:
+    """Make an exported file ready to run on a device.
+
+    `.onnx` needs onnxruntime (or onnxruntime-gpu for `cuda`), `.pt` and `.pt2` need torch. The seal
+    in a file guards against accidents, not against malice: load files from people you trust, as
+    with any model.
+
+    Raises:
+        FileError: the file is missing, damaged, was changed, or was not written by camcore.
+        InputError: the runtime or the device is not there. There is no silent fallback to the CPU.
+
+    >>> explain = load("resnet18.onnx")  # doctest: +SKIP
+    >>> explain(image).saliency_map.shape  # doctest: +SKIP
+    (1, 1, 224, 224)
+    """
+    if device not in ("cpu", "cuda"):
+        raise InputError(f"device is {device!r}; expected 'cpu' or 'cuda'")
+    content, card = read_file(path)
+    open_graph = {".onnx": _open_onnx, ".pt": _open_torchscript, ".pt2": _open_exported}
+    try:
+        graph = open_graph[Path(path).suffix.lower()](content, card, device)
+    except ModuleNotFoundError as error:
+        onnx_extra = "gpu" if device == "cuda" else "run"
+        extra = onnx_extra if error.name == "onnxruntime" else "export"
+        raise InputError(
+            f"{path} needs {error.name}, which is not installed: pip install 'camcore[{extra}]'"
+        ) from error
+    return Runner(card, device, graph)
+
+
+def class_index(card: Card, name: str) -> int:
+    """The index of a class given by its name, or by its index written out.
+
+    Raises:
+        UnknownNameError: no class has that name; the message lists the nearest.
+
+    >>> image = ImageSpec(None, None)
+    >>> card = Card("gradcam", "layer4", image, 2, ("scores",), class_names=("cat", "dog"))
+    >>> class_index(card, "dog")
+    1
+    """
+    names = card.class_names or ()
+    if name in names:
+        return names.index(name)
+    folded = [known.casefold() for known in names]
+    if name.casefold() in folded:
+        return folded.index(name.casefold())
+    try:
+        index = int(name)
+    except ValueError:
+        hint = f"An index from 0 to {card.num_classes - 1} will do too."
+        if names:
+            raise unknown_name("class", name, names, hint) from None
+        raise UnknownNameError(f"class {name!r}: the file carries no class names. {hint}") from None
+    if not 0 <= index < card.num_classes:
+        raise UnknownNameError(f"class {index} is not in 0..{card.num_classes - 1}")
+    return index
+
+
+def check_image(image: Any, spec: ImageSpec) -> int:
+    """The batch size of an image that the graph takes.
+
+    Raises:
+        InputError: the array's kind, dtype, rank, channels, size or values are not what the card
+        says.
+    """
+    height, width = spec.height or "H", spec.width or "W"
+    channel_last = spec.dtype == "uint8"
+    form = (
+        ("B", height, width, spec.channels) if channel_last else ("B", spec.channels, height, width)
+    )
+    expected = f"expected {spec.dtype} ({', '.join(map(str, form))})"
+    try:
+        xp = array_namespace(image)
+    except TypeError as error:
+        raise InputError(
+            f"image is {type(image).__name__}; {expected} as a NumPy, torch or CuPy array; "
+            "camcore.adapters.images.read_image and prepare make one from a file"
+        ) from error
+    given = f"image is {str(image.dtype).removeprefix('torch.')} {tuple(image.shape)}"
+    if image.dtype != getattr(xp, spec.dtype):
+        raise InputError(f"{given}; {expected}")
+    if len(image.shape) != 4:
+        hint = "; add the batch axis: image[None]" if len(image.shape) == 3 else ""
+        raise InputError(f"{given}; {expected}{hint}")
+    if any(
+        isinstance(want, int) and want != got for want, got in zip(form, image.shape, strict=True)
+    ):
+        sized = spec.height or spec.width
+        hint = "; camcore.adapters.images.prepare resizes" if sized else ""
+        raise InputError(f"{given}; {expected}{hint}")
+    if 0 in image.shape:  # an empty batch makes onnxruntime 1.22 divide by zero and end the process
+        raise InputError(f"{given}, which is empty; {expected}")
+    if not channel_last and not bool(xp.all(xp.isfinite(image))):
+        raise InputError(f"{given} and holds NaN or infinity; every value must be finite")
+    return int(image.shape[0])
+
+
+def check_class_ids(class_ids: ClassIds, batch: int, num_classes: int) -> NDArray[np.int64]:
+    """Class ids as the graph takes them, int64 (1, K) or (B, K).
+
+    Raises:
+        InputError: not integers, a wrong shape, or not in -1..N-1.
+
+    >>> check_class_ids([3, 5], batch=2, num_classes=10)
+    array([[3, 5]])
+    """
+    expected = (
+        f"expected integers from -1 to {num_classes - 1}, as one, (K,) or (B, K) with B = {batch}"
+    )
+    try:
+        ids = np.asarray(-1 if class_ids is None else class_ids)
+    except (TypeError, ValueError) as error:  # ragged lists; arrays on a GPU
+        raise InputError(f"class_ids cannot become a NumPy array ({error}); {expected}") from error
+    given = f"class_ids have shape {ids.shape}"
+    if ids.size and ids.dtype.kind not in "iu":
+        raise InputError(f"class_ids hold {ids.dtype}; {expected}")
+    if ids.ndim < 2:
+        ids = ids.reshape(1, -1)
+    if ids.ndim != 2 or ids.shape[0] not in (1, batch):
+        raise InputError(f"{given}; {expected}")
+    if not 1 <= ids.shape[1] <= num_classes:
+        raise InputError(f"{given}; K must be from 1 to the {num_classes} classes of the file")
+    outside = ids[(ids < -1) | (ids >= num_classes)]
+    if outside.size:
+        raise InputError(f"class_ids hold {outside[0]}; {expected}")
+    return np.array(ids, dtype=np.int64, order="C")
+
+
+def _check_device(image: Any, device: Device) -> None:
+    kind = _CPU if is_numpy_array(image) else image.__dlpack_device__()[0]
+    if kind not in (_CPU, _CUDA):
+        raise InputError(f"image lies on DLPack device type {kind}; move it to the CPU or to CUDA")
+    if kind == _CUDA and device == "cpu":
+        raise InputError(
+            "image lies on CUDA, the file was loaded on the CPU: load(path, device='cuda'), or "
+            "move the image"
+        )
+
+
+def _open_onnx(content: bytes, card: Card, device: Device) -> Graph:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    # Errors only: onnxruntime warns that `class_ids` has a default, and so is optional.
+    options.log_severity_level = 3
+    providers = ["CPUExecutionProvider"]
+    if device == "cuda":
+        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            raise InputError(
+                "device is 'cuda', but this onnxruntime is built for the CPU: pip uninstall "
+                "onnxruntime, then pip install 'camcore[gpu]' (the two builds exclude each other)"
+            )
+        providers.insert(0, "CUDAExecutionProvider")
+        with redirect_stdout(sys.stderr):  # it prints what it cannot find
+            onnxruntime.preload_dlls()
+    try:
+        # enable_fallback: on a CUDA failure onnxruntime would go on, slowly, on the CPU.
+        session = onnxruntime.InferenceSession(content, options, providers, enable_fallback=0)
+    except Exception as error:  # onnxruntime's exceptions derive from nothing narrower
+        raise FileError(
+            f"onnxruntime {onnxruntime.__version__} cannot load the file: {error}"
+        ) from error
+    if providers[0] not in session.get_providers():
+        raise InputError(
+            "device is 'cuda', but onnxruntime could not start CUDA: it needs a driver, CUDA and "
+            "cuDNN of the versions it was built for "
+            "(https://onnxruntime.ai/docs/install/#cuda-and-cudnn)"
+        )
+    names = list(card.outputs)
+
+    def run(image: Any, class_ids: NDArray[np.int64]) -> Sequence[Any]:
+        if is_numpy_array(image):
+            feeds = {"image": np.ascontiguousarray(image), "class_ids": class_ids}
+            return cast(Sequence[Any], session.run(names, feeds))
+        return _run_bound(session, names, image, class_ids)
+
+    return run
+
+
+def _run_bound(
+    session: Any, names: list[str], image: Any, class_ids: NDArray[np.int64]
+) -> Sequence[Any]:
+    """Run on another library's memory, and hand out results as arrays of that library, uncopied."""
+    import onnxruntime
+    from onnxruntime.capi.onnxruntime_pybind11_state import OrtValue as RawValue
+
+    xp = array_namespace(image)
+    device_type, device_id = image.__dlpack_device__()
+    # The raw class: onnxruntime 1.22 has no public `OrtValue.from_dlpack` yet.
+    raw = RawValue.from_dlpack(_dense(image, xp).__dlpack__(), False)
+    binding = session.io_binding()
+    binding.bind_ortvalue_input("image", onnxruntime.OrtValue(raw))
+    # Not bind_cpu_input: it does not know inputs that have a default.
+    ids = onnxruntime.OrtValue.ortvalue_from_numpy(class_ids)
+    binding.bind_ortvalue_input("class_ids", ids)
+    for name in names:
+        binding.bind_output(name, "cuda" if device_type == _CUDA else "cpu", device_id)
+    # The caller's library and onnxruntime work on streams of their own: wait for both.
+    binding.synchronize_inputs()
+    session.run_with_iobinding(binding)
+    binding.synchronize_outputs()
+    return [xp.from_dlpack(value._ortvalue) for value in binding.get_outputs()]
+
+
+def _dense(image: Any, xp: Any) -> Any:
+    """The image with its pixels in order in memory; onnxruntime takes no strides."""
+    return xp.reshape(xp.reshape(image, (-1,)), image.shape)
+
+
+def _open_torchscript(content: bytes, card: Card, device: Device) -> Graph:
+    torch = _torch(device)
+    with warnings.catch_warnings():
+        # torch recommends torch.export instead; that is the .pt2 beside this format.
+        warnings.filterwarnings("ignore", r"`torch\.jit\.load` is deprecated")
+        try:
+            module = torch.jit.load(BytesIO(content), map_location=device)
+        except RuntimeError as error:
+            raise FileError(f"torch {torch.__version__} cannot load the file: {error}") from error
+    return _torch_graph(module, device)
+
+
+def _open_exported(content: bytes, card: Card, device: Device) -> Graph:
+    torch = _torch(device)
+    try:
+        program = torch.export.load(BytesIO(content))
+    except Exception as error:  # its reader raises whatever it stumbles over
+        raise FileError(f"torch {torch.__version__} cannot load the file: {error}") from error
+    if device == "cuda":
+        from torch.export.passes import move_to_device_pass
+
+        program = move_to_device_pass(program, device)
+    return _torch_graph(program.module(), device)
+
+
+def _torch(device: Device) -> Any:
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device is 'cuda', but torch finds no CUDA device")
+    return torch
+
+
+def _torch_graph(module: Callable[..., Sequence["torch.Tensor"]], device: Device) -> Graph:
+    import torch
+
+    def run(image: Any, class_ids: NDArray[np.int64]) -> Sequence[Any]:
+        xp = array_namespace(image)
+        if is_numpy_array(image) and not image.flags.writeable:
+            image = image.copy()  # torch warns about memory that it might write to
+        tensor = torch.utils.dlpack.from_dlpack(image)
+        with torch.no_grad():
+            outputs = module(tensor.to(device), torch.from_numpy(class_ids).to(device))
+        if is_numpy_array(image):  # not by from_dlpack, which would make them read-only
+            return [output.numpy(force=True) for output in outputs]
+        return [xp.from_dlpack(output.to(tensor.device)) for output in outputs]
+
+    return run

@@ -1,0 +1,68 @@
+"""Class activation maps as pure functions on arrays, and as model files that explain themselves.
+
+This package holds the kernels and imports neither torch nor onnx. `camcore.export` turns a torch
+model into a file; `camcore.adapters` runs that file.
+"""
+
+from importlib.metadata import version
+
+from camcore.errors import (
+    CamcoreError,
+    ExportError,
+    FileError,
+    InputError,
+    ProofError,
+    UnknownNameError,
+)
+from camcore.layouts import channels_last_to_first, tokens_to_grid
+from camcore.methods import METHODS, Method, get_method
+from camcore.metrics import box_iou, pointing_game, threshold_box
+from camcore.scaling import normalize, postprocess, resize
+from camcore.targets import select_classes
+from camcore.weighting import (
+    cam,
+    gradcam,
+    gradcam_elementwise,
+    gradcam_plus_plus,
+    gradcam_plus_plus_weights,
+    gradcam_weights,
+    hirescam,
+    layercam,
+    weighted_sum,
+    xgradcam,
+    xgradcam_weights,
+)
+
+__version__ = version("camcore")
+
+__all__ = [
+    "METHODS",
+    "CamcoreError",
+    "ExportError",
+    "FileError",
+    "InputError",
+    "Method",
+    "ProofError",
+    "UnknownNameError",
+    "box_iou",
+    "cam",
+    "channels_last_to_first",
+    "get_method",
+    "gradcam",
+    "gradcam_elementwise",
+    "gradcam_plus_plus",
+    "gradcam_plus_plus_weights",
+    "gradcam_weights",
+    "hirescam",
+    "layercam",
+    "normalize",
+    "pointing_game",
+    "postprocess",
+    "resize",
+    "select_classes",
+    "threshold_box",
+    "tokens_to_grid",
+    "weighted_sum",
+    "xgradcam",
+    "xgradcam_weights",
+]

@@ -1,0 +1,164 @@
+"""What every kernel does around its equation: find the library, check shapes, choose precision.
+
+Sizes are compared only where both are plain integers. While a graph is traced they are symbols, and
+comparing those would fix them to the sizes of the example.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeAlias
+
+from array_api_compat import array_namespace, is_array_api_obj
+
+from camcore.errors import InputError
+
+Array: TypeAlias = Any  # an array of any library that follows the Python array API standard
+P = ParamSpec("P")
+
+
+def namespace(*arrays: Array) -> Any:
+    """The array API namespace that all the arrays belong to.
+
+    Raises:
+        InputError: no array, or arrays of more than one library.
+    """
+    try:
+        return array_namespace(*arrays)
+    except TypeError as error:
+        given = ", ".join(type(array).__name__ for array in arrays) or "none"
+        raise InputError(f"expected arrays of one array library, got {given}") from error
+
+
+def floating_kernel(kernel: Callable[P, Array]) -> Callable[P, Array]:
+    """Let a kernel take floating-point arrays of any precision, and give its result in theirs.
+
+    Mixed precisions are promoted. Arrays narrower than 32 bits are computed in float32 and rounded
+    once, at the very end: the mean of small half-precision gradients would be zero before it
+    reached the map.
+    """
+
+    equation: Callable[..., Array] = kernel
+
+    @functools.wraps(kernel)
+    def in_working_precision(*args: P.args, **kwargs: P.kwargs) -> Array:
+        arrays: list[Array] = [arg for arg in args if is_array_api_obj(arg)]
+        xp = namespace(*(arrays or args))
+        for array in arrays:
+            if not xp.isdtype(array.dtype, "real floating"):
+                raise InputError(
+                    f"{kernel.__name__} expected floating-point arrays, got {array.dtype}; "
+                    "convert with astype first"
+                )
+        dtype = xp.result_type(*{array.dtype for array in arrays})
+        working = working_dtype(xp, dtype)
+        promoted = [cast(xp, arg, working) if is_array_api_obj(arg) else arg for arg in args]
+        return cast(xp, equation(*promoted, **kwargs), dtype)
+
+    return in_working_precision
+
+
+def working_dtype(xp: Any, dtype: Any) -> Any:
+    """The precision to compute in: at least float32."""
+    return xp.float32 if xp.finfo(dtype).bits < 32 else dtype
+
+
+def cast(xp: Any, array: Array, dtype: Any) -> Array:
+    """The array in that precision; the very same array, and no node in a graph, if it has it."""
+    return array if array.dtype == dtype else xp.astype(array, dtype)
+
+
+def space(spatial_ndim: int) -> tuple[int, ...]:
+    """The spatial axes, counted from the end."""
+    return tuple(range(-spatial_ndim, 0))
+
+
+def add_space(channels: Array, /, *, spatial_ndim: int) -> Array:
+    """(..., C) as (..., C, 1, ..., 1), to be multiplied with activations."""
+    return channels[(..., *(None,) * spatial_ndim)]
+
+
+def relu(x: Array, /) -> Array:
+    """The positive part; NaN stays NaN."""
+    return namespace(x).clip(x, min=0)
+
+
+def divide(numerator: Array, denominator: Array, /) -> Array:
+    """The quotient, where a denominator of zero counts as one: 0 / 0 is 0 without a warning."""
+    xp = namespace(numerator, denominator)
+    return numerator / xp.where(denominator == 0, 1.0, denominator)
+
+
+def spread_nonfinite(maps: Array, /, *, spatial_ndim: int) -> Array:
+    """The maps, where one that holds a NaN or an infinity becomes NaN throughout.
+
+    Said with a sum, for a runtime's maximum and minimum may skip NaN, as onnxruntime 1.31's do.
+    """
+    xp = namespace(maps)
+    return maps + xp.sum(maps * 0, axis=space(spatial_ndim), keepdims=True)
+
+
+def check_features(
+    activations: Array,
+    other: Array,
+    /,
+    *,
+    spatial_ndim: int,
+    name: str,
+    per_point: bool = True,
+) -> None:
+    """Raise `InputError` unless activations (..., C, *S) fit the other array of that name.
+
+    It is (..., C, *S) if it has a value per point, (..., C) otherwise.
+    """
+    namespace(activations, other)
+    own_axes = 1 + spatial_ndim if per_point else 1
+    channels = -1 - spatial_ndim
+    fits = (
+        spatial_ndim > 0
+        and activations.ndim > spatial_ndim
+        and other.ndim >= own_axes
+        and all(
+            agree(size, other_size)
+            for size, other_size in zip(
+                activations.shape[channels:], other.shape[-own_axes:], strict=False
+            )
+        )
+        and broadcasts(activations.shape[:channels], other.shape[:-own_axes])
+    )
+    if not fits:
+        shape = "(..., C, *S)" if per_point else "(..., C)"
+        raise InputError(
+            f"expected activations (..., C, *S) and {name} {shape} with {spatial_ndim} spatial "
+            "axes, of equal sizes and with leading axes that broadcast; got "
+            f"{show(activations.shape)} and {show(other.shape)}"
+        )
+
+
+def check_maps(maps: Array, /, *, spatial_ndim: int) -> None:
+    """Raise `InputError` unless maps are (..., *S) with at least one point."""
+    if not 0 < spatial_ndim <= maps.ndim or 0 in known(maps.shape[-spatial_ndim:]):
+        raise InputError(
+            f"expected maps (..., *S) with {spatial_ndim} spatial axes, none of them empty; "
+            f"got {show(maps.shape)}"
+        )
+
+
+def agree(size: Any, other: Any, /) -> bool:
+    """Whether two sizes may be equal: symbols are given the benefit of the doubt."""
+    return not (isinstance(size, int) and isinstance(other, int)) or size == other
+
+
+def broadcasts(shape: Sequence[Any], other: Sequence[Any], /) -> bool:
+    """Whether two shapes broadcast."""
+    pairs = zip(reversed(shape), reversed(other), strict=False)
+    return all(agree(size, other_size) or 1 in (size, other_size) for size, other_size in pairs)
+
+
+def known(shape: Sequence[Any], /) -> list[int]:
+    """The sizes that are plain integers."""
+    return [size for size in shape if isinstance(size, int)]
+
+
+def show(shape: Sequence[Any], /) -> str:
+    """A shape as every library's user writes it."""
+    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"

@@ -1,0 +1,134 @@
+"""Scaling: from raw maps to maps in [0, 1] at image size.
+
+Maps are (..., *S), floating point, of any array API library; other arrays and shapes raise
+`InputError`. A map that holds a NaN or an infinity becomes NaN throughout, and leaves the other
+maps of its batch alone.
+"""
+
+from typing import Any
+
+from array_api_compat import device
+
+from camcore._arrays import (
+    Array,
+    cast,
+    check_maps,
+    floating_kernel,
+    known,
+    namespace,
+    show,
+    space,
+    spread_nonfinite,
+)
+from camcore._arrays import relu as positive_part
+from camcore.errors import InputError
+
+Size = tuple[Any, ...]  # of int; while a graph is traced, of symbolic integers
+
+
+@floating_kernel
+def normalize(maps: Array, /, *, spatial_ndim: int = 2, eps: float = 1e-7) -> Array:
+    """Each map stretched to [0, 1]: (map - min) / (max - min + eps). A constant map becomes zeros.
+
+    Source: pytorch-grad-cam's `scale_cam_image`, whose `eps` is the default.
+
+    >>> import numpy as np
+    >>> normalize(np.asarray([[2.0, 4.0], [3.0, 2.0]])).round(3)
+    array([[0. , 1. ],
+           [0.5, 0. ]])
+    """
+    check_maps(maps, spatial_ndim=spatial_ndim)
+    return _min_max(spread_nonfinite(maps, spatial_ndim=spatial_ndim), spatial_ndim, eps)
+
+
+@floating_kernel
+def resize(maps: Array, size: Size, /) -> Array:
+    """The maps (..., *S) at another size, interpolated linearly along the last len(size) axes.
+
+    Pixel centres lie at half integers and the border is repeated, without antialiasing:
+    `cv2.resize` with `INTER_LINEAR`, `torch.nn.functional.interpolate` with `align_corners=False`.
+    One matrix product per axis, so that the same lines run in every library, and a graph with fixed
+    sizes holds two constants.
+
+    >>> import numpy as np
+    >>> resize(np.asarray([0.0, 1.0]), (4,))
+    array([0.  , 0.25, 0.75, 1.  ])
+    """
+    check_maps(maps, spatial_ndim=len(size))
+    _check_size(size)
+    return _interpolate(spread_nonfinite(maps, spatial_ndim=len(size)), size)
+
+
+@floating_kernel
+def postprocess(
+    maps: Array,
+    size: Size | None,
+    /,
+    *,
+    relu: bool = True,
+    normalize: bool = True,
+    spatial_ndim: int = 2,
+) -> Array:
+    """Raw maps (..., *S) as saliency maps (..., *size) in [0, 1]: relu, min-max, resize, min-max.
+
+    `size` None keeps the feature size. Without `normalize` the values keep their unit, and are at
+    least 0 unless `relu` is off as well.
+
+    Source: pytorch-grad-cam's `compute_cam_per_layer` and `aggregate_multi_layers`, for one layer.
+
+    >>> import numpy as np
+    >>> postprocess(np.ones((4, 7, 7)), (224, 224)).shape
+    (4, 224, 224)
+    """
+    check_maps(maps, spatial_ndim=spatial_ndim)
+    maps = spread_nonfinite(maps, spatial_ndim=spatial_ndim)
+    if relu:
+        maps = positive_part(maps)
+    if normalize:
+        maps = _min_max(maps, spatial_ndim)
+    if size is not None:
+        _check_size(size, spatial_ndim)
+        maps = _interpolate(maps, size)
+    return _min_max(maps, spatial_ndim) if normalize else maps
+
+
+def _min_max(maps: Array, spatial_ndim: int, eps: float = 1e-7) -> Array:
+    xp = namespace(maps)
+    S = space(spatial_ndim)
+    lowest = xp.min(maps, axis=S, keepdims=True)
+    highest = xp.max(maps, axis=S, keepdims=True)
+    return (maps - lowest) / (highest - lowest + eps)
+
+
+def _interpolate(maps: Array, size: Size) -> Array:
+    xp = namespace(maps)
+    for axis in reversed(space(len(size))):
+        matrix = _interpolation_matrix(maps, maps.shape[axis], size[axis])
+        if axis == -1:
+            maps = xp.matmul(maps, xp.matrix_transpose(matrix))
+        else:
+            # For two axes nothing moves: the rows are where a product from the left wants them.
+            maps = xp.moveaxis(xp.matmul(matrix, xp.moveaxis(maps, axis, -2)), -2, axis)
+    return maps
+
+
+def _interpolation_matrix(like: Array, old: Any, new: Any) -> Array:
+    """(new, old): the weight of an old point falls linearly with its distance, to 0 at distance 1.
+
+    New point n lies at (n + 1/2) old / new - 1/2. Counting in units of 1 / (2 new) keeps positions
+    whole numbers: exact for every size and precision, and free of symbolic fractions while a graph
+    is traced.
+    """
+    xp = namespace(like)
+    unit = 2 * new
+    old_points = xp.arange(old, device=device(like)) * unit
+    new_points = xp.arange(new, device=device(like)) * (2 * old) + (old - new)
+    new_points = xp.minimum(xp.clip(new_points, min=0), old_points[-1:])
+    distances = xp.abs(new_points[:, None] - old_points[None, :])
+    return cast(xp, xp.clip(unit - distances, min=0), like.dtype) / unit
+
+
+def _check_size(size: Size, spatial_ndim: int | None = None) -> None:
+    if len(size) != (spatial_ndim or len(size)) or any(length < 1 for length in known(size)):
+        axes = "" if spatial_ndim is None else f"{spatial_ndim} "
+        raise InputError(f"expected a size of {axes}positive integers, got {show(size)}")

@@ -1,0 +1,208 @@
+"""Weighting: from activations and gradients to a raw class activation map.
+
+`activations` are the outputs of a layer, (..., C, *S); `gradients` are those of the target's score
+with respect to them, of the same shape. Leading axes broadcast: activations (B, 1, C, H, W) with
+gradients (B, K, C, H, W) give maps (B, K, H, W). Raw maps are neither rectified nor scaled;
+`camcore.scaling.postprocess` does both.
+
+All functions take floating-point arrays of any array API library and raise `InputError` for other
+arrays and for shapes that do not fit. A NaN or an infinity stays in the maps of its own image.
+"""
+
+from camcore._arrays import (
+    Array,
+    add_space,
+    check_features,
+    divide,
+    floating_kernel,
+    namespace,
+    relu,
+    space,
+)
+
+
+@floating_kernel
+def gradcam_weights(activations: Array, gradients: Array, /, *, spatial_ndim: int = 2) -> Array:
+    """Grad-CAM's channel weights, (..., C): the gradients averaged over space.
+
+    Only the shape of the activations is looked at.
+
+    Source: Selvaraju et al. 2017, equation 1, https://arxiv.org/abs/1610.02391
+
+    >>> import numpy as np
+    >>> gradcam_weights(np.ones((1, 2, 7, 7)), np.full((1, 2, 7, 7), 0.5))
+    array([[0.5, 0.5]])
+    """
+    check_features(activations, gradients, spatial_ndim=spatial_ndim, name="gradients")
+    return namespace(gradients).mean(gradients, axis=space(spatial_ndim))
+
+
+@floating_kernel
+def xgradcam_weights(
+    activations: Array, gradients: Array, /, *, spatial_ndim: int = 2, eps: float = 1e-7
+) -> Array:
+    """XGrad-CAM's channel weights, (..., C): the gradients, averaged by activation.
+
+    `eps` is added to each channel's sum of activations; it keeps silent channels at zero weight.
+
+    Source: Fu et al. 2020, https://arxiv.org/abs/2008.02312
+
+    >>> import numpy as np
+    >>> activations = np.asarray([[[1.0, 3.0]]])
+    >>> xgradcam_weights(activations, np.asarray([[[4.0, 8.0]]]), spatial_ndim=1).round(3)
+    array([[7.]])
+    """
+    check_features(activations, gradients, spatial_ndim=spatial_ndim, name="gradients")
+    xp = namespace(activations, gradients)
+    S = space(spatial_ndim)
+    return divide(xp.sum(gradients * activations, axis=S), xp.sum(activations, axis=S) + eps)
+
+
+@floating_kernel
+def gradcam_plus_plus_weights(
+    activations: Array, gradients: Array, /, *, spatial_ndim: int = 2, eps: float = 1e-6
+) -> Array:
+    """Grad-CAM++'s channel weights, (..., C): positive gradients, each times its own alpha.
+
+    With the score exponentiated, as the paper proposes, its higher derivatives are powers of the
+    gradient G: alpha = G^2 / (2 G^2 + sum_S(A) G^3 + eps), and 0 where G is 0.
+
+    `eps` is absolute and shapes the map: squares of gradients below about 1e-3, as every averaged
+    head has, are small beside it. The default is pytorch-grad-cam's; 0 is the paper's equation,
+    alpha = 1 / (2 + sum_S(A) G).
+
+    Source: Chattopadhay et al. 2018, equation 19, https://arxiv.org/abs/1710.11063
+
+    >>> import numpy as np
+    >>> activations = np.ones((1, 1, 2, 2))
+    >>> gradcam_plus_plus_weights(activations, np.full((1, 1, 2, 2), 0.5), eps=0)
+    array([[0.5]])
+    """
+    check_features(activations, gradients, spatial_ndim=spatial_ndim, name="gradients")
+    xp = namespace(activations, gradients)
+    S = space(spatial_ndim)
+    squares = gradients * gradients
+    total = xp.sum(activations, axis=S, keepdims=True)
+    alpha = divide(squares, 2 * squares + total * (squares * gradients) + eps)
+    return xp.sum(alpha * relu(gradients), axis=S)
+
+
+@floating_kernel
+def weighted_sum(activations: Array, weights: Array, /, *, spatial_ndim: int = 2) -> Array:
+    """The sum over channels of weights (..., C) times activations (..., C, *S): raw maps (..., *S).
+
+    >>> import numpy as np
+    >>> weighted_sum(np.ones((4, 3, 7, 7)), np.ones((4, 3))).shape
+    (4, 7, 7)
+    """
+    check_features(activations, weights, spatial_ndim=spatial_ndim, name="weights", per_point=False)
+    xp = namespace(activations, weights)
+    products = activations * add_space(weights, spatial_ndim=spatial_ndim)
+    return xp.sum(products, axis=-1 - spatial_ndim)
+
+
+@floating_kernel
+def cam(activations: Array, class_weights: Array, /, *, spatial_ndim: int = 2) -> Array:
+    """CAM, raw maps (..., *S): activations weighted by the target class's row of the classifier.
+
+    `class_weights` (..., C) belong to the linear layer that follows global average pooling. The
+    original map is not rectified.
+
+    Source: Zhou et al. 2016, equation 2, https://arxiv.org/abs/1512.04150
+
+    >>> import numpy as np
+    >>> classifier, class_ids = np.ones((10, 3)), np.asarray([7, 2])
+    >>> cam(np.ones((2, 3, 7, 7)), classifier[class_ids]).shape
+    (2, 7, 7)
+    """
+    return weighted_sum(activations, class_weights, spatial_ndim=spatial_ndim)
+
+
+@floating_kernel
+def gradcam(activations: Array, gradients: Array, /, *, spatial_ndim: int = 2) -> Array:
+    """Grad-CAM, raw maps (..., *S): activations weighted by their mean gradient.
+
+    Source: Selvaraju et al. 2017, equations 1 and 2 before the ReLU,
+    https://arxiv.org/abs/1610.02391
+
+    >>> import numpy as np
+    >>> gradcam(np.ones((4, 3, 7, 7)), np.ones((4, 3, 7, 7))).shape
+    (4, 7, 7)
+    """
+    weights = gradcam_weights(activations, gradients, spatial_ndim=spatial_ndim)
+    return weighted_sum(activations, weights, spatial_ndim=spatial_ndim)
+
+
+@floating_kernel
+def gradcam_plus_plus(
+    activations: Array, gradients: Array, /, *, spatial_ndim: int = 2, eps: float = 1e-6
+) -> Array:
+    """Grad-CAM++, raw maps (..., *S); see `gradcam_plus_plus_weights`, also for `eps`.
+
+    Source: Chattopadhay et al. 2018, https://arxiv.org/abs/1710.11063
+
+    >>> import numpy as np
+    >>> gradcam_plus_plus(np.ones((4, 3, 7, 7)), np.ones((4, 3, 7, 7))).shape
+    (4, 7, 7)
+    """
+    weights = gradcam_plus_plus_weights(activations, gradients, spatial_ndim=spatial_ndim, eps=eps)
+    return weighted_sum(activations, weights, spatial_ndim=spatial_ndim)
+
+
+@floating_kernel
+def xgradcam(
+    activations: Array, gradients: Array, /, *, spatial_ndim: int = 2, eps: float = 1e-7
+) -> Array:
+    """XGrad-CAM, raw maps (..., *S); see `xgradcam_weights`, also for `eps`.
+
+    Source: Fu et al. 2020, https://arxiv.org/abs/2008.02312
+
+    >>> import numpy as np
+    >>> xgradcam(np.ones((4, 3, 7, 7)), np.ones((4, 3, 7, 7))).shape
+    (4, 7, 7)
+    """
+    weights = xgradcam_weights(activations, gradients, spatial_ndim=spatial_ndim, eps=eps)
+    return weighted_sum(activations, weights, spatial_ndim=spatial_ndim)
+
+
+@floating_kernel
+def hirescam(activations: Array, gradients: Array, /, *, spatial_ndim: int = 2) -> Array:
+    """HiResCAM, raw maps (..., *S): gradient times activation, summed over channels.
+
+    Source: Draelos and Carin 2020, https://arxiv.org/abs/2011.08891
+
+    >>> import numpy as np
+    >>> hirescam(np.ones((4, 3, 7, 7)), np.ones((4, 3, 7, 7))).shape
+    (4, 7, 7)
+    """
+    check_features(activations, gradients, spatial_ndim=spatial_ndim, name="gradients")
+    return namespace(activations, gradients).sum(gradients * activations, axis=-1 - spatial_ndim)
+
+
+@floating_kernel
+def layercam(activations: Array, gradients: Array, /, *, spatial_ndim: int = 2) -> Array:
+    """LayerCAM, raw maps (..., *S): positive gradient times activation, summed over channels.
+
+    Source: Jiang et al. 2021, https://ieeexplore.ieee.org/document/9462463, without the tanh
+    scaling of shallow layers
+
+    >>> import numpy as np
+    >>> layercam(np.ones((4, 3, 7, 7)), np.ones((4, 3, 7, 7))).shape
+    (4, 7, 7)
+    """
+    return hirescam(activations, relu(gradients), spatial_ndim=spatial_ndim)
+
+
+@floating_kernel
+def gradcam_elementwise(activations: Array, gradients: Array, /, *, spatial_ndim: int = 2) -> Array:
+    """Element-wise Grad-CAM, raw maps (..., *S): positive products, summed over channels.
+
+    Source: pytorch-grad-cam's GradCAMElementWise, https://github.com/jacobgil/pytorch-grad-cam
+
+    >>> import numpy as np
+    >>> gradcam_elementwise(np.ones((4, 3, 7, 7)), np.ones((4, 3, 7, 7))).shape
+    (4, 7, 7)
+    """
+    check_features(activations, gradients, spatial_ndim=spatial_ndim, name="gradients")
+    xp = namespace(activations, gradients)
+    return xp.sum(relu(gradients * activations), axis=-1 - spatial_ndim)

@@ -1,0 +1,434 @@
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from camcore.adapters import cli, load
+from camcore.adapters.images import prepare, read_image
+from camcore.card import Card, ImageSpec
+from camcore.errors import ExportError, ProofError
+from camcore.export.layers import LayerInfo
+from tests.adapters.toy import CARD, reference, write_toy
+
+
+def camcore(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def failed(result: Result, code: int = 2) -> str:
+    """What was printed on standard error, in one line and without a traceback."""
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("camcore: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+def done(result: Result) -> str:
+    assert result.exit_code == 0, result.output
+    return " ".join(result.stdout.split())
+
+
+@pytest.fixture(autouse=True)
+def wide_console(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables as on a wide terminal, so that no text is broken."""
+    monkeypatch.setenv("COLUMNS", "300")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    """Two photos of one name in two folders, and a third."""
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / "a" / "photo.png", tmp_path / "b" / "photo.png", tmp_path / "other.jpg"]
+    for path, size in zip(paths, [(50, 60), (80, 45), (40, 40)], strict=True):
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
+    return paths
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt", ".pt2"])
+def test_json_of_run(toy_folder: Path, photos: list[Path], suffix: str) -> None:
+    file = toy_folder / f"toy{suffix}"
+    result = json.loads(camcore("run", file, *photos, "--top", "2", "--json", "-").stdout)
+    assert result["file"] == str(file)
+    assert [entry["image"] for entry in result["images"]] == [str(path) for path in photos]
+    for path, entry in zip(photos, result["images"], strict=True):
+        image = read_image(path)
+        array, placement = prepare(image, CARD.image)
+        expected = reference(array, np.array([[-1, -1]]))
+        order = np.argsort(-expected.scores[0])
+        assert CARD.class_names is not None
+        assert [p["class"] for p in entry["predictions"]] == order.tolist()
+        assert [p["name"] for p in entry["predictions"]] == [CARD.class_names[i] for i in order]
+        scores = [p["score"] for p in entry["predictions"]]
+        np.testing.assert_allclose(scores, expected.scores[0][order], rtol=1e-4, atol=1e-6)
+        assert [e["class"] for e in entry["explained"]] == order[:2].tolist()
+        assert entry["overlay"] is None
+        for explained, saliency_map in zip(
+            entry["explained"], expected.saliency_map[0], strict=True
+        ):
+            y, x = np.unravel_index(saliency_map.argmax(), saliency_map.shape)
+            centre = np.array([x + 0.5, y + 0.5])
+            peak = placement.points_to_original(centre, saliency_map.shape)
+            np.testing.assert_allclose(
+                [explained["peak"]["x"], explained["peak"]["y"]], peak, atol=0.06
+            )
+
+
+def test_run_prints_a_table(toy_folder: Path, photos: list[Path]) -> None:
+    text = done(camcore("run", toy_folder / "toy.onnx", photos[0], "--class", "boxer"))
+    assert "photo.png" in text
+    assert all(name in text for name in ("cat", "dog", "boxer", "42"))
+
+
+def test_run_writes_json_and_overlay_of_the_named_classes(
+    toy_folder: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    picture, record = tmp_path / "overlay.png", tmp_path / "out.json"
+    arguments = ("--class", "boxer", "-c", "1", "--output", picture, "--json", record)
+    done(camcore("run", toy_folder / "toy.onnx", photos[0], *arguments))
+    (entry,) = json.loads(record.read_text())["images"]
+    assert [explained["name"] for explained in entry["explained"]] == ["boxer", "dog"]
+    assert entry["overlay"] == str(picture)
+    # 60 wide, enlarged five times for the caption's sake, twice, and the line between.
+    assert read_image(picture).shape[1] == 2 * 300 - 2 * 60 + 4
+
+
+def test_overlay_shows_the_photo_where_nothing_was_seen(
+    toy_folder: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    picture = tmp_path / "overlay.png"
+    done(camcore("run", toy_folder / "toy.onnx", photos[0], "-o", picture, "--opacity", "1"))
+    image = read_image(photos[0])
+    factor = 4
+    shown = read_image(picture)[-image.shape[0] * factor :][::factor, ::factor]
+    _, placement = prepare(image, CARD.image)
+    same = (shown == image).all(-1)
+    assert same[: int(placement.top)].all()
+    assert same[:, : int(placement.left)].all()
+    inside = same[10:40, 10:50]
+    assert inside.mean() < 0.1
+
+
+def test_several_images_go_to_a_folder(
+    toy_folder: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "new" / "overlays"
+    done(camcore("run", toy_folder / "toy.onnx", *photos, "--output", folder))
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "other.png",
+        "photo-2.png",
+        "photo.png",
+    ]
+
+
+def test_map_that_is_zero_has_no_peak(photos: list[Path], tmp_path: Path) -> None:
+    class Runner:
+        card = CARD
+
+    explanation = type("E", (), {})()
+    explanation.scores = np.array([[1.0, 2.0, 0.0, 0.0]])
+    explanation.classes = np.array([[1]])
+    explanation.saliency_map = np.zeros((1, 1, 4, 4))
+    _, placement = prepare(read_image(photos[0]), CARD.image)
+    result = cli._result(photos[0], explanation, placement, Runner())  # type: ignore[arg-type]
+    assert result["explained"] == [{"class": 1, "name": "dog", "score": 2.0, "peak": None}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.onnx", "photo"], "none.onnx does not exist"),
+        (["toy", "none.png"], "none.png does not exist"),
+        (["toy", "toy"], "is not an image that Pillow can read"),
+        (["photo", "photo"], "suffix '.png' is none of .onnx, .pt, .pt2"),
+        (["toy", "photo", "--class", "boxr"], "unknown class 'boxr'; nearest: boxer"),
+        (["toy", "photo", "--class", "7"], "class 7 is not in 0..3"),
+        (["toy", "photo", "--class", "1", "--top", "2"], "exclude each other"),
+        (["toy", "photo", "--top", "5"], "K must be from 1 to the 4 classes"),
+        (["toy", "photo", "--colormap", "jett"], "unknown colour map 'jett'; nearest: jet"),
+        (["toy", "photo", "--opacity", "2", "--output", "o.png"], "opacity is 2.0; expected 0"),
+        (["toy", "photo", "--output", "o.xyz"], "no image format for suffix '.xyz'"),
+        (["toy", "photo", "photo", "--output", "o.png"], "one file for 2 images; give a folder"),
+        (["toy", "photo", "--output", "file/o.png"], "cannot be made"),
+        (["toy", "photo", "--json", "none/out.json"], "none/out.json cannot be written"),
+    ],
+)
+def test_run_errors(
+    toy_folder: Path,
+    photos: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    names = {"toy": str(toy_folder / "toy.onnx"), "photo": str(photos[0])}
+    assert message in failed(camcore("run", *(names.get(name, name) for name in arguments)))
+    assert not (tmp_path / "o.png").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without CUDA")
+def test_run_on_cuda_without_cuda(toy_folder: Path, photos: list[Path]) -> None:
+    result = camcore("run", toy_folder / "toy.onnx", photos[0], "--device", "cuda")
+    assert "device is 'cuda', but" in failed(result)
+
+
+def test_debug_shows_the_traceback(toy_folder: Path) -> None:
+    result = camcore("--debug", "run", toy_folder / "toy.onnx", "none.png")
+    assert result.exit_code == 1
+    assert type(result.exception).__name__ == "FileError"
+
+
+def test_usage_errors_come_with_code_2() -> None:
+    assert camcore("run").exit_code == 2
+    assert camcore("explode").exit_code == 2
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt", ".pt2"])
+def test_inspect(toy_folder: Path, suffix: str) -> None:
+    text = done(camcore("inspect", toy_folder / f"toy{suffix}"))
+    for shown in ("gradcam", "features", "4: cat, dog, boxer", "worst 1e-06", "40, (32, 32)"):
+        assert shown in text
+    assert ("class_ids (optional)" in text) == (suffix == ".onnx")
+    assert ("B x K x H x W" in text) == (suffix == ".onnx")
+
+
+def test_inspect_of_a_damaged_file(toy_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cut.onnx"
+    path.write_bytes((toy_folder / "toy.onnx").read_bytes()[:-100])
+    assert "cut.onnx" in failed(camcore("inspect", path))
+
+
+def test_methods_lists_the_registry() -> None:
+    from camcore.methods import METHODS
+
+    text = done(camcore("methods"))
+    for method in METHODS.values():
+        assert method.name in text
+        assert method.summary in text
+        assert method.paper in text
+
+
+@pytest.mark.parametrize("command", [None, "export", "run", "inspect", "methods", "layers"])
+def test_help_teaches_with_examples(command: str | None) -> None:
+    text = done(camcore(*([] if command is None else [command]), "--help"))
+    example = {None: "camcore export resnet18", "methods": "what they cost"}
+    assert example.get(command, f"• camcore {command} ") in text
+    assert ("Exit codes" in text) == (command is None)
+
+
+_FRESH = """
+import sys
+from camcore.adapters import cli
+photo = sys.argv[1]
+for arguments in (["methods"], ["inspect", "toy.onnx"], ["run", "toy.onnx", photo, "-o", "o.png"]):
+    sys.argv = ["camcore", *arguments]
+    try:
+        cli.main()
+    except SystemExit as stop:
+        assert stop.code == 0, stop.code
+    for forbidden in ("torch", "onnx", "torchvision"):
+        assert forbidden not in sys.modules, (arguments, forbidden)
+    if arguments[0] != "run":
+        assert "onnxruntime" not in sys.modules
+"""
+
+
+def test_production_commands_import_neither_torch_nor_onnx(
+    photos: list[Path], tmp_path: Path
+) -> None:
+    write_toy(tmp_path / "toy.onnx")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", _FRESH, str(photos[0])],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_missing_extra_is_named(
+    toy_folder: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    monkeypatch.delitem(sys.modules, "camcore.adapters.zoo", raising=False)
+    monkeypatch.delattr("camcore.adapters.zoo", raising=False)
+    message = failed(camcore("layers", "resnet18"))
+    assert "needs torchvision, which is not installed: pip install 'camcore[export]'" in message
+
+
+def test_missing_typer_is_named() -> None:
+    code = "import sys; sys.modules['typer'] = None; import camcore.adapters.cli"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("the camcore command needs typer: pip install 'camcore[run]'")
+
+
+class FakeExport(ModuleType):
+    """Stands in for camcore.export, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__("camcore.export")
+        self.asked: dict[str, Any] = {}
+        self.error: Exception | None = None
+
+    def explain(self, model: torch.nn.Module, example: torch.Tensor, **options: Any) -> str:
+        self.asked = {"model": model, "example": example, **options}
+        if self.error is not None:
+            raise self.error
+        return "explained"
+
+    def save(self, explained: str, path: Path) -> Card:
+        assert explained == "explained"
+        card = replace(CARD, model=self.asked["model_name"])
+        write_toy(path, card)
+        return card
+
+    def list_layers(self, model: torch.nn.Module, example: torch.Tensor) -> Sequence[LayerInfo]:
+        self.asked = {"model": model, "example": example}
+        return [
+            LayerInfo("stem", "Conv2d", (16, 112, 112), True, False, ""),
+            LayerInfo("layer4", "Sequential", (512, 7, 7), True, True, "the last one"),
+            LayerInfo("fc", "Linear", (1000,), False, False, "no image grid"),
+        ]
+
+
+@pytest.fixture
+def fake_export(monkeypatch: pytest.MonkeyPatch) -> FakeExport:
+    import camcore as package
+
+    fake = FakeExport()
+    monkeypatch.setitem(sys.modules, "camcore.export", fake)
+    monkeypatch.setattr(package, "export", fake, raising=False)
+    return fake
+
+
+def test_export_hands_everything_over(fake_export: FakeExport, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    arguments = ("--weights", "none", "--method", "layercam", "--layer", "layer3", "-o", path)
+    text = done(camcore("export", "squeezenet1_1", *arguments, "--size", "448", "--fixed-size"))
+    assert f"wrote {path}: gradcam of squeezenet1_1 at features" in text
+    asked = fake_export.asked
+    assert asked.pop("model").training is False
+    assert asked.pop("example").shape[1:] == (3, 448, 448)
+    assert len(asked.pop("class_names")) == 1000
+    assert asked == {
+        "method": "layercam",
+        "layer": "layer3",
+        "model_name": "squeezenet1_1",
+        "image_spec": ImageSpec(None, None, resize=512, crop=(448, 448)),
+        "dynamic_size": False,
+    }
+
+
+def test_export_defaults(fake_export: FakeExport, tmp_path: Path) -> None:
+    done(camcore("export", "squeezenet1_1", "--weights", "none", "-o", tmp_path / "m.pt2"))
+    assert fake_export.asked["dynamic_size"] is None
+    assert fake_export.asked["layer"] is None
+    assert fake_export.asked["example"].shape[1:] == (3, 224, 224)
+    assert fake_export.asked["image_spec"].crop == (224, 224)
+
+
+def test_export_with_class_names_and_a_shape(fake_export: FakeExport, tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("one\ntwo\n")
+    arguments = ("--size", "96x128", "--class-names", names, "--dynamic-size")
+    path = tmp_path / "m.onnx"
+    done(camcore("export", "squeezenet1_1", "--weights", "none", *arguments, "-o", path))
+    assert fake_export.asked["class_names"] == ("one", "two")
+    assert fake_export.asked["example"].shape[1:] == (3, 96, 128)
+    assert fake_export.asked["image_spec"] == ImageSpec(None, None)
+    assert fake_export.asked["dynamic_size"] is True
+
+
+@pytest.mark.parametrize("error", [ExportError("no [rule] for op"), ProofError("maps differ")])
+def test_failed_export_is_one_line_and_code_1(
+    fake_export: FakeExport, tmp_path: Path, error: Exception
+) -> None:
+    fake_export.error = error
+    result = camcore("export", "squeezenet1_1", "--weights", "none", "-o", tmp_path / "m.onnx")
+    assert str(error) in failed(result, code=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["resnet19"], "unknown model 'resnet19'"),
+        (["resnet18", "--weights", "none.pt"], "none.pt does not exist"),
+        (["resnet18", "--size", "big"], "--size 'big'; expected 224"),
+        (["resnet18", "--size", "1x2x3"], "--size '1x2x3'"),
+        (["resnet18", "--size", "0"], "--size '0'"),
+        (["resnet18", "--class-names", "none.txt"], "none.txt cannot be read"),
+    ],
+)
+def test_export_errors(
+    fake_export: FakeExport, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    assert message in failed(camcore("export", *arguments, "-o", tmp_path / "m.onnx"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_to_an_unknown_format_fails_at_once(fake_export: FakeExport) -> None:
+    assert "suffix '.h5' is none of .onnx" in failed(camcore("export", "resnet18", "-o", "m.h5"))
+    assert fake_export.asked == {}
+
+
+def test_layers(fake_export: FakeExport) -> None:
+    text = done(camcore("layers", "squeezenet1_1"))
+    assert "layers of squeezenet1_1" in text
+    assert "512 x 7 x 7" in text
+    assert "default: the last one" in text
+    assert "no image grid" in text
+
+
+MODULE = """
+from torch import nn
+
+def build():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 3),
+    )
+"""
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt", ".pt2"])
+def test_from_model_to_overlay(
+    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    """The whole road, with the real exporter."""
+    (tmp_path / "tiny_models.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "tiny_models", raising=False)
+    assert "default" in done(camcore("layers", "tiny_models:build", "--size", "32"))
+    file = f"tiny{suffix}"
+    done(camcore("export", "tiny_models:build", "--size", "32", "-o", file))
+    assert "build" in done(camcore("inspect", file))
+    record = json.loads(
+        camcore("run", file, photos[0], "--top", "3", "-o", "o.png", "--json", "-").stdout
+    )
+    (entry,) = record["images"]
+    assert sorted(explained["class"] for explained in entry["explained"]) == [0, 1, 2]
+    runner = load(file)
+    array, _ = prepare(read_image(photos[0]), runner.card.image)
+    explanation = runner(array, [0, 1, 2])
+    assert 0 <= explanation.saliency_map.min() <= explanation.saliency_map.max() <= 1
+    best = entry["predictions"][0]
+    assert best["score"] == pytest.approx(explanation.scores[0].max(), rel=1e-5)
+    assert read_image("o.png").shape[2] == 3

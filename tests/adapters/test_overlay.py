@@ -1,0 +1,171 @@
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from camcore.adapters.overlay import (
+    COLORMAPS,
+    caption,
+    colormap_code,
+    heatmap,
+    side_by_side,
+    write_image,
+)
+from camcore.errors import FileError, InputError, UnknownNameError
+
+GREY = np.full((20, 30, 3), 100, np.uint8)
+RAMP = np.linspace(0, 1, 20 * 30).reshape(20, 30)
+
+
+def text_rows(picture: NDArray[np.uint8], height: int) -> NDArray[np.uint8]:
+    return picture[: picture.shape[0] - height]
+
+
+def test_opacity_one_is_opencvs_colour_map() -> None:
+    levels = np.rint(RAMP * 255).astype(np.uint8)
+    for name in ("jet", "viridis", "turbo"):
+        code = getattr(cv2, f"COLORMAP_{name.upper()}")
+        expected = cv2.cvtColor(cv2.applyColorMap(levels, code), cv2.COLOR_BGR2RGB)
+        np.testing.assert_array_equal(heatmap(GREY, RAMP, opacity=1, colormap=name), expected)
+
+
+def test_jet_is_blue_for_low_and_red_for_high() -> None:
+    picture = heatmap(GREY, RAMP, opacity=1).astype(int)
+    assert picture[0, 0, 2] > 100 > picture[0, 0, 0]
+    assert picture[-1, -1, 0] > 100 > picture[-1, -1, 2]
+
+
+def test_opacity_blends() -> None:
+    full, none = heatmap(GREY, RAMP, opacity=1), heatmap(GREY, RAMP, opacity=0)
+    np.testing.assert_array_equal(none, GREY)
+    half = heatmap(GREY, RAMP, opacity=0.25)
+    np.testing.assert_allclose(half, 0.75 * GREY + 0.25 * full, atol=0.51)
+
+
+def test_image_stays_where_the_map_is_nan() -> None:
+    saliency_map = RAMP.copy()
+    saliency_map[:, :10] = np.nan
+    picture = heatmap(GREY, saliency_map, opacity=1)
+    np.testing.assert_array_equal(picture[:, :10], 100)
+    np.testing.assert_array_equal(picture[:, 10:], heatmap(GREY, RAMP, opacity=1)[:, 10:])
+
+
+def test_arguments_stay_as_they_were() -> None:
+    image, saliency_map = GREY.copy(), RAMP.copy()
+    heatmap(image, saliency_map, boxes=np.array([[1, 1, 9, 9]]))
+    caption(image, "text")
+    np.testing.assert_array_equal(image, GREY)
+    np.testing.assert_array_equal(saliency_map, RAMP)
+
+
+def test_values_outside_the_range_are_clipped() -> None:
+    np.testing.assert_array_equal(
+        heatmap(GREY, RAMP * 3 - 1), heatmap(GREY, np.clip(RAMP * 3 - 1, 0, 1))
+    )
+
+
+def test_boxes_lie_on_their_pixels_and_padding_does_not_show() -> None:
+    flat = np.zeros((60, 80))
+    image = np.full((60, 80, 3), 100, np.uint8)
+    plain = heatmap(image, flat, opacity=0)
+    boxed = heatmap(image, flat, opacity=0, boxes=np.array([[10, 5, 40, 30], [-1, -1, -1, -1]]))
+    changed = np.argwhere((boxed != plain).any(-1))
+    assert changed.min(0).tolist() == [5, 10]
+    assert changed.max(0).tolist() == [29, 39]
+    assert boxed[5, 10:40].tolist() == [[255] * 3] * 30
+    np.testing.assert_array_equal(boxed[8:27, 13:37], 100)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (8, 8), (32, 32), (100, 20), (224, 224), (900, 1600)])
+def test_caption_is_legible_at_any_size(shape: tuple[int, int]) -> None:
+    picture = caption(np.full((*shape, 3), 100, np.uint8), "Siamese cat 0.93")
+    factor = max(1, -(-240 // shape[1]))
+    assert picture.shape[1] == shape[1] * factor >= 240
+    below = shape[0] * factor
+    np.testing.assert_array_equal(picture[-below:], 100)
+    strip = text_rows(picture, below)
+    assert 18 <= strip.shape[0] <= 160
+    rows, columns = np.nonzero(strip.max(-1) > 128)
+    assert rows.max() - rows.min() >= 8  # the letters' height in pixels
+    assert columns.min() > 0
+    assert columns.max() < picture.shape[1] - 1
+
+
+def test_caption_shows_the_text() -> None:
+    pictures = [caption(GREY, text) for text in ("cat", "dog", "")]
+    assert (pictures[0] != pictures[1]).any()
+    assert (text_rows(pictures[2], 20 * 8) == 0).all()
+
+
+@pytest.mark.parametrize(
+    "text", ["a very long class name, " * 9, "two\nlines", "żółw 猫 0.5", "x" * 500]
+)
+def test_any_text_fits(text: str) -> None:
+    picture = caption(GREY, text)
+    assert picture.shape[1] == 240
+    _, columns = np.nonzero(text_rows(picture, 20 * 8).max(-1) > 128)
+    assert columns.max() < 239
+
+
+def test_side_by_side() -> None:
+    other = np.full((20, 10, 3), 7, np.uint8)
+    row = side_by_side([GREY, other, GREY])
+    assert row.shape == (20, 30 + 4 + 10 + 4 + 30, 3)
+    np.testing.assert_array_equal(row[:, :30], GREY)
+    np.testing.assert_array_equal(row[:, 34:44], other)
+    np.testing.assert_array_equal(side_by_side([GREY]), GREY)
+
+
+def test_colormap_names() -> None:
+    assert {"jet", "hot", "viridis", "inferno"} <= COLORMAPS.keys()
+    with pytest.raises(UnknownNameError, match="unknown colour map 'virids'; nearest: viridis"):
+        colormap_code("virids")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((GREY, RAMP.T), r"map \(30, 20\) and image \(20, 30, 3\) differ"),
+        ((GREY[..., 0], RAMP), r"picture is uint8 \(20, 30\)"),
+        ((GREY / 255, RAMP), "picture is float64"),
+    ],
+)
+def test_wrong_arrays(arguments: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        heatmap(*arguments)
+
+
+@pytest.mark.parametrize("opacity", [-0.1, 1.1, float("nan")])
+def test_wrong_opacity(opacity: float) -> None:
+    with pytest.raises(InputError, match="expected 0 to 1"):
+        heatmap(GREY, RAMP, opacity=opacity)
+
+
+def test_pictures_that_do_not_stand_side_by_side() -> None:
+    with pytest.raises(InputError, match="one or more of one height"):
+        side_by_side([])
+    with pytest.raises(InputError, match=r"\(20, 30, 3\), \(10, 30, 3\)"):
+        side_by_side([GREY, GREY[:10]])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".PNG", ".bmp", ".tiff"])
+def test_written_picture_reads_back(tmp_path: Path, suffix: str) -> None:
+    picture = heatmap(GREY, RAMP)
+    write_image(tmp_path / f"a{suffix}", picture)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / f"a{suffix}")), picture)
+
+
+def test_jpeg(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg", GREY)
+    assert np.abs(np.asarray(Image.open(tmp_path / "a.jpg")).astype(int) - 100).max() < 3
+
+
+@pytest.mark.parametrize("name", ["a.xyz", "a", "none/a.png"])
+def test_write_errors_leave_nothing(tmp_path: Path, name: str) -> None:
+    with pytest.raises(FileError, match=r"take \.png or \.jpg|cannot be written"):
+        write_image(tmp_path / name, GREY)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,311 @@
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import array_api_strict
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import camcore.adapters
+from camcore.adapters.runner import (
+    Explanation,
+    check_class_ids,
+    check_image,
+    class_index,
+    load,
+)
+from camcore.card import ImageSpec, seal_onnx
+from camcore.errors import FileError, InputError, UnknownNameError
+from tests.adapters.toy import CARD, onnx_content, reference, write_toy
+
+SUFFIXES = [".onnx", ".pt", ".pt2"]
+SPEC = ImageSpec(None, None)
+
+
+def image(batch: int = 2, height: int = 8, width: int = 9, seed: int = 0) -> NDArray[np.float32]:
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((batch, 3, height, width), dtype=np.float32)
+
+
+def close(given: Explanation[Any], images: NDArray[np.float32], ids: object) -> None:
+    expected = reference(images, np.asarray(ids))
+    np.testing.assert_allclose(np.asarray(given.scores), expected.scores, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(np.asarray(given.classes), expected.classes)
+    np.testing.assert_allclose(
+        np.asarray(given.saliency_map), expected.saliency_map, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_close_can_fail(toy_folder: Path) -> None:
+    given = load(toy_folder / "toy.onnx")(image(), 1)
+    with pytest.raises(AssertionError):
+        close(given, image(), [[2], [2]])
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    ("class_ids", "full"),
+    [
+        (None, [[-1]]),
+        (2, [[2]]),
+        (np.int64(0), [[0]]),
+        ([3, 0], [[3, 0]]),
+        (np.array([1, -1, 0]), [[1, -1, 0]]),
+        (np.array([[1], [3]], np.int32), [[1], [3]]),
+        (np.broadcast_to(np.int64(2), (1, 3)), [[2, 2, 2]]),
+        (np.array([[-1, -1, -1, -1]]), [[-1] * 4]),
+    ],
+)
+def test_formats_agree_with_numpy(
+    toy_folder: Path, suffix: str, class_ids: Any, full: list[list[int]]
+) -> None:
+    runner = load(toy_folder / f"toy{suffix}")
+    given = runner(image(), class_ids)
+    assert all(isinstance(array, np.ndarray) for array in given.values())
+    assert given.classes.dtype == np.int64
+    assert given.saliency_map.dtype == np.float32
+    close(given, image(), full)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_other_batches_and_sizes(toy_folder: Path, suffix: str) -> None:
+    runner = load(toy_folder / f"toy{suffix}")
+    for batch, height, width in ((3, 16, 12), (2, 5, 31)):
+        images = image(batch, height, width, seed=batch)
+        close(runner(images, [-1, -1]), images, [[-1, -1]])
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_strided_and_read_only_images(toy_folder: Path, suffix: str) -> None:
+    runner = load(toy_folder / f"toy{suffix}")
+    strided = np.ascontiguousarray(image().transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    strided.flags.writeable = False
+    before = strided.copy()
+    close(runner(strided), before, [[-1]])
+    np.testing.assert_array_equal(strided, before)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_torch_in_torch_out(toy_folder: Path, suffix: str, layout: torch.memory_format) -> None:
+    tensor = torch.from_numpy(image()).to(memory_format=layout)
+    given = load(toy_folder / f"toy{suffix}")(tensor, torch.tensor([[1, -1]]))
+    assert all(isinstance(array, torch.Tensor) for array in given.values())
+    close(given, image(), [[1, -1]])
+
+
+def test_results_outlive_the_runner_and_the_next_run(toy_folder: Path) -> None:
+    runner = load(toy_folder / "toy.onnx")
+    first = runner(torch.from_numpy(image()))
+    runner(torch.from_numpy(image(seed=1)))
+    del runner
+    close(first, image(), [[-1]])
+
+
+def test_any_array_api_library(toy_folder: Path) -> None:
+    strict = array_api_strict.asarray(image())
+    given = load(toy_folder / "toy.onnx")(strict, 1)
+    assert isinstance(given.saliency_map, type(strict))
+    close(given, image(), [[1]])
+
+
+def test_explanation_is_attributes_and_items(toy_folder: Path) -> None:
+    given = load(toy_folder / "toy.onnx")(image())
+    assert tuple(given) == CARD.outputs
+    assert len(given) == 3
+    assert given["scores"] is given.scores
+    with pytest.raises(AttributeError, match="boxes"):
+        given.boxes  # type: ignore[attr-defined]  # noqa: B018
+    assert Explanation({"boxes": 1, "scores": 2})["boxes"] == 1
+
+
+def test_runner_tells_what_it_is(toy_folder: Path) -> None:
+    runner = load(toy_folder / "toy.onnx")
+    assert runner.card == CARD
+    assert runner.device == "cpu"
+
+
+def test_package_exports() -> None:
+    assert camcore.adapters.load is load
+    assert camcore.adapters.Explanation is Explanation
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (image()[0], r"float32 \(3, 8, 9\); expected float32 \(B, 3, H, W\); add the batch axis"),
+        (image().astype(np.float64), r"float64 .*; expected float32"),
+        (image().transpose(0, 2, 3, 1), r"\(2, 8, 9, 3\); expected float32 \(B, 3, H, W\)"),
+        (image()[:, :1], r"\(2, 1, 8, 9\); expected"),
+        (image()[:, :, :0], "which is empty"),
+        (image(0), "which is empty"),
+        ([[1.0]], "image is list; expected float32"),
+        (None, "image is NoneType"),
+        (np.full((1, 3, 4, 4), np.nan, np.float32), "holds NaN or infinity"),
+        (np.full((1, 3, 4, 4), -np.inf, np.float32), "holds NaN or infinity"),
+        (torch.zeros(1, 3, 4, 4, dtype=torch.float16), "image is float16"),
+    ],
+)
+def test_wrong_images(given: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_image(given, SPEC)
+
+
+def test_fixed_size(fixed_size_onnx: Path) -> None:
+    runner = load(fixed_size_onnx)
+    assert runner(image(1, 24, 32)).saliency_map.shape == (1, 1, 24, 32)
+    with pytest.raises(InputError, match=r"expected float32 \(B, 3, 24, 32\); .*prepare resizes"):
+        runner(image(1, 32, 24))
+
+
+def test_uint8_images() -> None:
+    spec = ImageSpec(None, None, dtype="uint8")
+    assert check_image(np.zeros((5, 8, 9, 3), np.uint8), spec) == 5
+    with pytest.raises(InputError, match=r"expected uint8 \(B, H, W, 3\)"):
+        check_image(np.zeros((5, 3, 8, 9), np.uint8), spec)
+
+
+@pytest.mark.parametrize(
+    ("class_ids", "message"),
+    [
+        (4, "hold 4; expected integers from -1 to 3"),
+        ([0, -2], "hold -2"),
+        (1.0, "hold float64"),
+        (True, "hold bool"),
+        (["dog"], "hold <U3"),
+        ([], r"shape \(0,\); K must be from 1 to the 4 classes"),
+        ([0, 1, 2, 3, 0], "K must be from 1 to the 4 classes"),
+        ([[0], [1], [2]], r"shape \(3, 1\)"),
+        ([[[0]]], r"shape \(1, 1, 1\)"),
+        ([[0], [1, 2]], "cannot become a NumPy array"),
+    ],
+)
+def test_wrong_class_ids(class_ids: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_class_ids(class_ids, batch=2, num_classes=4)
+
+
+def test_graph_failure_is_an_input_error(tmp_path: Path) -> None:
+    """The card promises any size where the graph, here on purpose, does not."""
+    card = replace(CARD, image=replace(CARD.image, channels=5))
+    runner = load(write_toy(tmp_path / "wrong.onnx", card))
+    with pytest.raises(InputError, match=r"the graph failed on an image of shape \(1, 5, 8, 9\)"):
+        runner(np.zeros((1, 5, 8, 9), np.float32))
+
+
+def test_class_index() -> None:
+    assert class_index(CARD, "boxer") == 2
+    assert class_index(CARD, "Boxer") == 2
+    assert class_index(CARD, "1") == 1
+    assert class_index(CARD, "42") == 3  # a name before an index
+    with pytest.raises(UnknownNameError, match=r"unknown class 'boxr'; nearest: boxer.*0 to 3"):
+        class_index(CARD, "boxr")
+    with pytest.raises(UnknownNameError, match=r"class 4 is not in 0\.\.3"):
+        class_index(CARD, "4")
+    with pytest.raises(UnknownNameError, match="carries no class names"):
+        class_index(replace(CARD, class_names=None), "boxer")
+
+
+def test_unknown_device(toy_folder: Path) -> None:
+    with pytest.raises(InputError, match="expected 'cpu' or 'cuda'"):
+        load(toy_folder / "toy.onnx", "tpu")  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without CUDA")
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_no_silent_fallback_to_the_cpu(toy_folder: Path, suffix: str) -> None:
+    with pytest.raises(InputError, match="device is 'cuda', but"):
+        load(toy_folder / f"toy{suffix}", "cuda")
+
+
+def test_cuda_that_does_not_start_is_an_error(
+    toy_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnxruntime-gpu without a driver: the provider is listed, the session comes without it."""
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    real = onnxruntime.InferenceSession
+    asked = []
+
+    def session(content: bytes, options: Any, providers: list[str], **rest: Any) -> Any:
+        asked.append((providers, rest))
+        return real(content, options, ["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    with pytest.raises(InputError, match="onnxruntime could not start CUDA"):
+        load(toy_folder / "toy.onnx", "cuda")
+    assert asked == [(["CUDAExecutionProvider", "CPUExecutionProvider"], {"enable_fallback": 0})]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_cuda_in_cuda_out(toy_folder: Path, suffix: str) -> None:
+    runner = load(toy_folder / f"toy{suffix}", "cuda")
+    given = runner(torch.from_numpy(image()).cuda(), [1, -1])
+    assert all(array.is_cuda for array in given.values())
+    close(Explanation({name: array.cpu() for name, array in given.items()}), image(), [[1, -1]])
+    close(runner(image()), image(), [[-1]])
+    with pytest.raises(InputError, match="the file was loaded on the CPU"):
+        load(toy_folder / f"toy{suffix}")(torch.from_numpy(image()).cuda())
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"), [(2, "lies on CUDA, the file was loaded on the CPU"), (8, "type 8")]
+)
+def test_images_on_another_device(
+    toy_folder: Path, monkeypatch: pytest.MonkeyPatch, kind: int, message: str
+) -> None:
+    tensor = torch.from_numpy(image())
+    monkeypatch.setattr(torch.Tensor, "__dlpack_device__", lambda self: (kind, 0))
+    with pytest.raises(InputError, match=message):
+        load(toy_folder / "toy.onnx")(tensor)
+
+
+def test_loading_the_graph_fails_clearly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sealed file of an onnx version that this onnxruntime does not know."""
+
+    model = onnx.load_from_string(onnx_content())
+    model.opset_import[0].version = 999
+    path = tmp_path / "future.onnx"
+    path.write_bytes(seal_onnx(model.SerializeToString()))
+    with pytest.raises(FileError, match=r"onnxruntime .* cannot load the file"):
+        load(path)
+
+
+def test_missing_runtime_names_the_extra(toy_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match=r"needs onnxruntime.*pip install 'camcore\[run\]'"):
+        load(toy_folder / "toy.onnx")
+
+
+_FRESH = """
+import sys
+import numpy as np
+from camcore.adapters import load, read_card
+assert "onnxruntime" not in sys.modules
+for suffix in (".onnx", ".pt", ".pt2"):
+    read_card("toy" + suffix)
+explanation = load("toy.onnx")(np.zeros((1, 3, 8, 8), np.float32), 2)
+assert explanation.saliency_map.shape == (1, 1, 8, 8)
+import camcore.adapters.images, camcore.adapters.overlay, camcore.adapters.cli
+for forbidden in ("torch", "onnx", "onnxscript"):
+    assert forbidden not in sys.modules, forbidden
+print("ran")
+"""
+
+
+def test_onnx_runs_without_torch_and_onnx_and_without_a_warning(toy_folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", _FRESH],
+        cwd=toy_folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("ran\n", "")

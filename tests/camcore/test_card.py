@@ -1,0 +1,154 @@
+"""Cards come back as they were written; seals break at the smallest change."""
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from camcore.card import (
+    KEY,
+    SCHEMA,
+    Card,
+    ImageSpec,
+    onnx_is_sealed,
+    read_extra,
+    seal_onnx,
+    seal_zip,
+    zip_is_sealed,
+)
+from camcore.errors import FileError
+
+CARD = Card("gradcam", "layer4", ImageSpec(224, None), 10, ("scores", "classes", "saliency_map"))
+
+
+def onnx_file() -> bytes:
+    """A model of one node, with a card."""
+    value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", value[:1], value[1:]))
+    onnx.helper.set_model_props(model, {KEY: CARD.to_json()})
+    return model.SerializeToString()
+
+
+def zip_file() -> bytes:
+    """An archive laid out as torch lays it out."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as entries:
+        entries.writestr("model/data.pkl", b"weights")
+        entries.writestr(f"model/extra/{KEY}", CARD.to_json())
+    return content.getvalue()
+
+
+FORMATS = [
+    pytest.param(seal_onnx, onnx_is_sealed, onnx_file(), id="onnx"),
+    pytest.param(seal_zip, zip_is_sealed, zip_file(), id="zip"),
+]
+every_format = pytest.mark.parametrize(("seal", "is_sealed", "content"), FORMATS)
+Seal = Callable[[bytes], bytes]
+IsSealed = Callable[[bytes], bool]
+
+sizes = st.none() | st.integers(1, 4096)
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+cards = st.builds(
+    Card,
+    image=st.builds(
+        ImageSpec,
+        height=sizes,
+        width=sizes,
+        mean=st.tuples(numbers, numbers, numbers),
+        std=st.tuples(numbers, numbers, numbers),
+        crop=st.none() | st.tuples(st.integers(1, 999), st.integers(1, 999)),
+    ),
+    outputs=st.lists(st.text(), max_size=4).map(tuple),
+    class_names=st.none() | st.lists(st.text(), max_size=4).map(tuple),
+    options=st.dictionaries(st.text(), numbers | st.booleans()),
+    notes=st.lists(st.text(), max_size=2).map(tuple),
+    schema=st.just(SCHEMA),
+)
+
+
+@given(card=cards)
+def test_a_card_comes_back_as_it_was(card: Card) -> None:
+    assert Card.from_json(card.to_json()) == card
+
+
+def test_a_newer_schema_is_refused() -> None:
+    fields = json.loads(CARD.to_json())
+    fields["schema"] = SCHEMA + 1
+    with pytest.raises(FileError, match=f"schema {SCHEMA + 1}.*up to {SCHEMA}; install a newer"):
+        Card.from_json(json.dumps(fields))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '"card"', "{}", '{"schema": "one"}'])
+def test_what_is_no_card_is_refused(text: str) -> None:
+    with pytest.raises(FileError, match="card cannot be read"):
+        Card.from_json(text)
+
+
+@pytest.mark.parametrize("name", json.loads(CARD.to_json()))
+def test_a_card_with_an_unknown_field_or_without_a_needed_one_is_refused(name: str) -> None:
+    fields = json.loads(CARD.to_json())
+    with pytest.raises(FileError, match="card cannot be read"):
+        Card.from_json(json.dumps({**fields, f"{name}_": 1}))
+    if name in ("method", "layer", "image", "num_classes", "outputs", "schema"):
+        del fields[name]
+        with pytest.raises(FileError, match="card cannot be read"):
+            Card.from_json(json.dumps(fields))
+
+
+@every_format
+def test_sealing_keeps_what_was_there(seal: Seal, is_sealed: IsSealed, content: bytes) -> None:
+    assert not is_sealed(content)
+    assert is_sealed(seal(content))
+
+
+def test_a_sealed_onnx_file_is_a_valid_model_with_its_card() -> None:
+    model = onnx.load_model_from_string(seal_onnx(onnx_file()))
+    onnx.checker.check_model(model)
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    assert Card.from_json(properties[KEY]) == CARD
+
+
+def test_a_sealed_archive_is_a_valid_zip_with_its_card() -> None:
+    with zipfile.ZipFile(io.BytesIO(seal_zip(zip_file()))) as entries:
+        assert entries.testzip() is None
+        assert entries.read("model/data.pkl") == b"weights"
+        assert Card.from_json(read_extra(entries, KEY) or "") == CARD
+        assert read_extra(entries, "other") is None
+
+
+@every_format
+def test_every_truncation_breaks_the_seal(seal: Seal, is_sealed: IsSealed, content: bytes) -> None:
+    sealed = seal(content)
+    assert not any(is_sealed(sealed[:length]) for length in range(len(sealed)))
+
+
+@every_format
+def test_every_flipped_bit_breaks_the_seal(seal: Seal, is_sealed: IsSealed, content: bytes) -> None:
+    sealed = seal(content)
+    unnoticed = []
+    for position in range(len(sealed)):
+        for bit in range(8):
+            flipped = bytearray(sealed)
+            flipped[position] ^= 1 << bit
+            if is_sealed(bytes(flipped)):
+                unnoticed.append((position, bit))
+    assert unnoticed == []
+
+
+@every_format
+def test_bytes_behind_the_seal_break_it(seal: Seal, is_sealed: IsSealed, content: bytes) -> None:
+    assert not is_sealed(seal(content) + b"\0")
+
+
+@every_format
+@pytest.mark.parametrize("foreign", [b"", b"PK", b"\0" * 500, b"GIF89a" * 50])
+def test_a_foreign_file_is_not_sealed(
+    seal: Seal, is_sealed: IsSealed, content: bytes, foreign: bytes
+) -> None:
+    assert not is_sealed(foreign)

@@ -1,0 +1,247 @@
+"""Weighting kernels against the papers' equations, autograd, and their own laws."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import camcore
+from tests.backends import Backend, open_backend
+from tests.camcore import references
+from tests.camcore.strategies import features
+
+METHODS = (
+    camcore.gradcam,
+    camcore.gradcam_plus_plus,
+    camcore.xgradcam,
+    camcore.hirescam,
+    camcore.layercam,
+    camcore.gradcam_elementwise,
+)
+WEIGHTS = (camcore.gradcam_weights, camcore.gradcam_plus_plus_weights, camcore.xgradcam_weights)
+
+every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+every_kernel = pytest.mark.parametrize(
+    "kernel", METHODS + WEIGHTS, ids=lambda kernel: kernel.__name__
+)
+Kernel = Callable[..., Any]
+
+
+def test_every_method_of_the_registry_is_tested_here() -> None:
+    kernels = {method.kernel for method in camcore.METHODS.values()}
+    assert kernels == {*METHODS, camcore.cam}
+
+
+@every_kernel
+@given(data=st.data())
+def test_equals_the_paper(backend: Backend, kernel: Kernel, data: st.DataObject) -> None:
+    case = data.draw(features(backend))
+    reference = getattr(references, kernel.__name__)
+    expected = references.for_each_image(
+        reference, case.activations, case.gradients, case.spatial_ndim
+    )
+    actual = kernel(*case.arrays(backend), spatial_ndim=case.spatial_ndim)
+    if kernel is camcore.gradcam_weights:  # it has the gradients' leading axes
+        assert tuple(actual.shape) == case.gradients.shape[: -case.spatial_ndim]
+    backend.assert_close(actual, expected, case.dtype)
+
+
+@given(data=st.data())
+def test_weighted_sum_and_cam_equal_the_paper(backend: Backend, data: st.DataObject) -> None:
+    case = data.draw(features(backend))
+    # Only one number for each channel: the gradient at the first point.
+    weights = case.gradients[(..., *(0,) * case.spatial_ndim)]
+    spread = np.broadcast_to(weights[(..., *(None,) * case.spatial_ndim)], case.gradients.shape)
+    expected = references.for_each_image(
+        references.gradcam, case.activations, spread, case.spatial_ndim
+    )
+    activations, _ = case.arrays(backend)
+    for kernel in (camcore.weighted_sum, camcore.cam):
+        actual = kernel(
+            activations, backend.array(weights, case.dtype), spatial_ndim=case.spatial_ndim
+        )
+        backend.assert_close(actual, expected, case.dtype)
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-3])
+@pytest.mark.parametrize("method", [camcore.gradcam_plus_plus, camcore.xgradcam])
+def test_eps_is_the_equations(backend: Backend, method: Kernel, eps: float) -> None:
+    rng = np.random.default_rng(0)
+    A, G = rng.random((3, 4)) + 0.1, rng.normal(size=(3, 4)) * 0.01
+    expected = getattr(references, method.__name__)(A, G, eps)
+    actual = method(
+        backend.array(A, "float64"), backend.array(G, "float64"), spatial_ndim=1, eps=eps
+    )
+    backend.assert_close(actual, expected, "float64")
+
+
+@every_kernel
+def test_equals_the_closed_form_of_a_pooled_linear_head(kernel: Kernel) -> None:
+    """Gradients from autograd; the right-hand sides need none."""
+    torch.manual_seed(0)
+    A = torch.rand(3, 8, 5, 6, dtype=torch.float64, requires_grad=True)
+    head = torch.nn.Linear(8, 4).double()
+    target = torch.tensor([2, 0, 3])
+    scores = head(A.mean(dim=(-2, -1)))
+    (G,) = torch.autograd.grad(scores.gather(1, target[:, None]).sum(), A)
+    A = A.detach()
+
+    points = 5 * 6
+    g = head.weight.detach()[target] / points  # constant over space
+    total = A.sum(dim=(-2, -1))
+    relu = g.clamp(min=0)
+    plus = points * relu * g**2 / (2 * g**2 + total * g**3 + 1e-6)
+    closed_forms = {
+        "gradcam_weights": g,
+        "xgradcam_weights": g,
+        "gradcam_plus_plus_weights": plus,
+        "gradcam": torch.einsum("bk,bkhw->bhw", g, A),
+        "hirescam": torch.einsum("bk,bkhw->bhw", g, A),
+        "xgradcam": torch.einsum("bk,bkhw->bhw", g, A),
+        "layercam": torch.einsum("bk,bkhw->bhw", relu, A),
+        "gradcam_elementwise": torch.einsum("bk,bkhw->bhw", relu, A),
+        "gradcam_plus_plus": torch.einsum("bk,bkhw->bhw", plus, A),
+    }
+    # XGrad-CAM's eps of 1e-7 beside a sum of about 15 is what is left over.
+    torch.testing.assert_close(kernel(A, G), closed_forms[kernel.__name__], rtol=1e-7, atol=1e-9)
+    cam = camcore.cam(A, head.weight.detach()[target])
+    torch.testing.assert_close(cam / points, closed_forms["gradcam"])
+
+
+@every_kernel
+@given(data=st.data())
+def test_a_batch_gives_what_its_images_give(
+    backend: Backend, kernel: Kernel, data: st.DataObject
+) -> None:
+    case = data.draw(features(backend))
+    A, G = np.broadcast_arrays(case.activations, case.gradients)
+    batch = backend.numpy(
+        kernel(
+            backend.array(A, case.dtype),
+            backend.array(G, case.dtype),
+            spatial_ndim=case.spatial_ndim,
+        )
+    )
+    for image in references.indices(A.shape[: -1 - case.spatial_ndim]):
+        one = kernel(
+            backend.array(A[image], case.dtype),
+            backend.array(G[image], case.dtype),
+            spatial_ndim=case.spatial_ndim,
+        )
+        backend.assert_close(one, batch[image], case.dtype)
+
+
+@every_method
+@given(data=st.data())
+def test_the_order_of_channels_does_not_matter(
+    backend: Backend, method: Kernel, data: st.DataObject
+) -> None:
+    case = data.draw(features(backend))
+    axis = -1 - case.spatial_ndim
+    order = data.draw(st.permutations(range(case.activations.shape[axis])))
+    shuffled = method(
+        backend.array(np.take(case.activations, order, axis), case.dtype),
+        backend.array(np.take(case.gradients, order, axis), case.dtype),
+        spatial_ndim=case.spatial_ndim,
+    )
+    expected = backend.numpy(method(*case.arrays(backend), spatial_ndim=case.spatial_ndim))
+    backend.assert_close(shuffled, expected, case.dtype)
+
+
+@every_kernel
+@given(data=st.data())
+def test_zero_gradients_give_zeros(backend: Backend, kernel: Kernel, data: st.DataObject) -> None:
+    case = data.draw(features(backend))
+    A, _ = case.arrays(backend)
+    actual = kernel(
+        A, backend.array(case.gradients * 0, case.dtype), spatial_ndim=case.spatial_ndim
+    )
+    backend.assert_close(actual, np.zeros(actual.shape), case.dtype)
+
+
+@pytest.mark.parametrize(
+    "method", [camcore.gradcam_plus_plus, camcore.xgradcam], ids=lambda method: method.__name__
+)
+def test_eps_zero_and_silent_channels_give_zeros(backend: Backend, method: Kernel) -> None:
+    zeros = backend.array(np.zeros((2, 3, 4, 4)))
+    actual = method(zeros, zeros, eps=0.0)
+    backend.assert_close(actual, np.zeros((2, 4, 4)), "float32")
+
+
+@every_method
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", ["activations", "gradients"])
+def test_nonfinite_values_stay_in_their_image(
+    backend: Backend, method: Kernel, bad: float, where: str
+) -> None:
+    rng = np.random.default_rng(0)
+    A, G = rng.random((3, 2, 4, 5)), rng.normal(size=(3, 2, 4, 5))
+    clean = backend.numpy(method(backend.array(A), backend.array(G)))
+    (A if where == "activations" else G)[1, 0, 2, 3] = bad
+    with np.errstate(invalid="ignore"):
+        actual = backend.numpy(method(backend.array(A), backend.array(G)))
+    if not (bad == -np.inf and method in (camcore.layercam, camcore.gradcam_elementwise)):
+        # Those two rectify before they sum: minus infinity is as good as zero.
+        assert not np.isfinite(actual[1]).all()
+    np.testing.assert_allclose(actual[[0, 2]], clean[[0, 2]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_small_half_precision_gradients_survive(library: str) -> None:
+    """Their mean would be zero in float16; times the activation it is not."""
+    A, G = np.full((1, 1, 8, 8), 60000.0), np.zeros((1, 1, 8, 8))
+    G[..., 0, 0] = 2.0**-24  # the smallest number float16 has
+    with open_backend(library) as backend:
+        actual = camcore.gradcam(backend.array(A, "float16"), backend.array(G, "float16"))
+        expected = np.full((1, 8, 8), backend.rounded(60000.0, "float16") / 2**24 / 64)
+        assert actual.dtype == backend.dtypes["float16"]
+        np.testing.assert_allclose(backend.numpy(actual), expected, rtol=2e-3)
+
+
+def test_mixed_precision_is_promoted(backend: Backend) -> None:
+    A = backend.array(np.ones((1, 2, 3, 3)), "float32")
+    G = backend.array(np.full((1, 2, 3, 3), 0.1), "float64")
+    backend.assert_close(camcore.gradcam(A, G), np.full((1, 3, 3), 0.2), "float64")
+
+
+@every_kernel
+def test_wrong_shapes_are_refused_with_both(backend: Backend, kernel: Kernel) -> None:
+    ones = {shape: backend.array(np.ones(shape)) for shape in [(2, 3, 4, 4), (2, 3, 4, 5), (4, 4)]}
+    with pytest.raises(camcore.InputError, match=r"\(2, 3, 4, 4\) and \(2, 3, 4, 5\)"):
+        kernel(ones[2, 3, 4, 4], ones[2, 3, 4, 5])
+    with pytest.raises(camcore.InputError, match=r"with 2 spatial axes.*\(4, 4\) and \(4, 4\)"):
+        kernel(ones[4, 4], ones[4, 4])
+    with pytest.raises(camcore.InputError, match="with 0 spatial axes"):
+        kernel(ones[4, 4], ones[4, 4], spatial_ndim=0)
+    with pytest.raises(
+        camcore.InputError, match=r"leading axes.*\(2, 1, 4, 4\) and \(3, 1, 4, 4\)"
+    ):
+        kernel(backend.array(np.ones((2, 1, 4, 4))), backend.array(np.ones((3, 1, 4, 4))))
+
+
+@pytest.mark.parametrize("kernel", [camcore.weighted_sum, camcore.cam])
+def test_weights_of_another_length_are_refused(backend: Backend, kernel: Kernel) -> None:
+    with pytest.raises(camcore.InputError, match=r"\(2, 3, 4, 4\) and \(2, 4\)"):
+        kernel(backend.array(np.ones((2, 3, 4, 4))), backend.array(np.ones((2, 4))))
+    with pytest.raises(camcore.InputError, match=r"\(2, 3, 4, 4\) and \(5, 3\)"):
+        kernel(backend.array(np.ones((2, 3, 4, 4))), backend.array(np.ones((5, 3))))
+
+
+@every_kernel
+def test_other_than_floating_point_arrays_are_refused(backend: Backend, kernel: Kernel) -> None:
+    floats, integers = backend.array(np.ones((1, 1, 2, 2))), backend.array([[[[1, 2], [3, 4]]]])
+    with pytest.raises(camcore.InputError, match=r"floating-point arrays, got .*int64"):
+        kernel(floats, integers)
+    with pytest.raises(camcore.InputError, match="one array library"):
+        kernel(floats, [[[[1.0, 2.0], [3.0, 4.0]]]])
+    with pytest.raises(camcore.InputError, match="one array library, got list, list"):
+        kernel([[1.0]], [[1.0]], spatial_ndim=1)
+
+
+def test_arrays_of_two_libraries_are_refused() -> None:
+    with pytest.raises(camcore.InputError, match="got ndarray, Tensor"):
+        camcore.gradcam(np.ones((1, 1, 2, 2)), torch.ones(1, 1, 2, 2))
