@@ -18,6 +18,7 @@ $(INSTALLED): pyproject.toml
 
 setup: $(INSTALLED)  ## make the virtual environment and install everything into it
 
+# The README's picture is the demo's own, made again by adding --picture docs/demo.png.
 demo: $(INSTALLED)  ## export the shipped classifier, run it, write overlays to demo-output/
 	$(BIN)/python -m camcore.adapters.demo --output demo-output
 

@@ -60,8 +60,9 @@ app = typer.Typer(
 Model = Annotated[
     str,
     typer.Argument(
+        metavar="MODEL",
         help="A torchvision builder (resnet18), module:function (a function that returns an "
-        "nn.Module), or scenes (the demo classifier)."
+        "nn.Module), or scenes (the demo classifier).",
     ),
 ]
 Weights = Annotated[
@@ -98,6 +99,8 @@ def _camcore(
     - `camcore export resnet18 --output resnet18.onnx`
 
     - `camcore run resnet18.onnx dog.jpg --output overlay.png`
+
+    Without a download: `scenes` in place of resnet18, a small classifier of painted shapes.
 
     Exit codes: 0 done, 1 the model could not be exported or proven, 2 something was wrong with what
     was given.
@@ -149,7 +152,10 @@ def export(
     with _needs("export"):
         from camcore.adapters import zoo
         from camcore.export import explain, save
-    check_suffix(output)  # before minutes of work
+    # Before minutes of work.
+    check_suffix(output)
+    if not output.parent.is_dir():
+        raise FileError(f"--output {output}: there is no folder {output.parent}; make it first")
     names = None if class_names is None else _read_lines(class_names)
     height_width = _parse_size(size)
     with _err.status(f"building {model}"):
@@ -223,6 +229,8 @@ def run(
     pictures = None if output is None else _picture_paths(output, images)
     overlay.colormap_code(colormap)  # an unknown one is refused before anything is computed
     runner = load(file, device)
+    if top is not None and top > runner.card.num_classes:
+        raise InputError(f"--top {top}, but {file} knows {runner.card.num_classes} classes")
     wanted = [class_index(runner.card, name) for name in classes or ()] or [-1] * (top or 1)
 
     results = []
@@ -323,21 +331,23 @@ def _read_lines(path: Path) -> tuple[str, ...]:
     try:
         return tuple(path.read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"{path} cannot be read: {error}") from error
+        raise FileError(
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from error
 
 
 def _write_text(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise FileError(f"{path} cannot be written: {error}") from error
+        raise FileError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FileError(f"folder {path} cannot be made: {error}") from error
+        raise FileError(f"folder {path} cannot be made: {error.strerror}") from error
 
 
 def _picture_paths(output: Path, images: Sequence[Path]) -> list[Path]:

@@ -81,7 +81,10 @@ def read_file(path: str | Path) -> tuple[bytes, Card]:
 def check_suffix(path: Path) -> None:
     """Raises a `FileError` where the suffix names none of the formats."""
     if path.suffix.lower() not in SUFFIXES:
-        raise FileError(f"{path}: suffix {path.suffix!r} is none of {', '.join(SUFFIXES)}")
+        raise FileError(
+            f"{path} has the suffix {path.suffix!r}; expected {', '.join(SUFFIXES[:-1])} or "
+            f"{SUFFIXES[-1]}"
+        )
 
 
 def read_bytes(path: Path) -> bytes:

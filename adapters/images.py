@@ -92,7 +92,10 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
             opened.load()
             image = ImageOps.exif_transpose(opened)
     except UnidentifiedImageError as error:
-        raise FileError(f"{path} is not an image that Pillow can read") from error
+        raise FileError(
+            f"{path} is not an image that Pillow can read; expected PNG, JPEG, WebP, TIFF or "
+            "the like"
+        ) from error
     except Image.DecompressionBombError as error:
         raise FileError(f"{path}: {error}") from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:  # what its decoders raise

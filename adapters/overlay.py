@@ -24,7 +24,7 @@ COLORMAPS: dict[str, int] = {
 
 _LEGIBLE_WIDTH = 240  # pixels; a narrower picture has no room for a class name
 _FONT_SIZES = (13, 96)
-_GAP = 4
+GAP = 4  # pixels between pictures side by side
 
 
 def heatmap(
@@ -79,12 +79,14 @@ def colormap_code(name: str) -> int:
     return COLORMAPS[name]
 
 
-def caption(picture: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
+def caption(
+    picture: NDArray[np.uint8], text: str, *, font_size: int | None = None
+) -> NDArray[np.uint8]:
     """The picture with a strip above that holds the text, white on black, whatever the picture's
     size.
 
     A picture too narrow to read a text on is enlarged by a whole number; a text that is still too
-    long ends in dots.
+    long ends in dots. Without a font size, in pixels, it follows from the picture's width.
 
     >>> caption(np.zeros((32, 32, 3), np.uint8), "boxer 0.93").shape[1]
     256
@@ -98,7 +100,7 @@ def caption(picture: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
     room = width - smallest
     # A text's length grows with the font size.
     fitting = int(largest * room / max(ImageFont.load_default(largest).getlength(text), 1))
-    size = max(min(fitting, round(width / 18), largest), smallest)
+    size = font_size or max(min(fitting, round(width / 18), largest), smallest)
     font = ImageFont.load_default(size)
     while text and font.getlength(text) > room:
         text = text.removesuffix("...")[:-1] + "..." if len(text) > 4 else ""
@@ -116,7 +118,7 @@ def side_by_side(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     if not pictures or len({picture.shape[0] for picture in pictures}) != 1:
         shapes = [picture.shape for picture in pictures]
         raise InputError(f"pictures have shapes {shapes}; expected one or more of one height")
-    gap = np.full((pictures[0].shape[0], _GAP, 3), 255, np.uint8)
+    gap = np.full((pictures[0].shape[0], GAP, 3), 255, np.uint8)
     row = [part for picture in pictures for part in (gap, picture)]
     return np.concatenate(row[1:], axis=1)
 

@@ -8,11 +8,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from camcore.adapters.files import Port
-from camcore.card import Card
+from camcore.card import Card, ImageSpec
 from camcore.methods import Method
 
 if TYPE_CHECKING:
     from camcore.export.layers import LayerInfo
+
+_NAME_WIDTH = 40  # of a layer; half of a terminal of 80 columns
 
 
 def predictions_table(result: dict[str, Any]) -> Table:
@@ -51,7 +53,7 @@ def card_table(file: Path, card: Card) -> Table:
         "options": _pairs(card.options) or "none",
         "classes": f"{card.num_classes}: {', '.join(names[:3])}{more}",
         "image": f"{card.image.dtype} {card.image.colour}, {sizes}",
-        "resize, crop": f"{card.image.resize}, {card.image.crop}, {card.image.interpolation}",
+        "prepared by": _preparation(card.image),
         "mean, std": f"{card.image.mean}, {card.image.std}",
         "outputs": ", ".join(card.outputs),
         "map size": card.map_size,
@@ -76,33 +78,51 @@ def ports_table(inputs: Sequence[Port], outputs: Sequence[Port]) -> Table:
 
 def methods_table(methods: Iterable[Method]) -> Table:
     """What each method computes, what it costs, and where it comes from."""
-    table = Table(title="methods")
-    table.add_column("method", no_wrap=True)
-    table.add_column("map")
-    table.add_column("cost beside the prediction")
-    table.add_column("source", overflow="fold")
+    table = Table(title="methods", show_header=False, show_lines=True)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
     for method in methods:
-        table.add_row(method.name, method.summary, method.passes, method.paper)
+        cost = f"costs, beside the prediction: {method.passes}"
+        table.add_row(method.name, f"{method.summary}\n{cost}\n{method.paper}")
     return table
 
 
 def layers_table(model: str, layers: "Iterable[LayerInfo]") -> Table:
     """A model's layers in the order of execution, the default in bold."""
+    layers = list(layers)
     table = Table(title=escape(f"layers of {model}"))
-    table.add_column("layer", overflow="fold")
-    for heading in ("kind", "output", "usable", "remark"):
-        table.add_column(heading)
+    # Names stay in one piece, to be copied, as long as the other columns have room.
+    longest = max((len(layer.name) for layer in layers), default=0)
+    table.add_column("layer", overflow="fold", width=max(min(longest, _NAME_WIDTH), len("layer")))
+    table.add_column("kind")
+    table.add_column("output", no_wrap=True)
+    table.add_column("usable", overflow="fold")
     for layer in layers:
         table.add_row(
             escape(layer.name),
             layer.kind,
             " x ".join(map(str, layer.shape)),
-            "yes" if layer.usable else "no",
-            escape(f"default: {layer.reason}" if layer.default else layer.reason),
+            "default"
+            if layer.default
+            else "yes"
+            if layer.usable
+            else escape(f"no: {layer.reason}"),
             style="bold" if layer.default else None if layer.usable else "dim",
         )
+        if layer.default:
+            table.caption = escape(f"the default, {layer.name}: {layer.reason}")
     return table
 
 
+def _preparation(spec: ImageSpec) -> str:
+    """What `camcore.adapters.images.prepare` does to an image before it normalises."""
+    steps = []
+    if spec.resize is not None:
+        steps.append(f"shorter side to {spec.resize}, {spec.interpolation}")
+    if spec.crop is not None:
+        steps.append(f"middle {spec.crop[0]} x {spec.crop[1]} cut out")
+    return "; ".join(steps) or "no resizing, no cropping"
+
+
 def _pairs(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items())
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())

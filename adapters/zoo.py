@@ -286,7 +286,14 @@ def _scenes(weights: str) -> BuiltModel:
 
     if weights.upper() != "DEFAULT":
         raise InputError(f"{SCENES} comes with its own weights; leave --weights {weights} out")
-    spec = ImageSpec(None, None, mean=network.IMAGE_MEAN, std=network.IMAGE_STD)
+    spec = ImageSpec(
+        None,
+        None,
+        mean=network.IMAGE_MEAN,
+        std=network.IMAGE_STD,
+        # In pictures much larger than those it learnt from, it scores every class far too low.
+        resize=network.IMAGE_SIDE,
+    )
     return BuiltModel(demo.load_scene_net(), SCENES, tuple(demo.CLASS_NAMES), spec)
 
 

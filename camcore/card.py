@@ -1,10 +1,13 @@
-"""The card: what a file says of itself, so that running it needs the file and an image and nothing else.
+"""The card: what a file says of itself, so that running it needs the file and an image and nothing
+else.
 
-An exported file carries the card as JSON under the metadata key `camcore`, and ends with a *seal*, the SHA-256 of
-everything before it. A file without a card was not written by camcore; a file whose seal does not fit was truncated
-or changed afterwards. The seal guards against accidents, not against somebody who forges a new one.
+An exported file carries the card as JSON under the metadata key `camcore`, and ends with a *seal*,
+the SHA-256 of everything before it. A file without a card was not written by camcore; a file whose
+seal does not fit was truncated or changed afterwards. The seal guards against accidents, not
+against somebody who forges a new one.
 
-Only the standard library is imported: the production side reads cards without torch and without onnx.
+Only the standard library is imported: the production side reads cards without torch and without
+onnx.
 """
 
 import dataclasses
@@ -26,10 +29,10 @@ SCHEMA = 1
 class ImageSpec:
     """How an image becomes the graph input `image`.
 
-    The shorter side is resized to `resize` pixels, then the centre `crop` (height, width) is cut out, as in
-    torchvision; either may be None (not done). Pixels are scaled to [0, 1], then normalised with `mean` and `std`,
-    one value per channel. With dtype `uint8` the graph does the scaling and normalising itself and takes
-    (B, H, W, C); with `float32` it takes (B, C, H, W).
+    The shorter side is resized to `resize` pixels, then the centre `crop` (height, width) is cut
+    out, as in torchvision; either may be None (not done). Pixels are scaled to [0, 1], then
+    normalised with `mean` and `std`, one value per channel. With dtype `uint8` the graph does the
+    scaling and normalising itself and takes (B, H, W, C); with `float32` it takes (B, C, H, W).
 
     `height` and `width` are the sizes the graph accepts, None where any size is accepted.
     """
@@ -50,8 +53,9 @@ class ImageSpec:
 class Card:
     """Everything a runner needs to know about an exported file.
 
-    `outputs` are the graph's outputs in order; `map_size` is `image` or `feature`; `options` are the method's options
-    that differ from none; `proof` says what the file was checked against and the worst relative error found.
+    `outputs` are the graph's outputs in order; `map_size` is `image` or `feature`; `options` are
+    the method's options that differ from none; `proof` says what the file was checked against and
+    the worst relative error found.
     """
 
     method: str
@@ -83,8 +87,8 @@ class Card:
             fields = json.loads(text)
             if fields["schema"] > SCHEMA:
                 raise FileError(
-                    f"the file was written with card schema {fields['schema']}, this camcore reads up to {SCHEMA}; "
-                    "install a newer camcore"
+                    f"the file was written with card schema {fields['schema']}, this camcore reads "
+                    f"up to {SCHEMA}; install a newer camcore"
                 )
             image = {name: _as_tuple(value) for name, value in fields.pop("image").items()}
             return cls(
@@ -103,7 +107,7 @@ def _as_tuple(value: Any) -> Any:
 
 
 def attach_onnx(content: bytes, card: Card) -> bytes:
-    """A serialised `ModelProto` with the card among its metadata, sealed; the graph's bytes stay as they are."""
+    """A serialised `ModelProto` with the card among its metadata, sealed; no other byte changes."""
     entry = _field(1, KEY.encode()) + _field(2, card.to_json().encode())
     return seal_onnx(content + _field(_METADATA_PROPS, entry))
 
@@ -120,8 +124,8 @@ def attach_zip(content: bytes, card: Card) -> bytes:
 def seal_onnx(content: bytes) -> bytes:
     """Serialised `ModelProto` bytes with the seal behind them.
 
-    Protobuf allows fields of a message to be appended in any order, so the seal is one more `metadata_props` entry
-    whose bytes come last: reading it back needs no protobuf library.
+    Protobuf allows fields of a message to be appended in any order, so the seal is one more
+    `metadata_props` entry whose bytes come last: reading it back needs no protobuf library.
     """
     return content + _onnx_seal(content)
 

@@ -13,15 +13,21 @@ class InputError(CamcoreError, ValueError):
 
 
 class UnknownNameError(CamcoreError, LookupError):
-    """A method, layer, model or class name that does not exist; the message lists the nearest ones."""
+    """A method, layer, model or class name that does not exist; the message lists the nearest
+    ones.
+    """
 
 
 class ExportError(CamcoreError):
-    """The model cannot be turned into an explainable graph; the message names the layer or operator."""
+    """The model cannot be turned into an explainable graph; the message names the layer or
+    operator.
+    """
 
 
 class ProofError(CamcoreError):
-    """A written file did not give what eager PyTorch gives; the message says by how much and where."""
+    """A written file did not give what eager PyTorch gives; the message says by how much and
+    where.
+    """
 
 
 class FileError(CamcoreError, OSError):

@@ -9,9 +9,10 @@ All functions take floating-point arrays of any array API library and raise `Inp
 arrays and for shapes that do not fit. A NaN or an infinity stays in the maps of its own image.
 """
 
+import math
+
 from camcore._arrays import (
     Array,
-    add_space,
     check_features,
     divide,
     floating_kernel,
@@ -97,8 +98,12 @@ def weighted_sum(activations: Array, weights: Array, /, *, spatial_ndim: int = 2
     """
     check_features(activations, weights, spatial_ndim=spatial_ndim, name="weights", per_point=False)
     xp = namespace(activations, weights)
-    products = activations * add_space(weights, spatial_ndim=spatial_ndim)
-    return xp.sum(products, axis=-1 - spatial_ndim)
+    # As a matrix product, which never makes the weighted copy of the activations.
+    *_, channels = activations.shape[:-spatial_ndim]
+    S = activations.shape[-spatial_ndim:]
+    columns = (*activations.shape[: -1 - spatial_ndim], channels, math.prod(S))
+    maps = xp.matmul(weights[..., None, :], xp.reshape(activations, columns))
+    return xp.reshape(maps, (*maps.shape[:-2], *S))
 
 
 @floating_kernel

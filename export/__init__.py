@@ -1,4 +1,6 @@
-"""From a torch model to a file that explains itself: trace, cut, compose, write, prove, describe."""
+"""From a torch model to a file that explains itself: trace, cut, compose, write, prove,
+describe.
+"""
 
 import os
 import tempfile
@@ -36,13 +38,16 @@ def save(explained: Explained, path: str | os.PathLike[str]) -> Card:
     In every case of error nothing is left behind, and a file that stood there before is untouched.
     """
     path = Path(path)
-    if path.suffix not in WRITERS:
-        raise InputError(f"cannot write {path.name!r}: expected a name that ends in {', '.join(WRITERS)}")
+    suffix = path.suffix.lower()
+    if suffix not in WRITERS:
+        raise InputError(
+            f"cannot write {path.name!r}: expected a name that ends in {', '.join(WRITERS)}"
+        )
     with _writable(path) as scratch:
-        content = WRITERS[path.suffix](capture(explained), explained.card.outputs)
+        content = WRITERS[suffix](capture(explained), explained.card.outputs)
         scratch.write_bytes(content)
         card = replace(explained.card, proof=prove(scratch, explained))
-        attach = attach_onnx if path.suffix == ".onnx" else attach_zip
+        attach = attach_onnx if suffix == ".onnx" else attach_zip
         scratch.write_bytes(attach(content, card))
     return card
 
@@ -52,7 +57,9 @@ def _writable(path: Path) -> Iterator[Path]:
     """A scratch file beside `path`, which takes its place if all goes well and vanishes if not."""
     try:
         # Made first: a read-only folder should be known before minutes of work, not after.
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent
+        )
         os.close(handle)
     except OSError as error:
         raise FileError(f"cannot write to the folder {path.parent}: {error.strerror}") from error

@@ -1,9 +1,14 @@
-"""The one classifier whose weights are a map by themselves: global average pooling, then a linear layer."""
+"""The one classifier whose weights are a map by themselves: global average pooling, then a linear
+layer.
+"""
+
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from camcore.errors import ExportError
+from camcore.export.trace import outputs_of
 
 aten = torch.ops.aten
 
@@ -24,7 +29,8 @@ def pooled_linear_weight(tail: fx.GraphModule, layer: str) -> Tensor:
     Raises:
         ExportError: the tail does anything else.
     """
-    scores = tail.graph.output_node().args[0][0]
+    scores: Any
+    (scores,) = outputs_of(tail)
     if scores.target is not aten.linear.default:
         raise _not_pooled_linear(layer, scores)
     pooled, weight = scores.args[:2]
@@ -37,7 +43,7 @@ def pooled_linear_weight(tail: fx.GraphModule, layer: str) -> Tensor:
     return tail.get_buffer(weight.target)
 
 
-def _is_global_average(node: fx.Node) -> bool:
+def _is_global_average(node: Any) -> bool:
     if node.target is aten.adaptive_avg_pool2d.default:
         return list(node.args[1]) == [1, 1]
     if node.target is aten.mean.dim:
@@ -48,6 +54,7 @@ def _is_global_average(node: fx.Node) -> bool:
 
 def _not_pooled_linear(layer: str, found: fx.Node) -> ExportError:
     return ExportError(
-        f"cam needs global average pooling and one linear layer right behind {layer!r}, found {found.target}. "
-        "Choose the layer before the pooling, or a gradient method: gradcam gives the same map where cam applies"
+        f"cam needs global average pooling and one linear layer right behind {layer!r}, found "
+        f"{found.target}. Choose the layer before the pooling, or a gradient method: where cam "
+        "applies, gradcam gives the same map"
     )

@@ -15,7 +15,7 @@ from camcore.export.classifier import pooled_linear_weight
 from camcore.export.cut import Cut, cut
 from camcore.export.gradient import Gradient, trace_gradient
 from camcore.export.layers import default_layer, find_activation
-from camcore.export.trace import trace
+from camcore.export.trace import outputs_of, trace
 from camcore.methods import Method, get_method
 from camcore.scaling import postprocess
 from camcore.targets import select_classes
@@ -34,7 +34,7 @@ class Explanation(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for, kept beside the result so that the proof can ask eager PyTorch for the same."""
+    """What was asked for: the proof asks eager PyTorch for the same."""
 
     model: nn.Module
     example: Tensor
@@ -49,11 +49,13 @@ class Request:
 class Explained(nn.Module):
     """A model that returns its prediction and the maps of the classes asked for.
 
-    Called with images (B, C, H, W) and optional class ids (B or 1, K), int64, where -1 in column k stands for the
-    class with the k-th highest score; without ids it explains the best class. It is an ordinary module: it runs
-    eagerly on any device, and `camcore.export.save` writes it to a file.
+    Called with images (B, C, H, W) and optional class ids (B or 1, K), int64, where -1 in column k
+    stands for the class with the k-th highest score; without ids it explains the best class. It is
+    an ordinary module, which runs eagerly on the model's device and shares its weights;
+    `camcore.export.save` writes it to a file.
 
-    `body` does the work, on plain tuples; `card` describes the result, `request` what was asked for.
+    `body` does the work, on plain tuples; `card` describes the result, `request` what was asked
+    for.
     """
 
     def __init__(self, body: "_Body", request: Request, card: Card) -> None:
@@ -74,7 +76,7 @@ class Explained(nn.Module):
 
 
 class _Body(nn.Module):
-    """From images and class ids to `(scores, classes, saliency_map)`; subclasses make the raw maps."""
+    """From images and class ids to `(scores, classes, saliency_map)`."""
 
     def __init__(self, parts: Cut, request: Request) -> None:
         super().__init__()
@@ -117,12 +119,12 @@ class _GradientBody(_Body):
 
 
 class _ClassWeightBody(_Body):
-    """Raw maps from activations and the classifier's weights: no more than the prediction itself."""
+    """Raw maps from activations and the classifier's weights: no pass but the prediction's."""
 
     def __init__(self, parts: Cut, request: Request, weight: Tensor) -> None:
         super().__init__(parts, request)
         self.tail = parts.tail
-        self.register_buffer("weight", weight)
+        self.weight = nn.Buffer(weight)
 
     def raw_maps(self, image: Tensor, class_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         activations, *crossing = self.head(image)
@@ -154,16 +156,18 @@ def explain(
         model: takes images (B, C, H, W), returns scores (B, N); in eval mode; left as it is.
         example: images of a shape that the model accepts; only the shape matters.
         method: a name of `camcore.methods.METHODS`.
-        layer: the name of the module to explain, as in `model.named_modules()`; None takes the last one whose output
-            lies on the image's grid.
+        layer: the name of the module to explain, as in `model.named_modules()`; None takes the last
+            one whose output lies on the image's grid.
         relu, normalize: post-processing; relu None takes the method's default.
         full_size: maps at image size, otherwise at the layer's own.
-        dynamic_size: True demands free height and width, False fixes the example's, None frees them if it can.
+        dynamic_size: True demands free height and width, False fixes the example's, None frees
+            them where the model allows it. The batch is always free.
         model_name, class_names, image_spec: written on the file's card for whoever runs it.
         options: the method's own, such as `eps`.
 
     Raises:
-        InputError: the model is in training mode, has NaN in its weights, or an argument does not fit.
+        InputError: the model is in training mode or has NaN in its weights, or an argument does
+            not fit.
         UnknownNameError: no such method or layer; the message offers the nearest.
         ExportError: the model, the layer or an operator behind the layer cannot be exported.
 
@@ -191,12 +195,15 @@ def explain(
         normalize=normalize,
         full_size=full_size,
     )
-    height, width = (None, None) if traced.dynamic_size else example.shape[-2:]
+    height, width = (None, None) if traced.dynamic_size else tuple(example.shape[-2:])
     card = Card(
         method=method,
         layer=layer,
         image=replace(
-            image_spec or ImageSpec(None, None), height=height, width=width, channels=example.shape[1]
+            image_spec or ImageSpec(None, None),
+            height=height,
+            width=width,
+            channels=example.shape[1],
         ),
         num_classes=num_classes,
         outputs=Explanation._fields,
@@ -218,14 +225,15 @@ def explain(
 
 
 def _check_scores(graph: fx.GraphModule, class_names: Sequence[str] | None) -> int:
-    outputs = torch.utils._pytree.tree_leaves(graph.graph.output_node().args)
-    shapes = [getattr(output.meta["val"], "shape", ()) for output in outputs if output is not None]
-    if len(shapes) != 1 or len(shapes[0]) != 2:
+    ranks = [output.meta["val"].ndim for output in outputs_of(graph)]
+    if ranks != [2]:
         raise ExportError(
-            f"the model returns {len(shapes)} tensors of rank {[len(shape) for shape in shapes]}, expected class "
-            "scores (B, N): one tensor of rank 2. Wrap the model in a module that returns its scores"
+            f"the model returns {len(ranks)} tensors, of rank {ranks}, expected one of rank 2, "
+            "class scores (B, N). Wrap the model in a module that returns its scores"
         )
-    num_classes = int(shapes[0][1])
+    num_classes = int(outputs_of(graph)[0].meta["val"].shape[1])
     if class_names is not None and len(class_names) != num_classes:
-        raise InputError(f"{len(class_names)} class names were given for a model of {num_classes} classes")
+        raise InputError(
+            f"{len(class_names)} class names were given for a model of {num_classes} classes"
+        )
     return num_classes

@@ -1,17 +1,18 @@
 """Step 2, cut: one graph becomes a head and a tail.
 
-The same cut serves twice. At a layer, it parts what leads to the activation from what depends on it; at the seed of
-a gradient, it parts the forward pass from the backward pass. In both cases the values that cross beside the cut
-point (skip connections; tensors that the backward pass reuses) become inputs of the tail.
+The same cut serves twice. At a layer, it parts what leads to the activation from what depends on
+it; at the seed of a gradient, it parts the forward pass from the backward pass. In both cases the
+values that cross beside the cut point (skip connections; tensors that the backward pass reuses)
+become inputs of the tail.
 """
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from camcore.errors import ExportError
 
@@ -22,8 +23,9 @@ _sym_size = torch.ops.aten.sym_size.int
 class Cut:
     """The two sides of a cut.
 
-    `head` takes the graph's inputs and returns `(*kept, *crossing)`; `tail` takes `(cut point, *crossing)` and
-    returns what the graph returned. `crossing` are example values (fake tensors, sizes) of what crosses, in order.
+    `head` takes the graph's inputs and returns `(*kept, *crossing)`; `tail` takes
+    `(cut point, *crossing)` and returns what the graph returned. `crossing` are example values
+    (fake tensors, sizes) of what crosses, in order.
     """
 
     head: fx.GraphModule
@@ -36,31 +38,45 @@ def cut(module: fx.GraphModule, at: fx.Node, kept: Sequence[fx.Node]) -> Cut:
 
     Args:
         module: a functional graph.
-        at: the value to cut at; its first axis is the batch. Everything that depends on it is the tail.
+        at: the value to cut at; its first axis is the batch. The tail is all that depends on it.
         kept: head values that the head returns first.
 
-    Weights, and values made of weights alone, never cross: each side makes its own from the one stored tensor.
-    Sizes that count the batch are computed anew in the tail, since its batch may differ (K gradients an image).
+    Weights, and values made of weights alone, never cross: each side makes its own from the one
+    stored tensor. Nor do sizes that count the batch: the tail reads them off its own inputs, since
+    its batch may be another one (K gradients an image).
+
+    Raises:
+        ExportError: a size that the tail needs has no simple relation to the batch.
     """
+    graph = module.graph
     in_tail = _dependents(at)
-    constant = _constants(module.graph)
-    tail = _Copy(module, batch_of=at)
-    tail.placeholder(at)
-    crossing: list[fx.Node] = []
-    dependent = [node for node in module.graph.nodes if node in in_tail and node is not at]
-    for value in dict.fromkeys(value for node in dependent for value in node.all_input_nodes):
-        if value not in in_tail and value not in constant and not _counts_batch(value, at):
-            crossing.append(value)
-            tail.placeholder(value)
+    constant = _constants(graph)
+    dependent = [node for node in graph.nodes if node in in_tail and node is not at]
+    needed = dict.fromkeys(value for node in dependent for value in node.all_input_nodes)
+    crossing = [
+        value
+        for value in needed
+        if value not in in_tail and value not in constant and not _counts_batch(value, at)
+    ]
+
+    tail = _Copy(module, inputs=[at, *crossing], recount=at)
     for node in dependent:
         tail.copy(node)
-
-    head = _Copy(module, batch_of=at)
-    for node in module.graph.nodes:
-        if node.op == "placeholder" and node is not at:
-            head.placeholder(node)
-    head.output([head.copy(value) for value in (*kept, *crossing)])
+    placeholders = [node for node in graph.nodes if node.op == "placeholder" and node is not at]
+    head = _Copy(module, inputs=placeholders)
+    head.output([*kept, *crossing])
     return Cut(head.finish(), tail.finish(), tuple(value.meta["val"] for value in crossing))
+
+
+def batch_symbol(value: Tensor) -> Any:
+    """The symbol of the batch, read off a tensor whose first axis is the batch."""
+    size: Any = value.shape[0]
+    return size.node.expr
+
+
+def counts(size: Any, symbol: Any) -> bool:
+    """Whether a size is symbolic and grows with the symbol."""
+    return isinstance(size, torch.SymInt) and bool(size.node.expr.has(symbol))
 
 
 def _dependents(start: fx.Node) -> set[fx.Node]:
@@ -75,78 +91,73 @@ def _constants(graph: fx.Graph) -> set[fx.Node]:
     """Values that depend on no input of the graph."""
     found: set[fx.Node] = set()
     for node in graph.nodes:
-        if node.op == "get_attr" or (
-            node.op == "call_function" and all(value in found for value in node.all_input_nodes)
-        ):
+        is_call = node.op == "call_function"
+        if node.op == "get_attr" or (is_call and found.issuperset(node.all_input_nodes)):
             found.add(node)
     return found
 
 
-def batch_size(value: Any) -> Any:
-    """The symbol of the batch, read off a tensor whose first axis is the batch."""
-    size = value.shape[0]
-    return size.node.expr if isinstance(size, torch.SymInt) else size
-
-
-def _counts_batch(value: fx.Node, at: fx.Node) -> bool:
-    size = value.meta.get("val")
-    return isinstance(size, torch.SymInt) and size.node.expr.has(batch_size(at.meta["val"]))
+def _counts_batch(node: fx.Node, at: fx.Node) -> bool:
+    return counts(node.meta.get("val"), batch_symbol(at.meta["val"]))
 
 
 class _Copy:
-    """A graph under construction that takes over nodes of another one, with what they need."""
+    """A graph under construction that takes over nodes of another one, with all they need.
 
-    def __init__(self, source: fx.GraphModule, batch_of: fx.Node) -> None:
+    Sizes that count the batch and are read off tensors outside of it are read off its input
+    `recount` instead.
+    """
+
+    def __init__(
+        self, source: fx.GraphModule, inputs: Sequence[fx.Node], recount: fx.Node | None = None
+    ) -> None:
         self._source = source
-        self._at = batch_of
+        self._recount = recount
         self._graph = fx.Graph()
-        self._new: dict[fx.Node, fx.Node] = {}
-
-    def placeholder(self, node: fx.Node) -> None:
-        self._new[node] = new = self._graph.placeholder(node.name)
-        new.meta = dict(node.meta)
+        self._twin: dict[fx.Node, fx.Node] = {}
+        for node in inputs:
+            self._twin[node] = twin = self._graph.placeholder(node.name)
+            twin.meta = dict(node.meta)
 
     def copy(self, node: fx.Node) -> fx.Node:
-        """The node's twin in the new graph, made with all it depends on where it does not exist yet."""
+        """The node's twin in this graph, made, with what it depends on, unless it exists."""
         pending = [node]
         while pending:
             current = pending[-1]
-            missing = [value for value in self._needs(current) if value not in self._new]
-            if missing:
-                pending.extend(missing)
-                continue
-            pending.pop()
-            if current not in self._new:
-                self._new[current] = self._make(current)
-        return self._new[node]
+            needs = [] if self._must_recount(current) else current.all_input_nodes
+            missing = [value for value in needs if value not in self._twin]
+            pending.extend(missing)
+            if not missing:
+                pending.pop()
+                if current not in self._twin:
+                    self._twin[current] = self._make(current)
+        return self._twin[node]
 
-    def output(self, values: Iterable[fx.Node]) -> None:
-        self._graph.output(tuple(values))
+    def output(self, nodes: Sequence[fx.Node]) -> None:
+        self._graph.output(tuple(self.copy(node) for node in nodes))
 
     def finish(self) -> fx.GraphModule:
         self._graph.eliminate_dead_code()
         return fx.GraphModule(self._source, self._graph)
 
-    def _is_batch_leaf(self, node: fx.Node) -> bool:
-        """A size that counts the batch and is read off a tensor of the other side."""
+    def _must_recount(self, node: fx.Node) -> bool:
         return (
-            self._at in self._new
+            self._recount is not None
             and node.target is _sym_size
-            and node.args[0] not in self._new
-            and _counts_batch(node, self._at)
+            and node.args[0] not in self._twin
+            and _counts_batch(node, self._recount)
         )
 
-    def _needs(self, node: fx.Node) -> list[fx.Node]:
-        return [] if self._is_batch_leaf(node) else node.all_input_nodes
-
     def _make(self, node: fx.Node) -> fx.Node:
-        if not self._is_batch_leaf(node):
-            return self._graph.node_copy(node, lambda value: self._new[value])
-        factor = node.meta["val"].node.expr / batch_size(self._at.meta["val"])
+        if self._recount is None or not self._must_recount(node):
+            return self._graph.node_copy(node, self._twin.__getitem__)
+        factor = node.meta["val"].node.expr / batch_symbol(self._recount.meta["val"])
         if not factor.is_Integer:
             raise ExportError(
-                f"the size {node.meta['val']} of {node.args[0]} is no multiple of the batch; the model cannot be cut "
-                f"at {self._at.name!r}"
+                f"the model cannot be cut at {self._recount.name!r}: what follows needs the size "
+                f"{node.meta['val']} of {node.args[0]}, which is no multiple of the batch"
             )
-        batch = self._graph.call_function(_sym_size, (self._new[self._at], 0))
-        return batch if factor == 1 else self._graph.call_function(operator.mul, (batch, int(factor)))
+        batch = self._graph.call_function(_sym_size, (self._twin[self._recount], 0))
+        if factor == 1:
+            return batch
+        return self._graph.call_function(operator.mul, (batch, int(factor)))

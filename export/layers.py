@@ -1,4 +1,4 @@
-"""Finding layers: which named modules can be explained, which one is the default, and where each one's output is."""
+"""Layers: which named modules can be explained, which is the default, and what each returns."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,8 @@ from torch import Tensor, fx, nn
 from camcore.errors import ExportError, unknown_name
 from camcore.export.trace import Trace, trace
 
-# What comes behind these has lost the image's grid, even where it still looks like one (VGG pools to 7 x 7).
+# What comes behind these has lost the image's grid, even where it still looks like one (VGG pools
+# to 7 x 7).
 _GLOBAL_POOLS = {
     torch.ops.aten.adaptive_avg_pool1d.default,
     torch.ops.aten.adaptive_avg_pool2d.default,
@@ -20,7 +21,9 @@ _GLOBAL_POOLS = {
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """A named module as a place to explain: `shape` is its output's (C, *S) for the example image."""
+    """A named module as a place to explain: `shape` is its output's (C, *S) for the example
+    image.
+    """
 
     name: str
     kind: str
@@ -41,24 +44,30 @@ def list_layers(model: nn.Module, example: Tensor) -> list[LayerInfo]:
         InputError, ExportError: as `trace`.
     """
     traced = trace(model, example)
-    kinds = {name: type(module).__name__ for name, module in model.named_modules()}
+    kinds = {name: type(module).__name__ for name, module in model.named_modules() if name}
     chosen = default_layer(traced)
     found = []
     for name, outputs in _outputs(traced.graph.graph).items():
+        if name not in kinds:  # a name that torch.export made up
+            continue
         reason = _unusable(name, outputs)
         shape = tuple(_hint(size) for size in outputs[-1].meta["val"].shape[1:]) if outputs else ()
         if name == chosen:
             reason = "the last output on the image's grid, before global pooling"
         found.append(
-            LayerInfo(name, kinds.get(name, ""), shape, name == chosen or not reason, name == chosen, reason)
+            LayerInfo(
+                name, kinds[name], shape, name == chosen or not reason, name == chosen, reason
+            )
         )
     return found
 
 
 def default_layer(traced: Trace) -> str:
-    """The layer that is explained unless another is named: the last one whose output lies on the image's grid.
+    """The layer that is explained unless another is named: the last one whose output lies on the
+    image's grid.
 
-    Where several modules return that same value, it is the outermost one (`layer4`, not `layer4.2.relu`).
+    Where several modules return that same value, it is the outermost one (`layer4`, not
+    `layer4.2.relu`).
 
     Raises:
         ExportError: no layer has spatial axes.
@@ -73,7 +82,8 @@ def default_layer(traced: Trace) -> str:
     ]
     if not candidates:
         raise ExportError(
-            "no layer of the model has an output with spatial axes (B, C, H, W), so there is nothing to map"
+            "no layer of the model has an output with spatial axes (B, C, H, W): there is nothing "
+            "to map"
         )
     return max(candidates)[2]
 
@@ -83,7 +93,8 @@ def find_activation(traced: Trace, model: nn.Module, layer: str) -> fx.Node:
 
     Raises:
         UnknownNameError: the model has no such module.
-        ExportError: its output never reaches the prediction, is not one tensor, or has no spatial axes.
+        ExportError: its output never reaches the prediction, is not one tensor, or has no spatial
+        axes.
     """
     names = [name for name, _ in model.named_modules() if name]
     if layer not in names:
@@ -91,7 +102,9 @@ def find_activation(traced: Trace, model: nn.Module, layer: str) -> fx.Node:
     outputs = _outputs(traced.graph.graph).get(layer, [])
     reason = _unusable(layer, outputs)
     if reason:
-        raise ExportError(f"layer {layer!r} cannot be explained: {reason}. `camcore layers` lists those that can")
+        raise ExportError(
+            f"layer {layer!r} cannot be explained: {reason}. `camcore layers` lists those that can"
+        )
     return outputs[0]
 
 
@@ -126,14 +139,18 @@ def _unusable(name: str, outputs: list[fx.Node]) -> str:
     if len(shape) < 3:
         return f"its output has no spatial axes, its shape is (B, {', '.join(map(str, shape[1:]))})"
     if len(shape) == 3:
-        return "its output is a row of tokens (B, T, C), which this version does not lay out as a grid"
+        return (
+            "its output is a row of tokens (B, T, C), which this version does not lay out as a grid"
+        )
     if all(_hint(size) == 1 for size in shape[2:]):
         return "its output is 1 x 1, there is nothing to map"
     return ""
 
 
 def _behind_global_pools(graph: fx.Graph) -> set[fx.Node]:
-    """Values made of globally pooled ones alone; a squeeze-and-excitation product is still on the grid."""
+    """Values made of globally pooled ones alone; a squeeze-and-excitation product is still on the
+    grid.
+    """
     found: set[fx.Node] = set()
     for node in graph.nodes:
         inputs = [value for value in node.all_input_nodes if value.op != "get_attr"]
@@ -144,4 +161,4 @@ def _behind_global_pools(graph: fx.Graph) -> set[fx.Node]:
 
 def _hint(size: int | torch.SymInt) -> int:
     """The size at the example image."""
-    return int(size.node.hint) if isinstance(size, torch.SymInt) else size
+    return int(size.node.hint) if isinstance(size, torch.SymInt) else size  # type: ignore[arg-type]

@@ -1,15 +1,16 @@
 """Gradient rules: what autograd's backward operators are in terms of forward operators.
 
-Autograd records a backward pass in operators such as `convolution_backward`, which neither ONNX nor TorchScript
-files can hold everywhere. `RULES` is the decomposition table under which a gradient is traced: it rewrites each of
-them, exactly, in forward operators only. Rules written here cover what PyTorch has no decomposition for, or one that
-costs more than it needs to; the rest comes from PyTorch's own table.
+Autograd records a backward pass in operators such as `convolution_backward`, which neither ONNX nor
+TorchScript files can hold everywhere. `RULES` is the decomposition table under which a gradient is
+traced: it rewrites each of them, exactly, in forward operators only. Rules written here cover what
+PyTorch has no decomposition for, or one that costs more than it needs to; the rest comes from
+PyTorch's own table.
 
-Only gradients with respect to activations are ever asked for, so no rule returns the gradient of a parameter.
-Sizes may be symbolic: no rule branches on one, unless it is a plain integer.
+Only gradients with respect to activations are ever asked for, so no rule returns the gradient of a
+parameter. Sizes may be symbolic: no rule branches on one, unless it is a plain integer.
 
-Notation: G is the gradient that arrives at the operator's output, X its input, I and O the input and output size
-along one spatial axis.
+Notation: G is the gradient that arrives at the operator's output, X its input, I and O the input
+and output size along one spatial axis.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ aten = torch.ops.aten
 Rule = Callable[..., Any]
 
 
-def _own_rules() -> dict[torch._ops.OperatorBase, Rule]:
+def _own_rules() -> dict[torch._ops.OpOverload, Rule]:
     return {
         aten.convolution_backward.default: convolution_backward,
         aten.native_batch_norm_backward.default: batch_norm_backward,
@@ -72,24 +73,29 @@ def convolution_backward(
     stride, padding, dilation = (_per_axis(v, rank) for v in (stride, padding, dilation))
     no_offset = [0] * rank
     if transposed:
-        # The adjoint of a transposed convolution is the plain one; output_padding only added zeros at the end.
+        # The adjoint of a transposed convolution is the plain one; output_padding only added zeros
+        # at the end.
         full = aten.convolution(
             grad, weight, None, stride, padding, dilation, False, no_offset, groups
         )
         return _crop(full, no_offset, x), None, None
     reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
     if all(s == 1 for s in stride) and all(p <= r for p, r in zip(padding, reach, strict=True)):
-        # Stride 1: a plain convolution with the kernel turned round, for which runtimes have their fastest code.
+        # Stride 1: a plain convolution with the kernel turned round, for which runtimes have their
+        # fastest code.
         turned = _turned_kernel(weight, groups)
         margin = [r - p for r, p in zip(reach, padding, strict=True)]
         dx = aten.convolution(
             grad, turned, None, stride, margin, dilation, False, no_offset, groups
         )
         return dx, None, None
-    # The transposed convolution without padding gives (O - 1) * stride + reach + 1 values an axis, of which X owned
-    # [padding, padding + I). Where the stride did not divide evenly the last ones are missing, and truly zero:
-    # no window reached them. `output_padding` would say the same, but cannot depend on a dynamic size.
-    full = aten.convolution(grad, weight, None, stride, no_offset, dilation, True, no_offset, groups)
+    # The transposed convolution without padding gives (O - 1) * stride + reach + 1 values an axis,
+    # of which X owned [padding, padding + I). Where the stride did not divide evenly the last ones
+    # are missing, and truly zero: no window reached them. `output_padding` would say the same, but
+    # cannot depend on a dynamic size.
+    full = aten.convolution(
+        grad, weight, None, stride, no_offset, dilation, True, no_offset, groups
+    )
     missing = [max(0, s - 1 - p) for s, p in zip(stride, padding, strict=True)]
     if any(missing):
         full = aten.constant_pad_nd(full, [n for m in reversed(missing) for n in (0, m)], 0.0)
@@ -111,7 +117,7 @@ def _turned_kernel(weight: Tensor, groups: int) -> Tensor:
 
 
 def _crop(full: Tensor, start: Sequence[int], like: Tensor) -> Tensor:
-    """The part of `full` that begins at `start` on each spatial axis and has the spatial size of `like`."""
+    """The part of `full` that begins at `start` and has the spatial size of `like`."""
     for axis, first in enumerate(start, 2):
         full = full.narrow(axis, first, like.shape[axis])
     return full
@@ -129,11 +135,12 @@ def batch_norm_backward(
     eps: float,
     output_mask: Sequence[bool],
 ) -> tuple[Tensor, None, None]:
-    """Input gradient of batch norm with fixed statistics: G * weight / sqrt(running_var + eps), per channel."""
+    """Input gradient of batch norm with fixed statistics: G weight / sqrt(running_var + eps)."""
     _parameters_are_frozen("batch norm", output_mask)
     if train or running_var is None:
         raise NotImplementedError(
-            "batch norm with batch statistics mixes the images of a batch, so there is no gradient per image"
+            "batch norm with batch statistics mixes the images of a batch: no image has a gradient "
+            "of its own"
         )
     scale = torch.rsqrt(running_var + eps)
     if weight is not None:
@@ -151,7 +158,7 @@ def max_pool_backward(
     ceil_mode: bool,
     indices: Tensor,
 ) -> Tensor:
-    """Input gradient of max pooling: every G goes to the position that won its window; overlaps add up."""
+    """Input gradient of max pooling: each G goes to the position that won; overlaps add up."""
     return adaptive_max_pool_backward(grad, x, indices)
 
 
@@ -173,8 +180,8 @@ def average_pool_backward(
 ) -> Tensor:
     """Input gradient of average pooling, as one matrix product an axis.
 
-    Along an axis, pooling is Y = M X with M[o, i] = 1 / divisor for the i inside window o, so dX = M^T G. `ceil_mode`
-    needs nothing of its own: it only changes O, which G knows.
+    Along an axis, pooling is Y = M X with M[o, i] = 1 / divisor for the i inside window o, so dX =
+    M^T G. `ceil_mode` needs nothing of its own: it only changes O, which G knows.
     """
     rank = x.ndim - 2
     stride = stride or kernel_size
@@ -194,7 +201,7 @@ def average_pool_backward(
 
 
 def adaptive_average_pool_backward(grad: Tensor, x: Tensor) -> Tensor:
-    """Input gradient of adaptive average pooling; window o is [floor(o I / O), ceil((o + 1) I / O))."""
+    """Input gradient of adaptive average pooling, with windows as in `_adaptive_windows`."""
     for axis in range(2, x.ndim):
         size = x.shape[axis]
         start, end = _adaptive_windows(size, grad.shape[axis], grad.device)
@@ -203,7 +210,7 @@ def adaptive_average_pool_backward(grad: Tensor, x: Tensor) -> Tensor:
 
 
 def _adaptive_windows(size: int, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Where each of the `count` windows over `size` positions starts and ends."""
+    """Where window o starts and ends: floor(o I / O) and ceil((o + 1) I / O)."""
     window = torch.arange(count, device=device)
     return (window * size) // count, ((window + 1) * size + count - 1) // count
 
@@ -218,7 +225,7 @@ def _pooling_matrix(
 
 
 def _along(axis: int, values: Tensor, matrix: Tensor) -> Tensor:
-    """The product of an axis of `values` (of size O) with `matrix` (O, I); no copy for the last two axes."""
+    """The product of an axis of `values`, of size O, with `matrix` (O, I)."""
     if axis == values.ndim - 1:
         return values @ matrix
     if axis == values.ndim - 2:
@@ -229,8 +236,9 @@ def _along(axis: int, values: Tensor, matrix: Tensor) -> Tensor:
 def _upsample_rule(forward: torch._ops.OpOverload) -> Rule:
     """The rule of a separable resampling operator on (B, C, H, W).
 
-    Resampling is linear along each axis, Y = M X, and M is what the operator makes of the identity matrix; so any
-    interpolation, with any alignment of corners, has the same rule: dX = M^T G along each axis.
+    Resampling is linear along each axis, Y = M X, and M is what the operator makes of the identity
+    matrix; so any interpolation, with any alignment of corners, has the same rule: dX = M^T G along
+    each axis.
     """
 
     def backward(
@@ -256,22 +264,29 @@ def slice_backward(
 
     As padding, which runtimes do in one pass, where PyTorch's own rule scatters.
     """
+    dim %= grad.ndim
     size, count = input_sizes[dim], grad.shape[dim]
     if step != 1:
         # Zeros between neighbours: (..., n, ...) -> (..., n, step, ...) -> (..., n * step, ...).
-        spread = aten.constant_pad_nd(
-            grad.unsqueeze(dim + 1), _pad_at(grad.ndim + 1, dim + 1, 0, step - 1), 0.0
-        )
+        pad = _pad_at(grad.ndim + 1, dim + 1, 0, step - 1)
+        spread = aten.constant_pad_nd(grad.unsqueeze(dim + 1), pad, 0.0)
         grad = spread.flatten(dim, dim + 1).narrow(dim, 0, (count - 1) * step + 1)
-    before = start
-    after = size - start - grad.shape[dim]
-    return aten.constant_pad_nd(grad, _pad_at(grad.ndim, dim, before, after), 0.0)
+    before = start + size if start < 0 else start
+    after = size - before - grad.shape[dim]
+    return _pad(grad, dim, before, after)
 
 
 def select_backward(grad: Tensor, input_sizes: Sequence[int], dim: int, index: int) -> Tensor:
     """Input gradient of picking one index along an axis: G there, zeros elsewhere."""
-    pad = _pad_at(len(input_sizes), dim, index, input_sizes[dim] - index - 1)
-    return aten.constant_pad_nd(grad.unsqueeze(dim), pad, 0.0)
+    dim %= len(input_sizes)
+    size = input_sizes[dim]
+    before = index + size if index < 0 else index
+    return _pad(grad.unsqueeze(dim), dim, before, size - before - 1)
+
+
+def _pad(grad: Tensor, dim: int, before: int, after: int) -> Tensor:
+    padded: Tensor = aten.constant_pad_nd(grad, _pad_at(grad.ndim, dim, before, after), 0.0)
+    return padded
 
 
 def _pad_at(rank: int, dim: int, before: int, after: int) -> list[int]:
@@ -286,11 +301,13 @@ def _per_axis(values: Sequence[int], rank: int) -> list[int]:
 
 def _parameters_are_frozen(operator: str, output_mask: Sequence[bool]) -> None:
     if any(output_mask[1:]):
-        raise AssertionError(f"{operator}: a parameter asks for its gradient; the tail must be frozen")
+        raise AssertionError(
+            f"{operator}: a parameter asks for its gradient; the tail must be frozen"
+        )
 
 
-def _pytorch_rules() -> dict[torch._ops.OperatorBase, Rule]:
-    """PyTorch's decompositions of backward operators, but none of forward ones: those stay what the model wrote."""
+def _pytorch_rules() -> dict[torch._ops.OpOverload, Rule]:
+    """PyTorch's decompositions of backward operators; forward ones stay as the model has them."""
     return {
         operator: rule
         for operator, rule in (core_aten_decompositions() | decomposition_table).items()
@@ -298,16 +315,18 @@ def _pytorch_rules() -> dict[torch._ops.OperatorBase, Rule]:
     }
 
 
-RULES: dict[torch._ops.OperatorBase, Rule] = _pytorch_rules() | _own_rules()
+RULES: dict[torch._ops.OpOverload, Rule] = _pytorch_rules() | _own_rules()
 
 
 def _kept(operator: torch._ops.OpOverload, input_gradient: Rule) -> torch._ops.OpOverload:
-    """A stand-in that autograd takes for one opaque operator, with `input_gradient(grad, *arguments)` as its rule.
+    """A stand-in that autograd takes for one opaque operator with a rule of its own.
 
-    Autograd looks through composite operators: a linear layer would be traced as a product with a transposed copy of
-    its weight, and the file would hold both. Behind a stand-in it stays one operator in the forward graph.
+    Autograd looks through composite operators: a linear layer would be traced as a product with a
+    transposed copy of its weight, and the file would hold both. Behind a stand-in it stays one
+    operator in the forward graph.
     """
-    name = f"camcore::{operator._schema.name.removeprefix('aten::')}_{operator._overloadname}"
+    short = f"{operator._schema.name.removeprefix('aten::')}_{operator._overloadname}"
+    name = f"camcore::{short}"
     schema = str(operator._schema).partition("(")[2]
     torch.library.define(name, f"({schema}")
     torch.library.impl(name, "CompositeExplicitAutograd")(lambda *arguments: operator(*arguments))
@@ -320,12 +339,14 @@ def _kept(operator: torch._ops.OpOverload, input_gradient: Rule) -> torch._ops.O
         return input_gradient(grad, *ctx.arguments), *[None] * (len(ctx.arguments) - 1)
 
     torch.library.register_autograd(name, backward, setup_context=setup)
-    namespace, short = name.split("::")
-    return getattr(getattr(torch.ops, namespace), short).default
+    stand_in: torch._ops.OpOverload = getattr(torch.ops.camcore, short).default
+    return stand_in
 
 
-def linear_input_gradient(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Input gradient of a linear layer: G W with the weight as it is stored, (..., N) (N, C) -> (..., C)."""
+def linear_input_gradient(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """Input gradient of a linear layer: G W, (..., N) (N, C) -> (..., C), W as it is stored."""
     return grad @ weight
 
 
@@ -334,8 +355,8 @@ KEPT: dict[torch._ops.OpOverload, torch._ops.OpOverload] = {
 }
 
 
-def _adaptive_average_pool(x: Tensor, output_size: Sequence[int]) -> Tensor:
-    """Adaptive average pooling of an input whose size is not known yet, as one matrix product an axis.
+def _adaptive_average_pool(x: Tensor, output_size: Sequence[int]) -> Any:
+    """Adaptive average pooling of an input of free size, as one matrix product an axis.
 
     Exporters unroll the operator for the example's size, and the file is wrong for any other.
     """
@@ -349,7 +370,7 @@ def _adaptive_average_pool(x: Tensor, output_size: Sequence[int]) -> Tensor:
 
 
 # Forward operators that exporters get wrong when a size is free.
-FORWARD_RULES: dict[torch._ops.OperatorBase, Rule] = dict.fromkeys(
+FORWARD_RULES: dict[torch._ops.OpOverload, Rule] = dict.fromkeys(
     (
         aten.adaptive_avg_pool2d.default,
         aten._adaptive_avg_pool2d.default,

@@ -1,12 +1,12 @@
 """Step 4, write: an explained module becomes the bytes of an `.onnx`, `.pt` or `.pt2` file.
 
-All three formats come from one exported program. The bytes carry no card yet: it is attached once they are proven.
+All three formats come from one exported program. The bytes carry no card yet: it is attached once
+they are proven.
 """
 
 import warnings
 from collections.abc import Callable
 from io import BytesIO
-from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +17,7 @@ from torch.export import Dim, ExportedProgram
 
 from camcore.errors import ExportError
 from camcore.export.compose import Explained
-from camcore.export.trace import first_line, without_assertions
+from camcore.export.trace import first_line, outputs_of, two_images, without_assertions
 
 OPSET = 18
 # Protobuf refuses messages of 2 GiB; the usual limit for a single file leaves it some room.
@@ -27,9 +27,8 @@ aten = torch.ops.aten
 
 
 def capture(explained: Explained) -> ExportedProgram:
-    """The explained module as one exported program that takes `(image, class_ids)`; batch and K are free."""
-    example = explained.request.example.detach()
-    image = torch.cat([example[:1]] * 2)
+    """The explained module as one program of `(image, class_ids)`, batch and K free."""
+    image = two_images(explained.request.example)
     class_ids = torch.full((2, 3), -1, dtype=torch.int64, device=image.device)
     spatial = range(2, image.ndim) if explained.card.image.height is None else ()
     free_image = dict.fromkeys([0, *spatial], Dim.DYNAMIC)
@@ -64,19 +63,24 @@ def to_onnx(program: ExportedProgram, outputs: tuple[str, ...]) -> bytes:
     _default_class_ids(model.graph)
     foreign = {node.domain for node in model.graph.all_nodes()} - {""}
     if foreign or model.functions:
-        raise ExportError(f"the ONNX graph needs operators of {foreign}, expected the standard domain only")
+        raise ExportError(
+            f"the ONNX graph needs operators of {foreign}, expected the standard domain only"
+        )
     proto = ir.to_proto(model)
     if proto.ByteSize() > _LARGEST_ONNX:
         raise ExportError(
-            f"the model takes {proto.ByteSize() / 1e9:.1f} GB, a single ONNX file holds {_LARGEST_ONNX / 1e9} GB. "
-            "Write .pt2 instead"
+            f"the model takes {proto.ByteSize() / 1e9:.1f} GB, a single ONNX file holds "
+            f"{_LARGEST_ONNX / 1e9} GB. Write .pt2 instead"
         )
     onnx.checker.check_model(proto, full_check=True)
-    return proto.SerializeToString()
+    content: bytes = proto.SerializeToString()
+    return content
 
 
 def _strip(model: ir.Model) -> None:
-    """Take out what the exporter notes for debugging, source paths among it, and name weights as the model does."""
+    """Drop what the exporter notes for debugging, source paths among it; name weights as the model
+    does.
+    """
     model.producer_name, model.producer_version, model.doc_string = "camcore", None, None
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
@@ -95,9 +99,8 @@ def _strip(model: ir.Model) -> None:
 
 
 def _name_axes(graph: ir.Graph) -> None:
-    axes = ["batch", "channels", "height", "width"]
     image, class_ids = graph.inputs
-    _rename_free(image, axes)
+    _rename_free(image, ["batch", "channels", "height", "width"])
     # Not `batch`: one row of ids serves any batch.
     _rename_free(class_ids, ["ids_batch", "k"])
     scores, classes, saliency_map = graph.outputs
@@ -109,7 +112,10 @@ def _name_axes(graph: ir.Graph) -> None:
 def _rename_free(value: ir.Value, names: list[str]) -> None:
     assert value.shape is not None
     value.shape = ir.Shape(
-        [size if isinstance(size, int) else name for size, name in zip(value.shape, names, strict=True)]
+        [
+            size if isinstance(size, int) else name
+            for size, name in zip(value.shape, names, strict=True)
+        ]
     )
 
 
@@ -121,15 +127,16 @@ def _default_class_ids(graph: ir.Graph) -> None:
 
 
 def to_torchscript(program: ExportedProgram) -> bytes:
-    """A TorchScript archive: the captured graph, scripted, so that no size of the example stays in it."""
+    """A TorchScript archive: the captured graph, scripted, for a trace would fix its sizes."""
     graph = program.module(check_guards=False)
     assert isinstance(graph, fx.GraphModule)
     scriptable = _scriptable(without_assertions(graph))
     buffer = BytesIO()
     with warnings.catch_warnings():
-        # PyTorch deprecates TorchScript as a whole; whoever asks for this format knows.
-        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=FutureWarning)
+        # PyTorch deprecates TorchScript as a whole; whoever asks for this format knows. The other
+        # one is about annotations in PyTorch's own fx.GraphModule.
+        warnings.filterwarnings("ignore", message=r".*torch\.jit\.")
+        warnings.filterwarnings("ignore", message="The TorchScript type system doesn't support")
         try:
             torch.jit.save(torch.jit.script(scriptable), buffer)
         except RuntimeError as error:
@@ -141,9 +148,8 @@ def _scriptable(module: fx.GraphModule) -> nn.Module:
     """The graph in the operators' names and argument types that TorchScript knows."""
     graph = module.graph
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    (outputs,) = graph.output_node().args
     with graph.inserting_after(inputs[-1]):
-        # Constants made on the way follow the image's device, not that of the machine that exported.
+        # Constants made on the way go to the image's device, not to that of the exporting machine.
         device = graph.call_function(torch.ops.prim.device, (inputs[0],))
     for node in graph.nodes:
         if "device" in node.kwargs:
@@ -152,7 +158,7 @@ def _scriptable(module: fx.GraphModule) -> nn.Module:
             node.target = aten.size
         elif isinstance(node.target, torch._ops.OpOverload):
             node.target = node.target.overloadpacket
-    graph.output_node().args = (tuple(torch.utils._pytree.tree_leaves(outputs)),)
+    graph.output_node().args = (tuple(outputs_of(module)),)
     graph.set_codegen(fx.graph.CodeGen())
     return fx.GraphModule(module, graph)
 

@@ -12,6 +12,8 @@ from camcore.adapters.demo.scenes import CLASS_NAMES
 # are not their statistics, just what brings [0, 1] to [-2, 2].
 IMAGE_MEAN = (0.5, 0.5, 0.5)
 IMAGE_STD = (0.25, 0.25, 0.25)
+# The middle of the sides that the training draws from.
+IMAGE_SIDE = 128
 
 
 class ResidualBlock(nn.Module):

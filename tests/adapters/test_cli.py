@@ -151,11 +151,11 @@ def test_map_that_is_zero_has_no_peak(photos: list[Path], tmp_path: Path) -> Non
         (["none.onnx", "photo"], "none.onnx does not exist"),
         (["toy", "none.png"], "none.png does not exist"),
         (["toy", "toy"], "is not an image that Pillow can read"),
-        (["photo", "photo"], "suffix '.png' is none of .onnx, .pt, .pt2"),
+        (["photo", "photo"], "has the suffix '.png'; expected .onnx, .pt or .pt2"),
         (["toy", "photo", "--class", "boxr"], "unknown class 'boxr'; nearest: boxer"),
-        (["toy", "photo", "--class", "7"], "class 7 is not in 0..3"),
+        (["toy", "photo", "--class", "7"], "the file's classes are 0 to 3"),
         (["toy", "photo", "--class", "1", "--top", "2"], "exclude each other"),
-        (["toy", "photo", "--top", "5"], "K must be from 1 to the 4 classes"),
+        (["toy", "photo", "--top", "5"], "knows 4 classes"),
         (["toy", "photo", "--colormap", "jett"], "unknown colour map 'jett'; nearest: jet"),
         (["toy", "photo", "--opacity", "2", "--output", "o.png"], "opacity is 2.0; expected 0"),
         (["toy", "photo", "--output", "o.xyz"], "no image format for suffix '.xyz'"),
@@ -199,7 +199,7 @@ def test_usage_errors_come_with_code_2() -> None:
 @pytest.mark.parametrize("suffix", [".onnx", ".pt", ".pt2"])
 def test_inspect(toy_folder: Path, suffix: str) -> None:
     text = done(camcore("inspect", toy_folder / f"toy{suffix}"))
-    for shown in ("gradcam", "features", "4: cat, dog, boxer", "worst 1e-06", "40, (32, 32)"):
+    for shown in ("gradcam", "features", "4: cat, dog, boxer", "worst 1e-06", "middle 32 x 32"):
         assert shown in text
     assert ("class_ids (optional)" in text) == (suffix == ".onnx")
     assert ("B x K x H x W" in text) == (suffix == ".onnx")
@@ -382,7 +382,15 @@ def test_export_errors(
 
 
 def test_export_to_an_unknown_format_fails_at_once(fake_export: FakeExport) -> None:
-    assert "suffix '.h5' is none of .onnx" in failed(camcore("export", "resnet18", "-o", "m.h5"))
+    assert "has the suffix '.h5'; expected .onnx" in failed(
+        camcore("export", "resnet18", "-o", "m.h5")
+    )
+    assert fake_export.asked == {}
+
+
+def test_export_into_a_missing_folder_fails_at_once(fake_export: FakeExport) -> None:
+    message = failed(camcore("export", "resnet18", "-o", "none/m.onnx"))
+    assert "there is no folder none; make it first" in message
     assert fake_export.asked == {}
 
 
@@ -390,7 +398,7 @@ def test_layers(fake_export: FakeExport) -> None:
     text = done(camcore("layers", "squeezenet1_1"))
     assert "layers of squeezenet1_1" in text
     assert "512 x 7 x 7" in text
-    assert "default: the last one" in text
+    assert "the default, layer4: the last one" in text
     assert "no image grid" in text
 
 

@@ -48,7 +48,7 @@ def test_folder(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize("name", ["model.h5", "model", "model.pt3"])
 def test_wrong_suffix(tmp_path: Path, name: str) -> None:
-    with pytest.raises(FileError, match=r"is none of \.onnx, \.pt, \.pt2"):
+    with pytest.raises(FileError, match=r"expected \.onnx, \.pt or \.pt2"):
         read_card(tmp_path / name)
 
 

@@ -43,6 +43,8 @@ def test_card_table() -> None:
     lines = printed(tables.card_table(Path("a.onnx"), CARD))
     assert row(lines, "classes") == ["classes", "4: cat, dog, boxer, ..."]
     assert row(lines, "image") == ["image", "float32 RGB, any x any (height x width)"]
+    prepared = "shorter side to 40, bilinear; middle 32 x 32 cut out"
+    assert row(lines, "prepared by") == ["prepared by", prepared]
     fixed = replace(CARD, class_names=None, image=replace(CARD.image, height=24, width=32))
     lines = printed(tables.card_table(Path("a.onnx"), fixed))
     assert row(lines, "classes") == ["classes", "4: unnamed"]
@@ -69,6 +71,18 @@ def test_layers_table() -> None:
         LayerInfo("fc", "Linear", (1000,), False, False, "no grid"),
     ]
     lines = printed(tables.layers_table("net", layers))
-    default = ["layer4", "Sequential", "512 x 7 x 7", "yes", "default: the last one"]
-    assert row(lines, "layer4") == default
-    assert row(lines, "fc") == ["fc", "Linear", "1000", "no", "no grid"]
+    assert row(lines, "layer4") == ["layer4", "Sequential", "512 x 7 x 7", "default"]
+    assert row(lines, "fc") == ["fc", "Linear", "1000", "no: no grid"]
+    assert lines[-1].strip() == "the default, layer4: the last one"
+
+
+def test_layers_table_keeps_names_whole_on_a_small_terminal() -> None:
+    name = "features.denseblock4.denselayer16.conv2"
+    reason = "its output is 1 x 1, there is nothing to map"
+    layers = [
+        LayerInfo(name, "Conv2d", (1024, 14, 14), True, False, ""),
+        LayerInfo("pool", "AdaptiveAvgPool2d", (1024, 1, 1), False, False, reason),
+    ]
+    lines = printed(tables.layers_table("net", layers), width=80)
+    assert row(lines, name) == [name, "Conv2d", "1024 x 14 x 14", "yes"]
+    assert max(map(len, lines)) <= 80

@@ -1,0 +1,1 @@
+"""camcore beside plain onnxruntime and pytorch-grad-cam: `python -m benchmarks.gradcam`."""

@@ -1,0 +1,133 @@
+"""Small models, each with one trait that a trace, a cut or a gradient may stumble over.
+
+All take images (B, 3, H, W), or what their docstring says, and return scores (B, 5).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+NUM_CLASSES = 5
+
+
+def build(
+    make: Callable[[], nn.Module], seed: int = 0, *, shape: tuple[int, ...] = (3, 24, 24)
+) -> nn.Module:
+    """A model in eval mode, with seeded weights and batch norms that have seen data of that shape.
+
+    Untrained batch norms (mean 0, variance 1) let the activations of a deep model shrink or grow from layer to layer,
+    until single precision says nothing about it.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = make()
+        norms = [
+            module
+            for module in model.modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        ]
+        for norm in norms:
+            norm.momentum = None  # the plain average
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.normal_(norm.bias, std=0.2)
+        if norms:
+            model.train()
+            with torch.no_grad():
+                model(torch.randn(4, *shape))
+    return model.eval()
+
+
+def images(seed: int, batch: int, *shape: int, channels: int = 3) -> Tensor:
+    """Smooth random images (B, channels, *shape), with some noise."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(batch, channels, *[3] * len(shape), generator=generator)
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(shape)]
+    smooth = F.interpolate(coarse, size=shape, mode=mode)
+    return 2 * smooth + 0.3 * torch.randn(batch, channels, *shape, generator=generator)
+
+
+class Residual(nn.Module):
+    """Two convolutions and what passes them by: cut inside, the input crosses beside the cut."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)  # called twice
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner: Tensor = self.relu(self.norm1(self.conv1(x)))
+        return self.relu(self.conv2(inner) + x)  # type: ignore[no-any-return]
+
+
+class SmallNet(nn.Module):
+    """A ResNet in small: strides, max pooling, batch norm, a skip connection, pooling and one linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=2, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, stride=1, padding=1),
+        )
+        self.block = Residual(8)
+        self.top = nn.Sequential(nn.Conv2d(8, 12, 3, stride=2, padding=1), nn.ReLU())
+        self.fc = nn.Linear(12, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.top(self.block(self.stem(x)))
+        return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class Classifier(nn.Module):
+    """Features, pooled, then a linear layer; `features` may be anything that gives (B, C, *S)."""
+
+    def __init__(self, features: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.features = features
+        self.fc = nn.Linear(channels, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.features(x).flatten(2).mean(2))  # type: ignore[no-any-return]
+
+
+class Branches(nn.Module):
+    """Inception in small: a split, two branches, a concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2)
+        self.left = nn.Conv2d(4, 6, 3, padding=1)
+        self.right = nn.AvgPool2d(3, stride=1, padding=1)
+        self.mixed = nn.Conv2d(10, 12, 1)
+        self.fc = nn.Linear(12, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.stem(x).chunk(2, dim=1)
+        x = torch.cat([self.left(a).relu(), self.right(b)], dim=1)
+        return self.fc(self.mixed(x).relu().mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class GridSampler(nn.Module):
+    """A spatial transformer: `grid_sample` has no gradient rule."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, padding=1)
+        self.warp = Warp()
+        self.fc = nn.Linear(6, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.warp(self.conv(x)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class Warp(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        turn = torch.tensor([[[0.8, -0.6, 0.0], [0.6, 0.8, 0.0]]]).expand(x.shape[0], 2, 3)
+        return F.grid_sample(
+            x, F.affine_grid(turn, list(x.shape), align_corners=False), align_corners=False
+        )

@@ -1,0 +1,135 @@
+"""What a file ought to return, found another way than `camcore.export` does, and how far from it a file is.
+
+One image and one class at a time, through the model itself; the equations are NumPy loops in float64.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tests.camcore import references
+
+# Relative to the largest expected value.
+TOLERANCE = 1e-4
+
+
+class Result(NamedTuple):
+    scores: np.ndarray
+    classes: np.ndarray
+    saliency_map: np.ndarray
+
+
+def explain_by_hand(
+    model: nn.Module,
+    layer: str,
+    image: Tensor,
+    class_ids: Tensor,
+    *,
+    method: str = "gradcam",
+    full_size: bool = True,
+    **options: Any,
+) -> Result:
+    """The result for images (B, C, *S) and class ids (B or 1, K), in the precision of the model."""
+    class_ids = class_ids.expand(len(image), -1)
+    results = [
+        _explain_one(model, layer, one[None], ids.tolist(), method, full_size, options)
+        for one, ids in zip(image, class_ids, strict=True)
+    ]
+    return Result(*(np.stack(values) for values in zip(*results, strict=True)))
+
+
+def _explain_one(
+    model: nn.Module,
+    layer: str,
+    image: Tensor,
+    class_ids: list[int],
+    method: str,
+    full_size: bool,
+    options: dict[str, Any],
+) -> tuple[np.ndarray, ...]:
+    scores, activation, delta = _run(model, layer, image)
+    values = scores[0].tolist()
+    ranking = sorted(range(len(values)), key=lambda c: -values[c])
+    classes = [ranking[k] if c == -1 else c for k, c in enumerate(class_ids)]
+    size = tuple(image.shape[2:]) if full_size else None
+    maps = []
+    for c in classes:
+        (gradient,) = torch.autograd.grad(scores[0, c], delta, retain_graph=True)
+        maps.append(_map(activation, gradient[0].double().numpy(), method, size, options))
+    return scores[0].detach().double().numpy(), np.array(classes), np.stack(maps)
+
+
+def _run(model: nn.Module, layer: str, image: Tensor) -> tuple[Tensor, np.ndarray, Tensor]:
+    """Scores, the layer's output, and a zero added to it: the gradient for the one is that for the other."""
+    calls: list[tuple[np.ndarray, Tensor]] = []
+
+    def perturb(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
+        delta = torch.zeros_like(output, requires_grad=True)
+        calls.append((output[0].detach().double().numpy().copy(), delta))
+        return output + delta
+
+    handle = model.get_submodule(layer).register_forward_hook(perturb)
+    try:
+        with torch.enable_grad():
+            scores = model(image)
+    finally:
+        handle.remove()
+    return scores, *calls[-1]
+
+
+def _map(
+    activation: np.ndarray,
+    gradient: np.ndarray,
+    method: str,
+    size: tuple[int, ...] | None,
+    options: dict[str, Any],
+) -> np.ndarray:
+    channels, *space = activation.shape
+    a, g = activation.reshape(channels, -1), gradient.reshape(channels, -1)
+    if method == "cam":
+        # Behind average pooling and a linear layer, every gradient is weight / number of points.
+        raw = references.weighted_sum(a, g.sum(axis=1)).reshape(space)
+        # No rectification: shifted so that it changes nothing.
+        return references.postprocess(raw - raw.min(), size)
+    equation = getattr(references, method.replace("++", "_plus_plus").replace("-", "_"))
+    return references.postprocess(equation(a, g, **options).reshape(space), size)
+
+
+def run_file(path: Path, image: Tensor, class_ids: Tensor) -> Result:
+    """What a file returns in its own runtime, read as its user would read it."""
+    if path.suffix == ".onnx":
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = 1
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        feeds = {"image": image.numpy(), "class_ids": class_ids.numpy()}
+        return Result(*session.run(["scores", "classes", "saliency_map"], feeds))
+    if path.suffix == ".pt":
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r".*torch\.jit\.load")
+            module = torch.jit.load(path)
+    else:
+        module = torch.export.load(path).module()
+        class_ids = class_ids.expand(len(image), -1)
+    with torch.no_grad():
+        return Result(*(output.numpy() for output in module(image, class_ids)))
+
+
+def worst_error(given: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference, relative to the largest expected value."""
+    assert given.shape == expected.shape
+    assert np.isfinite(given).all()
+    return float(np.abs(given - expected).max() / np.abs(expected).max())
+
+
+def assert_same(given: Any, expected: Result, tolerance: float = TOLERANCE) -> None:
+    """Scores, classes and maps agree; `given` is a `Result` or an `Explanation`."""
+    np.testing.assert_array_equal(given.classes, expected.classes)
+    assert worst_error(np.asarray(given.scores), expected.scores) < tolerance
+    assert worst_error(np.asarray(given.saliency_map), expected.saliency_map) < tolerance

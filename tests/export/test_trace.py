@@ -1,0 +1,142 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from camcore.errors import ExportError, InputError
+from camcore.export.trace import first_line, module_of, trace
+from tests.export.models import Classifier, SmallNet, build, images
+
+
+class FixedSize(nn.Module):
+    """Flattens its features, so the linear layer fixes height and width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, stride=4)
+        self.fc = nn.Linear(4 * 4 * 4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.conv(x).flatten(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("shape", [(1, 24, 24), (3, 17, 40), (2, 64, 9)])
+def test_equals_the_model_at_other_sizes(small_net: nn.Module, shape: tuple[int, ...]) -> None:
+    traced = trace(small_net, torch.zeros(1, 3, 24, 24))
+    assert traced.dynamic_size
+    assert traced.notes == ()
+    image = images(1, *shape)
+    torch.testing.assert_close(traced.graph(image), small_net(image))
+
+
+def test_nothing_works_in_place(small_net: nn.Module) -> None:
+    graph = trace(small_net, torch.zeros(1, 3, 24, 24)).graph
+    targets = [node.target for node in graph.graph.nodes if node.op == "call_function"]
+    assert len(targets) > 10
+    assert not [t for t in targets if isinstance(t, torch._ops.OpOverload) and t._schema.is_mutable]
+
+
+def test_weights_are_shared_and_ask_for_no_gradient(small_net: nn.Module) -> None:
+    graph = trace(small_net, torch.zeros(1, 3, 24, 24)).graph
+    assert not list(graph.parameters())
+    given = dict(small_net.named_parameters())
+    for name, buffer in graph.named_buffers():
+        if name in given:
+            assert buffer.data_ptr() == given.pop(name).data_ptr()
+            assert not buffer.requires_grad
+    assert not given
+
+
+def test_nodes_know_their_modules(small_net: nn.Module) -> None:
+    graph = trace(small_net, torch.zeros(1, 3, 24, 24)).graph.graph
+    modules = {module_of(node) for node in graph.nodes if node.op == "call_function"}
+    assert {"stem.0", "block.conv1", "block.relu", "top.0", "fc"} <= modules
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_the_batch_of_the_example_does_not_matter(small_net: nn.Module, batch: int) -> None:
+    graph = trace(small_net, torch.zeros(batch, 3, 24, 24), dynamic_size=False).graph
+    for other in (1, 2, 4):
+        image = images(2, other, 24, 24)
+        torch.testing.assert_close(graph(image), small_net(image))
+
+
+def test_a_fixed_size_is_found_and_told() -> None:
+    model = build(FixedSize, shape=(3, 16, 16))
+    traced = trace(model, torch.zeros(1, 3, 16, 16))
+    assert not traced.dynamic_size
+    assert "the model fixes them" in traced.notes[0]
+    image = images(1, 3, 16, 16)
+    torch.testing.assert_close(traced.graph(image), model(image))
+
+
+def test_a_free_size_that_cannot_be_had() -> None:
+    with pytest.raises(ExportError, match="free height and width.*dynamic_size"):
+        trace(build(FixedSize), torch.zeros(1, 3, 16, 16), dynamic_size=True)
+
+
+def test_a_fixed_size_on_request(small_net: nn.Module) -> None:
+    traced = trace(small_net, torch.zeros(1, 3, 24, 24), dynamic_size=False)
+    assert not traced.dynamic_size
+    assert "on request" in traced.notes[0]
+
+
+@pytest.mark.parametrize("shape", [(3, 24), (3, 2, 8, 8, 8)])
+def test_one_and_three_dimensions(shape: tuple[int, ...]) -> None:
+    channels, *size = shape
+    conv = nn.Conv1d if len(size) == 1 else nn.Conv3d
+    kind = [3] if len(size) == 1 else [3, 3, 3]
+    if len(size) == 4:
+        size = size[1:]
+    model = build(lambda: Classifier(conv(channels, 4, tuple(kind)), 4), shape=(channels, *size))
+    graph = trace(model, torch.zeros(1, channels, *size)).graph
+    image = torch.randn(3, channels, *[length + 3 for length in size])
+    torch.testing.assert_close(graph(image), model(image))
+
+
+def test_training_mode_is_refused() -> None:
+    with pytest.raises(InputError, match=r"training mode \(the model itself, .*model\.eval\(\)"):
+        trace(SmallNet().train(), torch.zeros(1, 3, 24, 24))
+
+
+def test_one_layer_in_training_mode_is_refused_by_name() -> None:
+    model = build(SmallNet)
+    model.get_submodule("block.norm1").train()
+    with pytest.raises(InputError, match=r"training mode \(block\.norm1\)"):
+        trace(model, torch.zeros(1, 3, 24, 24))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["block.conv2.weight", "block.norm1.running_mean"])
+def test_weights_that_are_not_finite_are_refused_by_name(bad: float, name: str) -> None:
+    model = build(SmallNet)
+    model.state_dict()[name].view(-1)[3] = bad
+    with pytest.raises(InputError, match=name):
+        trace(model, torch.zeros(1, 3, 24, 24))
+
+
+@pytest.mark.parametrize(
+    "example",
+    [torch.zeros(3, 24), torch.zeros(1, 3, 24, 24, dtype=torch.uint8), torch.zeros(0, 3, 24, 24)],
+)
+def test_an_example_that_is_no_batch_of_images(small_net: nn.Module, example: Tensor) -> None:
+    with pytest.raises(InputError, match="expected a batch of images"):
+        trace(small_net, example)
+
+
+def test_an_example_with_too_few_channels(small_net: nn.Module) -> None:
+    with pytest.raises(ExportError, match="cannot trace the model"):
+        trace(small_net, torch.zeros(1, 1, 24, 24))
+
+
+def test_a_model_that_branches_on_values_is_refused() -> None:
+    class Branching(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean((2, 3)) if x.sum() > 0 else x.amax((2, 3))
+
+    with pytest.raises(ExportError, match="cannot trace the model"):
+        trace(Branching().eval(), torch.zeros(1, 3, 24, 24))
+
+
+def test_first_line() -> None:
+    assert first_line(ValueError("\n what happened\nwhy")) == "what happened"
+    assert first_line(ValueError()) == "ValueError"
