@@ -39,7 +39,7 @@ types: $(INSTALLED)  ## static types, checked on an installed copy
 	cd $(VENV)/types-copy && MYPYPATH=. ../bin/python -m mypy --config-file ../../pyproject.toml -p camcore
 
 bench: $(INSTALLED)  ## camcore beside plain onnxruntime and pytorch-grad-cam; writes benchmarks/results.json
-	$(BIN)/python benchmarks/gradcam.py
+	$(BIN)/python -m benchmarks.gradcam
 
 demo-weights: $(INSTALLED)  ## train the demo classifier again (minutes on two cores)
 	$(BIN)/python -m camcore.adapters.demo.train

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         devices,
         options.threads,
         running=Effort(seconds=5, at_least=15, at_most=100, warm_up=5),
-        exporting=Effort(seconds=20, at_least=1, at_most=3, warm_up=0),
+        exporting=Effort(seconds=15, at_least=1, at_most=3, warm_up=0),
         first_runs=7,
         earlier_layers=None,
     )
@@ -279,7 +279,7 @@ def first_run_row(case: Case) -> Row:
 def install_sizes() -> dict[str, int]:
     """Bytes to install for running a file with camcore, beside PyTorch as it is installed here."""
     return {
-        "camcore[run]": install_size(f"{ROOT}[run]"),
+        "camcore[run]": install_size(ROOT, "run"),
         f"torch {torch.__version__}": installed_size("torch"),
     }
 

@@ -1,6 +1,7 @@
 """The production side: the first result in a fresh interpreter, and what has to be installed."""
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,8 +26,13 @@ def first_runs(plain: Path, explained: Path, image: Path, rounds: int) -> Compar
 
     def seconds(contender: str, file: Path) -> float:
         # -I: what lies in the working folder or in PYTHONPATH is not what users import.
-        command = [sys.executable, "-I", str(HERE / "first_run.py"), contender, file, image]
-        printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        script = [sys.executable, "-I", str(HERE / "first_run.py")]
+        printed = subprocess.run(
+            [*script, contender, str(file), str(image)],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
         result = json.loads(printed)
         if result["torch"]:
             raise RuntimeError(f"{contender} imported torch")
@@ -38,12 +44,16 @@ def first_runs(plain: Path, explained: Path, image: Path, rounds: int) -> Compar
     return compare(*zip(*pairs[1:], strict=True))  # the first pair read the libraries from disk
 
 
-def install_size(requirement: str) -> int:
-    """Bytes that `pip install` puts into an empty folder; needs a package index."""
+def install_size(project: Path, extra: str) -> int:
+    """Bytes that `pip install` of a project puts into an empty folder; needs a package index."""
     with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "source"), Path(folder, "target")
+        # A copy, for a build leaves its files where the source is.
+        unneeded = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__")
+        shutil.copytree(project, source, ignore=unneeded)
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "--target", folder, requirement], check=True)
-        return _bytes(Path(folder).rglob("*"))
+        subprocess.run([*pip, "--target", str(target), f"{source}[{extra}]"], check=True)
+        return _bytes(target.rglob("*"))
 
 
 def installed_size(requirement: str) -> int:

@@ -14,7 +14,7 @@ from camcore.errors import ExportError, InputError, unknown_name
 from camcore.export.classifier import pooled_linear_weight
 from camcore.export.cut import Cut, cut
 from camcore.export.gradient import Gradient, trace_gradient
-from camcore.export.layers import default_layer, find_activation
+from camcore.export.layers import check_layer_name, default_layer, find_activation
 from camcore.export.trace import outputs_of, trace
 from camcore.methods import Method, get_method
 from camcore.scaling import postprocess
@@ -181,9 +181,11 @@ def explain(
     for name in options:
         if name not in chosen.options:
             raise unknown_name(f"option of {method}", name, chosen.options)
+    if layer is not None:
+        check_layer_name(model, layer)
     traced = trace(model, example, dynamic_size=dynamic_size)
     layer = layer or default_layer(traced)
-    activation = find_activation(traced, model, layer)
+    activation = find_activation(traced, layer)
     num_classes = _check_scores(traced.graph, class_names)
     request = Request(
         model=model,
@@ -212,7 +214,7 @@ def explain(
         map_size="image" if full_size else "feature",
         options=request.options | {"relu": request.relu, "normalize": normalize},
         notes=traced.notes,
-        versions={"camcore": camcore.__version__, "torch": torch.__version__},
+        versions={"camcore": camcore.__version__, "torch": str(torch.__version__)},
     )
     parts = cut(traced.graph, at=activation, kept=[activation])
     body: _Body

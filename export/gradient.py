@@ -60,7 +60,7 @@ def trace_gradient(
         ExportError: an operator of the tail has no gradient, or none in forward operators; it is
             named with its module.
     """
-    joint = _trace_joint(tail, activation, crossing, explained)
+    joint = _without_stand_ins(_trace_joint(tail, activation, crossing, explained))
     _check_rules(joint)
     *outputs, gradient = outputs_of(joint)
     joint.graph.output_node().args = ((gradient,),)
@@ -68,7 +68,7 @@ def trace_gradient(
     parts = cut(joint, at=seed, kept=outputs)
     batch = batch_symbol(activation)
     return Gradient(
-        _without_stand_ins(parts.head),
+        parts.head,
         _seeded_by_class(parts.tail, seed.meta["val"]),
         tuple(_batch_axis(value, batch) for value in parts.crossing),
     )

@@ -88,17 +88,20 @@ def default_layer(traced: Trace) -> str:
     return max(candidates)[2]
 
 
-def find_activation(traced: Trace, model: nn.Module, layer: str) -> fx.Node:
-    """The value that the named module returns, at its last call if it is called several times.
-
-    Raises:
-        UnknownNameError: the model has no such module.
-        ExportError: its output never reaches the prediction, is not one tensor, or has no spatial
-        axes.
-    """
+def check_layer_name(model: nn.Module, layer: str) -> None:
+    """Raises an `UnknownNameError` where the model has no module of that name."""
     names = [name for name, _ in model.named_modules() if name]
     if layer not in names:
         raise unknown_name("layer", layer, names, "`camcore layers` lists them all")
+
+
+def find_activation(traced: Trace, layer: str) -> fx.Node:
+    """The value that the named module returns, at its last call if it is called several times.
+
+    Raises:
+        ExportError: its output never reaches the prediction, is not one tensor, or has no spatial
+            axes.
+    """
     outputs = _outputs(traced.graph.graph).get(layer, [])
     reason = _unusable(layer, outputs)
     if reason:

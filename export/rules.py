@@ -39,15 +39,6 @@ def _own_rules() -> dict[torch._ops.OpOverload, Rule]:
         aten._adaptive_avg_pool3d_backward.default: adaptive_average_pool_backward,
         aten.slice_backward.default: slice_backward,
         aten.select_backward.default: select_backward,
-        aten.upsample_bilinear2d_backward.default: _upsample_rule(aten.upsample_bilinear2d.default),
-        aten.upsample_bicubic2d_backward.default: _upsample_rule(aten.upsample_bicubic2d.default),
-        aten._upsample_bilinear2d_aa_backward.default: _upsample_rule(
-            aten._upsample_bilinear2d_aa.default
-        ),
-        aten.upsample_nearest2d_backward.default: _upsample_rule(aten.upsample_nearest2d.default),
-        aten._upsample_nearest_exact2d_backward.default: _upsample_rule(
-            aten._upsample_nearest_exact2d.default
-        ),
     }
 
 
@@ -233,30 +224,6 @@ def _along(axis: int, values: Tensor, matrix: Tensor) -> Tensor:
     return (values.movedim(axis, -1) @ matrix).movedim(-1, axis)
 
 
-def _upsample_rule(forward: torch._ops.OpOverload) -> Rule:
-    """The rule of a separable resampling operator on (B, C, H, W).
-
-    Resampling is linear along each axis, Y = M X, and M is what the operator makes of the identity
-    matrix; so any interpolation, with any alignment of corners, has the same rule: dX = M^T G along
-    each axis.
-    """
-
-    def backward(
-        grad: Tensor, output_size: Sequence[int], input_size: Sequence[int], *options: Any
-    ) -> Tensor:
-        *flags, scale_h, scale_w = options
-        for axis, scale in ((2, scale_h), (3, scale_w)):
-            size = input_size[axis]
-            identity = torch.eye(size, dtype=grad.dtype, device=grad.device)
-            columns = forward(
-                identity[None, :, :, None], [output_size[axis - 2], 1], *flags, scale, None
-            )
-            grad = _along(axis, grad, columns[0, :, :, 0].transpose(0, 1))
-        return grad
-
-    return backward
-
-
 def slice_backward(
     grad: Tensor, input_sizes: Sequence[int], dim: int, start: int, end: int, step: int
 ) -> Tensor:
@@ -321,37 +288,71 @@ RULES: dict[torch._ops.OpOverload, Rule] = _pytorch_rules() | _own_rules()
 def _kept(operator: torch._ops.OpOverload, input_gradient: Rule) -> torch._ops.OpOverload:
     """A stand-in that autograd takes for one opaque operator with a rule of its own.
 
-    Autograd looks through composite operators: a linear layer would be traced as a product with a
-    transposed copy of its weight, and the file would hold both. Behind a stand-in it stays one
-    operator in the forward graph.
+    The rule gets the stand-in, G and the operator's arguments. Autograd looks through composite
+    operators: a linear layer would be traced as a product with a transposed copy of its weight, and
+    the file would hold both; resizing would be traced as gathers and scatters. Behind a stand-in an
+    operator stays as it is.
     """
     short = f"{operator._schema.name.removeprefix('aten::')}_{operator._overloadname}"
     name = f"camcore::{short}"
-    schema = str(operator._schema).partition("(")[2]
-    torch.library.define(name, f"({schema}")
+    torch.library.define(name, "(" + str(operator._schema).partition("(")[2])
     torch.library.impl(name, "CompositeExplicitAutograd")(lambda *arguments: operator(*arguments))
     torch.library.register_fake(name)(lambda *arguments: operator(*arguments))
+    stand_in: torch._ops.OpOverload = getattr(torch.ops.camcore, short).default
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.arguments = inputs
 
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        return input_gradient(grad, *ctx.arguments), *[None] * (len(ctx.arguments) - 1)
+        none = [None] * (len(ctx.arguments) - 1)
+        return input_gradient(stand_in, grad, *ctx.arguments), *none
 
     torch.library.register_autograd(name, backward, setup_context=setup)
-    stand_in: torch._ops.OpOverload = getattr(torch.ops.camcore, short).default
     return stand_in
 
 
 def linear_input_gradient(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None
+    linear: Rule, grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> Tensor:
     """Input gradient of a linear layer: G W, (..., N) (N, C) -> (..., C), W as it is stored."""
     return grad @ weight
 
 
+def resampling_input_gradient(
+    resample: Rule,
+    grad: Tensor,
+    x: Tensor,
+    output_size: Sequence[int] | None,
+    *options: Any,
+) -> Tensor:
+    """Input gradient of a separable interpolation of (B, C, H, W), as one matrix product an axis.
+
+    Resampling is linear along each axis, Y = M X, and M is what the operator makes of the identity
+    matrix: any interpolation and any alignment of corners has the same rule, dX = M^T G.
+    """
+    *flags, scales = options
+    for axis in (2, 3):
+        identity = torch.eye(x.shape[axis], dtype=grad.dtype, device=grad.device)
+        size, scale = (
+            ([grad.shape[axis], 1], None) if scales is None else (None, [scales[axis - 2], 1.0])
+        )
+        columns = resample(identity[None, :, :, None], size, *flags, scale)
+        grad = _along(axis, grad, columns[0, :, :, 0].transpose(0, 1))
+    return grad
+
+
 KEPT: dict[torch._ops.OpOverload, torch._ops.OpOverload] = {
-    aten.linear.default: _kept(aten.linear.default, linear_input_gradient),
+    aten.linear.default: _kept(aten.linear.default, linear_input_gradient)
+} | {
+    operator: _kept(operator, resampling_input_gradient)
+    for operator in (
+        aten.upsample_nearest2d.vec,
+        aten._upsample_nearest_exact2d.vec,
+        aten.upsample_bilinear2d.vec,
+        aten._upsample_bilinear2d_aa.vec,
+        aten.upsample_bicubic2d.vec,
+        aten._upsample_bicubic2d_aa.vec,
+    )
 }
 
 

@@ -8,6 +8,7 @@ objects on scenes that nobody picked.
 import argparse
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -99,6 +100,7 @@ def demonstrate(folder: Path, scene_count: int, picture: Path | None = None) -> 
         export_scenes_apart(path)
     _print_export(console, path, read_card(path))
 
+    console.print()
     console.rule("[bold]2. Show: onnxruntime and the file, no PyTorch", align="left")
     runner = load(path)
     with console.status("explaining pictures"):
@@ -108,6 +110,7 @@ def demonstrate(folder: Path, scene_count: int, picture: Path | None = None) -> 
             _copy(folder / "overview.png", picture)
     _print_pictures(console, folder, [*painted, *on_photographs, *photographs])
 
+    console.print()
     console.rule("[bold]3. Measure: do the maps find the objects?", align="left")
     with console.status(f"explaining every object of {scene_count} scenes"):
         figures = evaluate(runner, _evaluation_scenes(scene_count))
@@ -244,7 +247,9 @@ def _print_figures(console: "Console", scenes: int, figures: "dict[str, Localisa
     console.print(
         f"{scenes} painted scenes that the training never saw, up to three objects each. Peak in "
         "box: the map's highest pixel lies in the object's known box (pointing game). IoU: that "
-        f"box against the one around all pixels of the map above {BOX_THRESHOLD}."
+        f"box against the one around all pixels of the map above {BOX_THRESHOLD}, a threshold "
+        "chosen on other scenes. For comparison: the map of another object in the same scene, and "
+        "a blur in the middle, as large as the objects are on average."
     )
     report = json.loads((files("camcore.adapters.demo") / "scene_net.json").read_text("utf-8"))
     stated = report["held_out_scenes"]
@@ -258,15 +263,24 @@ def _print_figures(console: "Console", scenes: int, figures: "dict[str, Localisa
 def _print_next(console: "Console", folder: Path, painted: Exhibit) -> None:
     file, scene = folder / "scenes.onnx", folder / "scene.png"
     chosen = " ".join(f"--class {finding.name}" for finding in painted.findings[:2])
+    console.print()
     console.rule("[bold]Next", align="left")
-    for command in (
-        f"camcore run {file} {scene} {chosen} -o {folder / 'mine.png'}",
-        f"camcore run {file} YOUR-IMAGE.jpg --top 3 -o {folder / 'yours.png'}",
-        f"camcore inspect {file}",
-        "camcore methods",
-        "camcore export resnet50 -o resnet50.onnx",
+    for arguments in (
+        f"run {file} {scene} {chosen} -o {folder / 'mine.png'}",
+        f"run {file} YOUR-IMAGE.jpg --top 3 -o {folder / 'yours.png'}",
+        f"inspect {file}",
+        "methods",
+        "export resnet50 -o resnet50.onnx  # downloads torchvision's weights",
     ):
-        console.print(f"  {command}", style="cyan", soft_wrap=True)
+        console.print(f"  {_camcore()} {arguments}", style="cyan", soft_wrap=True)
+
+
+def _camcore() -> str:
+    """How to call this environment's `camcore`, which `make demo` does not put on the path."""
+    own, here = Path(sys.executable).with_name("camcore"), Path.cwd()
+    if not own.exists() or shutil.which("camcore") == str(own):
+        return "camcore"
+    return str(own.relative_to(here) if own.is_relative_to(here) else own)
 
 
 if __name__ == "__main__":

@@ -36,11 +36,18 @@ def exact(model: nn.Module, layer: str, image: Tensor, ids: Any, **options: Any)
 
 
 # `cam` only works right before the pooling.
-PLACES = [(method, layer) for method in camcore.METHODS for layer in ("top", LAYER) if (method, layer) != ("cam", LAYER)]
+PLACES = [
+    (method, layer)
+    for method in camcore.METHODS
+    for layer in ("top", LAYER)
+    if (method, layer) != ("cam", LAYER)
+]
 
 
 @pytest.fixture(scope="module", params=PLACES, ids="-".join)
-def by_method(request: pytest.FixtureRequest, small_net: nn.Module) -> Iterator[tuple[str, str, Explained]]:
+def by_method(
+    request: pytest.FixtureRequest, small_net: nn.Module
+) -> Iterator[tuple[str, str, Explained]]:
     method, layer = request.param
     yield method, layer, explain(small_net, EXAMPLE, method=method, layer=layer)
 
@@ -84,7 +91,9 @@ def test_images_of_a_batch_do_not_influence_each_other(explained: Explained) -> 
     together = explained(image, ids)
     for n in range(4):
         alone = explained(image[n : n + 1], ids)
-        torch.testing.assert_close(together.saliency_map[n], alone.saliency_map[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            together.saliency_map[n], alone.saliency_map[0], rtol=0, atol=1e-5
+        )
     assert (together.saliency_map[0] - together.saliency_map[1]).abs().max() > 0.1
 
 
@@ -92,12 +101,16 @@ def test_permuting_class_ids_permutes_maps(explained: Explained) -> None:
     image, order = images(1, 2, 24, 24), torch.tensor([2, 0, 1])
     ids = torch.tensor([[0, 1, 4]])
     straight, permuted = explained(image, ids), explained(image, ids[:, order])
-    torch.testing.assert_close(permuted.saliency_map, straight.saliency_map[:, order], rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        permuted.saliency_map, straight.saliency_map[:, order], rtol=0, atol=1e-6
+    )
     assert (straight.saliency_map[:, 0] - straight.saliency_map[:, 1]).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("k", [0, 1])
-def test_the_content_of_the_example_does_not_matter(small_net: nn.Module, explained: Explained, k: int) -> None:
+def test_the_content_of_the_example_does_not_matter(
+    small_net: nn.Module, explained: Explained, k: int
+) -> None:
     other = explain(small_net, images(9 + k, 1 + k, 40, 32), layer=LAYER)
     image = images(1, 2, 24, 24)
     torch.testing.assert_close(other(image), explained(image))
@@ -126,10 +139,14 @@ def test_maps_at_feature_size(small_net: nn.Module) -> None:
 
 def test_raw_maps(small_net: nn.Module) -> None:
     """Without rectification and scaling: the equation's own numbers."""
-    explained = explain(small_net, EXAMPLE, layer="top", relu=False, normalize=False, full_size=False)
+    explained = explain(
+        small_net, EXAMPLE, layer="top", relu=False, normalize=False, full_size=False
+    )
     image = images(1, 1, 24, 24)
     seen: list[Tensor] = []
-    handle = small_net.get_submodule("top").register_forward_hook(lambda m, i, o: seen.append(o.detach()))
+    handle = small_net.get_submodule("top").register_forward_hook(
+        lambda m, i, o: seen.append(o.detach())
+    )
     best = int(small_net(image).argmax())
     handle.remove()
     activation = seen[0][0].double()
@@ -161,7 +178,9 @@ def test_cam_is_gradcam_where_it_applies(small_net: nn.Module) -> None:
 
 def test_volumes() -> None:
     model = build(
-        lambda: Classifier(nn.Sequential(nn.Conv3d(2, 6, 3), nn.ReLU(), nn.Conv3d(6, 4, 2), nn.Tanh()), 4),
+        lambda: Classifier(
+            nn.Sequential(nn.Conv3d(2, 6, 3), nn.ReLU(), nn.Conv3d(6, 4, 2), nn.Tanh()), 4
+        ),
         shape=(2, 7, 8, 9),
     )
     explained = explain(model, torch.zeros(1, 2, 7, 8, 9), layer="features.1")
@@ -214,7 +233,14 @@ def test_the_explained_module_keeps_no_graph(explained: Explained) -> None:
 
 def test_the_card(small_net: nn.Module) -> None:
     names = [f"class {n}" for n in range(NUM_CLASSES)]
-    explained = explain(small_net, EXAMPLE, method="xgradcam", class_names=names, model_name="small", dynamic_size=False)
+    explained = explain(
+        small_net,
+        EXAMPLE,
+        method="xgradcam",
+        class_names=names,
+        model_name="small",
+        dynamic_size=False,
+    )
     card = explained.card
     assert (card.method, card.layer, card.model) == ("xgradcam", "top", "small")
     assert card.class_names == tuple(names)
@@ -256,7 +282,9 @@ def test_unknown_method(small_net: nn.Module) -> None:
 
 
 def test_unknown_layer(small_net: nn.Module) -> None:
-    with pytest.raises(UnknownNameError, match=r"unknown layer 'block.conv3'; nearest: .*block.conv2"):
+    with pytest.raises(
+        UnknownNameError, match=r"unknown layer 'block.conv3'; nearest: .*block.conv2"
+    ):
         explain(small_net, EXAMPLE, layer="block.conv3")
 
 
@@ -271,7 +299,9 @@ def test_an_option_of_another_method(small_net: nn.Module) -> None:
 
 
 def test_a_layer_that_never_reaches_the_prediction() -> None:
-    with pytest.raises(ExportError, match=r"'unused' cannot be explained: .*never reaches the prediction"):
+    with pytest.raises(
+        ExportError, match=r"'unused' cannot be explained: .*never reaches the prediction"
+    ):
         explain(build(Constant), EXAMPLE, layer="unused")
 
 

@@ -55,7 +55,9 @@ def check(case: Case, folder: Path) -> None:
     assert_same(given, expected)
 
     other, ids = images(2, 3, *size), torch.tensor([[4], [-1], [0]])
-    assert_same(run_file(path, other, ids), explain_by_hand(model, explained.card.layer, other, ids))
+    assert_same(
+        run_file(path, other, ids), explain_by_hand(model, explained.card.layer, other, ids)
+    )
 
     # Not only near their own references: the maps follow the image.
     again = run_file(path, images(3, 2, *grown), torch.tensor(given.classes))

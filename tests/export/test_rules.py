@@ -47,7 +47,9 @@ class Rules(TorchDispatchMode):
         super().__init__()
         self.used: set[str] = set()
 
-    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, operator: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         if "backward" not in operator.name():
             return operator(*args, **(kwargs or {}))
         self.used.add(operator.name().removeprefix("aten::"))

@@ -85,9 +85,35 @@ def test_figures(printed: list[str]) -> None:
 
 
 def test_it_ends_with_commands_for_what_it_made(printed: list[str]) -> None:
-    commands = [line for line in printed if line.startswith("  camcore ")]
-    assert "  camcore inspect made/here/scenes.onnx" in commands
-    assert commands[0].startswith("  camcore run made/here/scenes.onnx made/here/scene.png --class")
+    start = next(i for i, line in enumerate(printed) if line.startswith("Next"))
+    commands = [line.strip().partition(" ") for line in printed[start + 1 : -1]]
+    # The path is empty here, so the command is given by its place, unless it is not installed.
+    own = Path(sys.executable).with_name("camcore")
+    assert {command for command, _, _ in commands} == {str(own) if own.exists() else "camcore"}
+    arguments = [rest for _, _, rest in commands]
+    assert arguments[0].startswith("run made/here/scenes.onnx made/here/scene.png --class ")
+    assert "inspect made/here/scenes.onnx" in arguments
+
+
+@pytest.mark.parametrize(
+    ("on_path", "inside", "expected"),
+    [
+        (True, True, "camcore"),
+        (False, True, ".venv/bin/camcore"),
+        (False, False, "{folder}/.venv/bin/camcore"),
+    ],
+)
+def test_camcore_is_called_by_the_shortest_way(
+    on_path: bool, inside: bool, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bin_folder = tmp_path / ".venv" / "bin"
+    bin_folder.mkdir(parents=True)
+    (bin_folder / "camcore").touch(mode=0o755)
+    monkeypatch.setattr(sys, "executable", str(bin_folder / "python"))
+    monkeypatch.setenv("PATH", str(bin_folder) if on_path else "")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path if inside else tmp_path / "other")
+    assert demo._camcore() == expected.format(folder=tmp_path)
 
 
 def test_a_missing_package_is_named_with_its_extra(

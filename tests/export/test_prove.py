@@ -1,0 +1,193 @@
+"""A file that is wrong is refused, with a number, whatever is wrong with it; nothing is left behind."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from camcore.errors import ProofError
+from camcore.export import Explained, explain, prove, save, write
+from tests.export.conftest import LAYER
+from tests.export.models import Classifier, SmallNet, build, images
+
+EXAMPLE = images(0, 1, 24, 24)
+FORMATS = (".onnx", ".pt", ".pt2")
+
+
+class Tampered(nn.Module):
+    """The body of an explained module, with one of its outputs changed."""
+
+    def __init__(self, body: nn.Module, change: Callable[..., Any]) -> None:
+        super().__init__()
+        self.body = body
+        self.change = change
+
+    def forward(self, image: Tensor, class_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.change(image, *self.body(image, class_ids))  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def subject(small_net: nn.Module) -> Explained:
+    """One of its own for each test, for its body is replaced."""
+    return explain(small_net, EXAMPLE, layer=LAYER)
+
+
+def assert_refused(explained: Explained, path: Path, match: str) -> str:
+    path.write_bytes(b"what stood there before")
+    with pytest.raises(ProofError, match=match) as caught:
+        save(explained, path)
+    assert path.read_bytes() == b"what stood there before"
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_sound_file(suffix: str, files: dict[str, Path], explained: Explained) -> None:
+    proof = prove.prove(files[suffix], explained)
+    assert proof["images"] == 6
+    assert 0 < proof["worst_relative_error"] < prove.TOLERANCE
+    assert proof["runtime"].split()[0] in {"onnxruntime", "TorchScript,", "torch.export,"}
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_the_file_of_another_model(
+    suffix: str, explained: Explained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = explain(build(SmallNet, seed=1), EXAMPLE, layer=LAYER)
+    content = write.WRITERS[suffix](write.capture(other), other.card.outputs)
+    monkeypatch.setitem(write.WRITERS, suffix, lambda program, outputs: content)
+    assert_refused(explained, tmp_path / f"model{suffix}", r"\d")
+
+
+def test_the_file_of_another_layer(
+    explained: Explained, small_net: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores and classes are right, the maps are of the wrong layer."""
+    other = explain(small_net, EXAMPLE, layer="block.conv1")
+    content = write.to_torchscript(write.capture(other))
+    monkeypatch.setitem(write.WRITERS, ".pt", lambda program, outputs: content)
+    assert_refused(explained, tmp_path / "model.pt", r"saliency_map .* off by \d")
+
+
+CHANGES: dict[str, tuple[Callable[..., Any], str]] = {
+    "scores scaled by 1.001": (lambda x, s, c, m: (s * 1.001, c, m), r"scores .* off by 1\.0e-03"),
+    "maps scaled by 1.001": (
+        lambda x, s, c, m: (s, c, m * 1.001),
+        r"saliency_map .* off by 1\.0e-03",
+    ),
+    "maps turned over": (lambda x, s, c, m: (s, c, m.flip(-1)), r"saliency_map .* off by \d"),
+    "maps of the neighbour": (
+        lambda x, s, c, m: (s, c, m.roll(1, 0)),
+        r"saliency_map .* off by \d",
+    ),
+    "classes in another order": (lambda x, s, c, m: (s, c.flip(1), m), r"classes \[\["),
+    "no map": (lambda x, s, c, m: (s, c, m * 0), r"saliency_map .* off by 1\.0e\+00"),
+    "NaN in one map": (
+        lambda x, s, c, m: (s, c, torch.where(m > 0.999, torch.nan, m)),
+        r"saliency_map .* off by nan",
+    ),
+    "one pixel": (
+        lambda x, s, c, m: (s, c, m + 0.01 * (torch.arange(m.shape[3]) == 3)),
+        r"saliency_map .* off by",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_tampered_graph(name: str, subject: Explained, tmp_path: Path) -> None:
+    change, match = CHANGES[name]
+    subject.body = Tampered(subject.body, change)
+    message = assert_refused(subject, tmp_path / "model.pt", match)
+    assert "Nothing was written" in message
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_scores_scaled_in_every_format(suffix: str, subject: Explained, tmp_path: Path) -> None:
+    subject.body = Tampered(subject.body, CHANGES["scores scaled by 1.001"][0])
+    assert_refused(subject, tmp_path / f"model{suffix}", r"scores .* off by 1\.0e-03")
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt"])
+def test_maps_frozen_from_the_example(suffix: str, small_net: nn.Module, tmp_path: Path) -> None:
+    """What an export of `autograd.grad` gives: scores follow the image, the map is that of the example."""
+    subject = explain(small_net, EXAMPLE, layer=LAYER, dynamic_size=False)
+    frozen = subject(EXAMPLE).saliency_map[0, 0]
+
+    def change(x: Tensor, s: Tensor, c: Tensor, m: Tensor) -> tuple[Tensor, ...]:
+        return s, c, frozen.expand(c.shape[0], c.shape[1], 24, 24).clone()
+
+    subject.body = Tampered(subject.body, change)
+    assert_refused(subject, tmp_path / f"model{suffix}", r"saliency_map .* off by \d")
+
+
+def test_gradients_frozen_from_the_example(small_net: nn.Module, tmp_path: Path) -> None:
+    """Subtler: the activations follow the image, the gradients do not."""
+    subject = explain(small_net, EXAMPLE, layer=LAYER, dynamic_size=False)
+    body: Any = subject.body
+    activations, *crossing = body.head(EXAMPLE)
+    scores, *saved = body.tail(activations, *crossing)
+    best = scores.argmax(1)
+    gradient = body.backward_pass(best, *body._repeat_saved(saved, 1))[0].detach()
+
+    class Frozen(nn.Module):
+        def forward(self, classes: Tensor, *saved: Tensor) -> tuple[Tensor]:
+            return (gradient.expand(classes.shape[0], *gradient.shape[1:]).clone(),)
+
+    body.backward_pass = Frozen()
+    assert_refused(subject, tmp_path / "model.pt", r"saliency_map .* off by \d")
+
+
+class Dead(nn.Module):
+    """Nothing of the image is left in its features."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.relu(x * 0 - 1)
+
+
+@pytest.mark.parametrize("method", ["gradcam", "layercam"])
+def test_a_map_that_is_the_same_for_every_image(method: str, tmp_path: Path) -> None:
+    model = build(lambda: Classifier(nn.Sequential(nn.Conv2d(3, 4, 3), Dead()), 4))
+    explained = explain(model, EXAMPLE, method=method, layer="features")
+    assert_refused(explained, tmp_path / "model.pt", "same for every image")
+
+
+def test_fresh_inputs_differ_from_the_example(explained: Explained) -> None:
+    """Other content, batch sizes, image sizes, numbers and kinds of class ids."""
+    inputs = list(prove._fresh_inputs(explained))
+    example = explained.request.example
+    assert len({len(image) for image, _ in inputs}) >= 3
+    assert len({image.shape[2:] for image, _ in inputs}) >= 3
+    assert len({ids.shape[1] for _, ids in inputs}) >= 2
+    assert any((ids == -1).any() for _, ids in inputs)
+    assert any((ids >= 0).any() for _, ids in inputs)
+    for image, _ in inputs:
+        assert image.std() > 0.5
+        assert image.shape != example.shape or (image - example).abs().max() > 1
+
+
+def test_fresh_inputs_of_a_fixed_size(small_net: nn.Module) -> None:
+    explained = explain(small_net, EXAMPLE, dynamic_size=False)
+    assert {image.shape[1:] for image, _ in prove._fresh_inputs(explained)} == {(3, 24, 24)}
+
+
+def test_the_error_that_is_measured() -> None:
+    expected = torch.tensor([0.0, -4.0, 2.0])
+    assert prove._error(expected, expected) == 0
+    assert prove._error(expected + torch.tensor([0.0, 0.0, 0.4]), expected) == pytest.approx(0.1)
+    assert prove._error(expected[:2], expected) == float("inf")
+    assert np.isnan(prove._error(torch.full((3,), torch.nan), expected))
+
+
+def test_ties_are_not_held_against_the_file(tmp_path: Path) -> None:
+    """Two classes with the same weights have the same score, and runtimes may rank them differently."""
+    model = build(SmallNet)
+    fc: Any = model.get_submodule("fc")
+    with torch.no_grad():
+        fc.weight[:] = fc.weight[:1] * torch.tensor([1.0, 1.0, 1.0, 1.0, 0.5])[:, None]
+        fc.bias.zero_()
+    card = save(explain(model, EXAMPLE, layer="top"), tmp_path / "model.onnx")
+    assert card.proof["worst_relative_error"] < 1e-4

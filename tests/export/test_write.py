@@ -1,0 +1,272 @@
+"""What is in a written file: its names, its operators, its weights, and nothing of the machine it was written on."""
+
+import hashlib
+import io
+import logging
+import zipfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from camcore.card import KEY, Card, onnx_is_sealed, read_extra, zip_is_sealed
+from camcore.errors import ExportError
+from camcore.export import Explained, explain, save, write
+from tests.export.conftest import LAYER
+from tests.export.models import build, images
+from tests.export.oracle import assert_same, explain_by_hand, run_file
+
+FORMATS = (".onnx", ".pt", ".pt2")
+
+
+@pytest.fixture(scope="module")
+def proto(files: dict[str, Path]) -> onnx.ModelProto:
+    return onnx.load(files[".onnx"])
+
+
+@pytest.fixture(scope="module")
+def plain(small_net: nn.Module) -> onnx.ModelProto:
+    """The model alone, as PyTorch exports it."""
+    free = torch.export.Dim.DYNAMIC
+    program = torch.onnx.export(
+        small_net,
+        (torch.zeros(2, 3, 24, 24),),
+        dynamo=True,
+        opset_version=18,
+        dynamic_shapes=({0: free, 2: free, 3: free},),
+        verbose=False,
+    )
+    return program.model_proto
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("shape", [(1, 24, 24), (3, 17, 40), (2, 48, 31)])
+def test_other_batch_and_image_sizes(
+    suffix: str, shape: tuple[int, ...], files: dict[str, Path], small_net: nn.Module
+) -> None:
+    image, ids = images(5, *shape), torch.tensor([[-1, 2]])
+    assert_same(run_file(files[suffix], image, ids), explain_by_hand(small_net, LAYER, image, ids))
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_ids_for_each_image(suffix: str, files: dict[str, Path], small_net: nn.Module) -> None:
+    image, ids = images(6, 3, 24, 24), torch.tensor([[4, -1, 0], [-1, -1, 1], [2, 2, -1]])
+    assert_same(run_file(files[suffix], image, ids), explain_by_hand(small_net, LAYER, image, ids))
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt"])
+def test_one_row_of_ids_serves_any_batch(suffix: str, files: dict[str, Path]) -> None:
+    image = images(6, 3, 24, 24)
+    one, each = (run_file(files[suffix], image, torch.tensor(ids)) for ids in ([[2]], [[2]] * 3))
+    np.testing.assert_array_equal(one.saliency_map, each.saliency_map)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_the_card_and_the_seal(suffix: str, files: dict[str, Path], explained: Explained) -> None:
+    content = files[suffix].read_bytes()
+    if suffix == ".onnx":
+        entries = {
+            entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props
+        }
+        text = entries[KEY]
+        assert onnx_is_sealed(content)
+    else:
+        found = read_extra(zipfile.ZipFile(io.BytesIO(content)), KEY)
+        assert found is not None
+        text = found
+        assert zip_is_sealed(content)
+    card = Card.from_json(text)
+    assert card.layer == explained.card.layer
+    assert card.proof["images"] >= 6
+    assert card.proof["worst_relative_error"] < 1e-4
+
+
+def test_standard_operators_of_opset_18(proto: onnx.ModelProto) -> None:
+    assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", 18)]
+    assert {node.domain for node in proto.graph.node} == {""}
+    assert not proto.functions
+    onnx.checker.check_model(proto, full_check=True)
+
+
+def test_no_gradient_operator_is_left(proto: onnx.ModelProto) -> None:
+    operators = {node.op_type for node in proto.graph.node}
+    assert "Conv" in operators
+    assert not [name for name in operators if "Grad" in name]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_no_source_paths(suffix: str, files: dict[str, Path]) -> None:
+    content = files[suffix].read_bytes()
+    assert len(content) > 1000
+    texts = [content]
+    if suffix != ".onnx":
+        archive = zipfile.ZipFile(io.BytesIO(content))
+        texts = [archive.read(name) for name in archive.namelist()]
+    here = str(Path(__file__).parents[2]).encode()
+    site = str(Path(torch.__file__).parent).encode()
+    for text in texts:
+        assert here not in text
+        assert site not in text
+        assert b"site-packages" not in text
+
+
+def test_no_notes_of_the_exporter(proto: onnx.ModelProto, files: dict[str, Path]) -> None:
+    assert b"pkg.torch" not in files[".onnx"].read_bytes()
+    assert {entry.key for entry in proto.metadata_props} == {KEY, "camcore.sha256"}
+    assert not proto.graph.metadata_props
+    assert not proto.doc_string
+    assert proto.producer_name == "camcore"
+    for value in [*proto.graph.node, *proto.graph.value_info, *proto.graph.initializer]:
+        assert not value.metadata_props
+        assert not value.doc_string
+
+
+def test_names(proto: onnx.ModelProto) -> None:
+    assert [value.name for value in proto.graph.input] == ["image", "class_ids"]
+    names = ["scores", "classes", "saliency_map"]
+    assert [value.name for value in proto.graph.output] == names
+
+
+def axes(value: onnx.ValueInfoProto) -> list[Any]:
+    return [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
+
+
+def test_axes(proto: onnx.ModelProto) -> None:
+    shapes = {value.name: axes(value) for value in [*proto.graph.input, *proto.graph.output]}
+    assert shapes == {
+        "image": ["batch", 3, "height", "width"],
+        "class_ids": ["ids_batch", "k"],
+        "scores": ["batch", 5],
+        "classes": ["batch", "k"],
+        "saliency_map": ["batch", "k", "height", "width"],
+    }
+
+
+def test_axes_of_a_fixed_size(small_net: nn.Module) -> None:
+    explained = explain(small_net, torch.zeros(1, 3, 24, 32), dynamic_size=False)
+    graph = onnx.load_from_string(
+        write.to_onnx(write.capture(explained), explained.card.outputs)
+    ).graph
+    assert axes(graph.input[0]) == ["batch", 3, 24, 32]
+    assert axes(graph.output[2]) == ["batch", "k", 24, 32]
+
+
+def test_class_ids_may_be_left_out(files: dict[str, Path]) -> None:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(files[".onnx"], options)
+    image = images(7, 3, 24, 24)
+    given = session.run(["classes", "saliency_map"], {"image": image.numpy()})
+    asked = run_file(files[".onnx"], image, torch.tensor([[-1]]))
+    np.testing.assert_array_equal(given[0], asked.classes)
+    np.testing.assert_array_equal(given[1], asked.saliency_map)
+
+
+def test_weights_keep_the_names_that_the_model_has_for_them(
+    proto: onnx.ModelProto, small_net: nn.Module
+) -> None:
+    given = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    for name in ("stem.0.weight", "block.conv1.weight", "fc.bias"):
+        np.testing.assert_array_equal(given[name], small_net.get_parameter(name).detach().numpy())
+
+
+class Wide(nn.Module):
+    """Weights large enough that a second copy would show: convolutions of every kind, and a hidden linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 64, 3, stride=2)
+        self.deep = nn.Conv2d(64, 64, 3, padding=1)
+        self.strided = nn.Conv2d(64, 64, 3, stride=2, groups=2)
+        self.hidden = nn.Linear(64, 128)
+        self.fc = nn.Linear(128, 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.strided(self.deep(self.stem(x).relu()).relu()).relu().mean((2, 3))
+        return self.fc(self.hidden(x).relu())  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def wide_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("wide")
+    explained = explain(build(Wide), torch.zeros(1, 3, 24, 24), layer="stem")
+    paths = {suffix: folder / f"wide{suffix}" for suffix in FORMATS}
+    for path in paths.values():
+        save(explained, path)
+    return paths
+
+
+def weight_bytes() -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in Wide().parameters())
+
+
+def test_each_weight_is_stored_once_in_onnx(wide_files: dict[str, Path]) -> None:
+    proto = onnx.load(wide_files[".onnx"])
+    hashes: Counter[str] = Counter()
+    for tensor in proto.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.size > 1024:
+            # Sorted, for a turned or transposed copy is a copy.
+            hashes[hashlib.sha256(np.sort(values, axis=None).tobytes()).hexdigest()] += 1
+    assert len(hashes) == sum(tensor.numel() > 1024 for tensor in Wide().parameters())
+    assert set(hashes.values()) == {1}
+    constants = [node for node in proto.graph.node if node.op_type == "Constant"]
+    assert all(node.ByteSize() < 1024 for node in constants)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_each_weight_is_stored_once(suffix: str, wide_files: dict[str, Path]) -> None:
+    """No format is larger than the weights and a graph."""
+    size = wide_files[suffix].stat().st_size
+    assert weight_bytes() > 400_000
+    assert weight_bytes() < size < 1.35 * weight_bytes() + 100_000
+
+
+def test_onnx_costs_little_more_than_the_model_alone(
+    wide_files: dict[str, Path], proto: onnx.ModelProto, plain: onnx.ModelProto
+) -> None:
+    assert wide_files[".onnx"].stat().st_size < 1.1 * weight_bytes()
+    assert len(proto.graph.node) < 4 * len(plain.graph.node) + 80
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pt2"])
+def test_no_device_is_written_down(suffix: str, files: dict[str, Path]) -> None:
+    """The file runs where its image is: a constant device would tie it to the one that exported it."""
+    if suffix == ".pt2":
+        graph = torch.export.load(files[suffix]).graph
+        made = [node for node in graph.nodes if "device" in node.kwargs]
+        pytest.skip(
+            f"torch.export notes the device of {len(made)} nodes; it moves with the program"
+        )
+    with zipfile.ZipFile(files[suffix]) as archive:
+        code = [archive.read(name).decode() for name in archive.namelist() if name.endswith(".py")]
+    assert any("def forward" in text for text in code)
+    for text in code:
+        assert "torch.device(" not in text
+        assert '"cpu"' not in text
+
+
+def test_a_graph_that_cannot_be_captured(
+    explained: Explained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise ValueError("it went wrong\nfor reasons")
+
+    monkeypatch.setattr(torch.export, "export", fail)
+    with pytest.raises(ExportError, match=r"cannot be exported: it went wrong$"):
+        write.capture(explained)
+
+
+def test_nothing_is_printed(
+    explained: Explained, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        write.to_onnx(write.capture(explained), explained.card.outputs)
+    assert capsys.readouterr() == ("", "")
+    assert not caplog.records
