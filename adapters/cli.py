@@ -23,13 +23,14 @@ except ModuleNotFoundError as error:
 
 from camcore.adapters import tables
 from camcore.adapters.files import check_suffix, onnx_ports, read_file
+from camcore.card import Card
 from camcore.errors import CamcoreError, FileError, InputError, UnknownNameError
 
 if TYPE_CHECKING:
-    from camcore.adapters.runner import Explanation, Runner
+    from camcore.adapters.runner import Explanation
     from camcore.adapters.zoo import BuiltModel
 
-_LISTED = 5  # best classes of an image that are printed
+_LISTED = 5  # best classes of an image that are listed unless --top says otherwise
 
 _out = Console()
 _err = Console(stderr=True)
@@ -191,7 +192,11 @@ def run(
     ] = None,
     top: Annotated[
         int | None,
-        typer.Option(help="Explain the N best classes instead.", min=1, show_default="1"),
+        typer.Option(
+            help="List the N best classes, and explain them unless --class names others.",
+            min=1,
+            show_default="list 5, explain 1",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -214,7 +219,7 @@ def run(
 
     - `camcore run resnet18.onnx dog.jpg --top 3 --output overlay.png`
 
-    - `camcore run resnet18.onnx dog.jpg --class boxer --class 242 --output overlay.png`
+    - `camcore run resnet18.onnx dog.jpg --class boxer --class 242 --json out.json`
 
     - `camcore run resnet18.onnx a.jpg b.jpg --output overlays/ --json results.json`
 
@@ -224,8 +229,6 @@ def run(
         from camcore.adapters import images as image_files
         from camcore.adapters import overlay
         from camcore.adapters.runner import class_index, load
-    if classes and top:
-        raise InputError("--class and --top exclude each other; give one of them")
     pictures = None if output is None else _picture_paths(output, images)
     overlay.colormap_code(colormap)  # an unknown one is refused before anything is computed
     runner = load(file, device)
@@ -238,7 +241,7 @@ def run(
         image = image_files.read_image(path)
         array, placement = image_files.prepare(image, runner.card.image)
         explanation = runner(array, wanted)
-        result = _result(path, explanation, placement, runner)
+        result = _result(path, explanation, placement, runner.card, top or _LISTED)
         if pictures is not None:
             panels = []
             for raw, entry in zip(explanation.saliency_map[0], result["explained"], strict=True):
@@ -367,22 +370,22 @@ def _picture_paths(output: Path, images: Sequence[Path]) -> list[Path]:
 
 
 def _result(
-    path: Path, explanation: "Explanation[Any]", placement: Any, runner: "Runner"
+    path: Path, explanation: "Explanation[Any]", placement: Any, card: Card, listed: int
 ) -> dict[str, Any]:
-    """What one image gave, as JSON takes it."""
+    """What one image gave, as JSON takes it, with so many of its best classes."""
     import numpy as np
 
     scores = explanation.scores[0]
 
     def named(index: int) -> dict[str, Any]:
-        names = runner.card.class_names
+        names = card.class_names
         return {
             "class": index,
             "name": names[index] if names else str(index),
             "score": float(scores[index]),
         }
 
-    best = np.argsort(-scores, kind="stable")[: max(_LISTED, explanation.classes.shape[1])]
+    best = np.argsort(-scores, kind="stable")[:listed]
     explained = []
     for index, saliency_map in zip(
         explanation.classes[0], explanation.saliency_map[0], strict=True

@@ -13,7 +13,7 @@ from camcore.card import Card, attach_onnx, attach_zip
 from camcore.errors import FileError, InputError
 from camcore.export.compose import Explained, Explanation, explain
 from camcore.export.layers import LayerInfo, list_layers
-from camcore.export.prove import prove
+from camcore.export.prove import prove as prove_file
 from camcore.export.write import WRITERS, capture
 
 __all__ = ["Card", "Explained", "Explanation", "LayerInfo", "explain", "list_layers", "save"]
@@ -46,7 +46,7 @@ def save(explained: Explained, path: str | os.PathLike[str]) -> Card:
     with _writable(path) as scratch:
         content = WRITERS[suffix](capture(explained), explained.card.outputs)
         scratch.write_bytes(content)
-        card = replace(explained.card, proof=prove(scratch, explained))
+        card = replace(explained.card, proof=prove_file(scratch, explained))
         attach = attach_onnx if suffix == ".onnx" else attach_zip
         scratch.write_bytes(attach(content, card))
     return card

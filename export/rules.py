@@ -37,6 +37,7 @@ def _own_rules() -> dict[torch._ops.OpOverload, Rule]:
         aten.avg_pool3d_backward.default: average_pool_backward,
         aten._adaptive_avg_pool2d_backward.default: adaptive_average_pool_backward,
         aten._adaptive_avg_pool3d_backward.default: adaptive_average_pool_backward,
+        aten.hardtanh_backward.default: hardtanh_backward,
         aten.slice_backward.default: slice_backward,
         aten.select_backward.default: select_backward,
     }
@@ -222,6 +223,16 @@ def _along(axis: int, values: Tensor, matrix: Tensor) -> Tensor:
     if axis == values.ndim - 2:
         return matrix.transpose(0, 1) @ values
     return (values.movedim(axis, -1) @ matrix).movedim(-1, axis)
+
+
+def hardtanh_backward(grad: Tensor, x: Tensor, lowest: float, highest: float) -> Tensor:
+    """Input gradient of a clamp (ReLU6 among them): G inside the bounds, 0 on and beyond them.
+
+    Told from the clamped value, which is there anyway, so that runtimes can still fuse the clamp
+    with the convolution before it.
+    """
+    y = aten.hardtanh(x, lowest, highest)
+    return torch.where((y <= lowest) | (y >= highest), 0.0, grad)
 
 
 def slice_backward(

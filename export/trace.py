@@ -9,7 +9,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
 from camcore.errors import ExportError, InputError
-from camcore.export.rules import FORWARD_RULES
 
 # Nodes that check and compute nothing. They do not export, and the written file is proven anyway.
 _ASSERTIONS = {
@@ -97,7 +96,7 @@ def _capture(model: nn.Module, example: Tensor, *, free_size: bool) -> fx.GraphM
     # The plain form of attention has gradient rules; the fused kernels have none.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         exported = torch.export.export(model, (example,), dynamic_shapes=({0: Dim.DYNAMIC} | free,))
-        graph = exported.run_decompositions(FORWARD_RULES).module(check_guards=False)
+        graph = exported.run_decompositions({}).module(check_guards=False)
     assert isinstance(graph, fx.GraphModule)
     return without_assertions(_frozen(graph))
 

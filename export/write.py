@@ -17,6 +17,7 @@ from torch.export import Dim, ExportedProgram
 
 from camcore.errors import ExportError
 from camcore.export.compose import Explained
+from camcore.export.rules import FORWARD_RULES
 from camcore.export.trace import first_line, outputs_of, two_images, without_assertions
 
 OPSET = 18
@@ -34,11 +35,14 @@ def capture(explained: Explained) -> ExportedProgram:
     free_image = dict.fromkeys([0, *spatial], Dim.DYNAMIC)
     try:
         with torch.no_grad():
-            return torch.export.export(
+            program = torch.export.export(
                 explained.body,
                 (image, class_ids),
                 dynamic_shapes=(free_image, {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}),
             )
+            if spatial and any(node.target in FORWARD_RULES for node in program.graph.nodes):
+                program = program.run_decompositions(FORWARD_RULES)
+            return program
     except Exception as error:
         raise ExportError(f"the explained graph cannot be exported: {first_line(error)}") from error
 
@@ -66,14 +70,15 @@ def to_onnx(program: ExportedProgram, outputs: tuple[str, ...]) -> bytes:
         raise ExportError(
             f"the ONNX graph needs operators of {foreign}, expected the standard domain only"
         )
-    proto = ir.to_proto(model)
-    if proto.ByteSize() > _LARGEST_ONNX:
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    weights = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    if weights > _LARGEST_ONNX:
         raise ExportError(
-            f"the model takes {proto.ByteSize() / 1e9:.1f} GB, a single ONNX file holds "
+            f"the weights take {weights / 1e9:.1f} GB, a single ONNX file holds "
             f"{_LARGEST_ONNX / 1e9} GB. Write .pt2 instead"
         )
-    onnx.checker.check_model(proto, full_check=True)
-    content: bytes = proto.SerializeToString()
+    content: bytes = ir.to_proto(model).SerializeToString()
+    onnx.checker.check_model(content, full_check=True)
     return content
 
 

@@ -17,8 +17,8 @@ def build(
 ) -> nn.Module:
     """A model in eval mode, with seeded weights and batch norms that have seen data of that shape.
 
-    Untrained batch norms (mean 0, variance 1) let the activations of a deep model shrink or grow from layer to layer,
-    until single precision says nothing about it.
+    Untrained batch norms (mean 0, variance 1) let the activations of a deep model shrink or grow
+    from layer to layer, until single precision says nothing about it.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -64,7 +64,7 @@ class Residual(nn.Module):
 
 
 class SmallNet(nn.Module):
-    """A ResNet in small: strides, max pooling, batch norm, a skip connection, pooling and one linear layer."""
+    """A ResNet in small: strides, max pooling, batch norm, a skip connection, one linear layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,5 +129,5 @@ class Warp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         turn = torch.tensor([[[0.8, -0.6, 0.0], [0.6, 0.8, 0.0]]]).expand(x.shape[0], 2, 3)
         return F.grid_sample(
-            x, F.affine_grid(turn, list(x.shape), align_corners=False), align_corners=False
+            x.tanh(), F.affine_grid(turn, list(x.shape), align_corners=False), align_corners=False
         )

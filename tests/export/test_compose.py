@@ -1,6 +1,5 @@
 """The explained module against a transcription in NumPy, and what else `explain` promises."""
 
-from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -45,11 +44,9 @@ PLACES = [
 
 
 @pytest.fixture(scope="module", params=PLACES, ids="-".join)
-def by_method(
-    request: pytest.FixtureRequest, small_net: nn.Module
-) -> Iterator[tuple[str, str, Explained]]:
+def by_method(request: pytest.FixtureRequest, small_net: nn.Module) -> tuple[str, str, Explained]:
     method, layer = request.param
-    yield method, layer, explain(small_net, EXAMPLE, method=method, layer=layer)
+    return method, layer, explain(small_net, EXAMPLE, method=method, layer=layer)
 
 
 @pytest.mark.parametrize("shape", [(3, 24, 24), (1, 17, 40), (2, 48, 9)])
@@ -150,7 +147,7 @@ def test_raw_maps(small_net: nn.Module) -> None:
     best = int(small_net(image).argmax())
     handle.remove()
     activation = seen[0][0].double()
-    # Behind average pooling and a linear layer, each channel's mean gradient is weight / number of points.
+    # Behind average pooling and a linear layer, a mean gradient is weight / number of points.
     weights = small_net.get_parameter("fc.weight")[best].detach().double() / activation[0].numel()
     expected = references.weighted_sum(activation.flatten(1).numpy(), weights.numpy())
     given = explained(image).saliency_map.double().flatten().numpy()
@@ -289,7 +286,7 @@ def test_unknown_layer(small_net: nn.Module) -> None:
 
 
 def test_unknown_option(small_net: nn.Module) -> None:
-    with pytest.raises(UnknownNameError, match="unknown option of gradcam.* 'epsilon'.*eps"):
+    with pytest.raises(UnknownNameError, match=r"unknown option of gradcam.* 'epsilon'.*eps"):
         explain(small_net, EXAMPLE, method="gradcam++", epsilon=1e-3)
 
 
@@ -312,7 +309,7 @@ def test_a_layer_without_spatial_axes(small_net: nn.Module) -> None:
 
 def test_a_model_without_spatial_axes() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5)).eval()
-    with pytest.raises(ExportError, match="no layer .* spatial axes"):
+    with pytest.raises(ExportError, match=r"no layer .* spatial axes"):
         explain(model, torch.zeros(1, 3, 8, 8))
 
 
@@ -346,5 +343,5 @@ def test_a_model_that_returns_no_scores() -> None:
 
 
 def test_cam_at_a_layer_before_the_last(small_net: nn.Module) -> None:
-    with pytest.raises(ExportError, match="cam needs global average pooling.*behind 'block'"):
+    with pytest.raises(ExportError, match=r"cam needs global average pooling.*behind 'block'"):
         explain(small_net, EXAMPLE, method="cam", layer="block")

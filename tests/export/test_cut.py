@@ -142,7 +142,7 @@ def test_sizes_cross(make: type[nn.Module]) -> None:
 
 
 def test_the_tail_counts_its_own_batch() -> None:
-    """A gradient is taken for K classes an image: the tail is run on another batch than the head."""
+    """A gradient is taken for K classes an image: the tail may see another batch than the head."""
     model = build(Grouped)
     parts = cut_at(model, "conv")
     image = images(1, 2, 24, 24)

@@ -1,6 +1,7 @@
 """Exported on one image, right on others: torchvision's families against eager PyTorch.
 
-The files are run on other content, batch size, classes and, where it is free, other image sizes than the example's.
+The files are run on content, batch sizes, classes and, where they are free, image sizes other than
+the example's.
 """
 
 from pathlib import Path
@@ -14,11 +15,11 @@ from torch import nn
 
 from camcore.export import explain, save
 from tests.export.models import build, images
-from tests.export.oracle import assert_same, explain_by_hand, run_file
+from tests.export.oracle import assert_follows, run_file
 
 
 class Case(NamedTuple):
-    """A builder, its layer (None for the default one), the image's size, and the options of builder and export."""
+    """A builder of torchvision and what to export of it; layer None is the default one."""
 
     model: str
     layer: str | None = None
@@ -50,14 +51,11 @@ def check(case: Case, folder: Path) -> None:
 
     grown = (case.size + 32, case.size + 9) if free else size
     image, ids = images(1, 2, *grown), torch.tensor([[-1, 7]])
-    expected = explain_by_hand(model, explained.card.layer, image, ids)
     given = run_file(path, image, ids)
-    assert_same(given, expected)
+    assert_follows(given, model, explained.card.layer, image, ids)
 
     other, ids = images(2, 3, *size), torch.tensor([[4], [-1], [0]])
-    assert_same(
-        run_file(path, other, ids), explain_by_hand(model, explained.card.layer, other, ids)
-    )
+    assert_follows(run_file(path, other, ids), model, explained.card.layer, other, ids)
 
     # Not only near their own references: the maps follow the image.
     again = run_file(path, images(3, 2, *grown), torch.tensor(given.classes))

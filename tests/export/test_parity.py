@@ -1,4 +1,4 @@
-"""pytorch-grad-cam 1.5.7 on the same model and images: a user who moves over gets the same picture."""
+"""pytorch-grad-cam 1.5.7 on the same model and images: who moves over gets the same picture."""
 
 from pathlib import Path
 from types import ModuleType
@@ -28,7 +28,7 @@ CLASSES = {
 
 
 class PlainNet(nn.Module):
-    """No operator works in place: pytorch-grad-cam's hooks see a value after it was worked on, camcore before."""
+    """Nothing works in place: pytorch-grad-cam sees a value after such work, camcore before."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A file that is wrong is refused, with a number, whatever is wrong with it; nothing is left behind."""
+"""A wrong file is refused, with a number, whatever is wrong with it; nothing is left behind."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from camcore.errors import ProofError
-from camcore.export import Explained, explain, prove, save, write
+from camcore.export import Explained, explain, save, write
+from camcore.export.prove import TOLERANCE, _error, _fresh_inputs, prove
 from tests.export.conftest import LAYER
 from tests.export.models import Classifier, SmallNet, build, images
 
@@ -36,20 +37,19 @@ def subject(small_net: nn.Module) -> Explained:
     return explain(small_net, EXAMPLE, layer=LAYER)
 
 
-def assert_refused(explained: Explained, path: Path, match: str) -> str:
+def assert_refused(explained: Explained, path: Path, match: str) -> None:
     path.write_bytes(b"what stood there before")
-    with pytest.raises(ProofError, match=match) as caught:
+    with pytest.raises(ProofError, match=match):
         save(explained, path)
     assert path.read_bytes() == b"what stood there before"
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_a_sound_file(suffix: str, files: dict[str, Path], explained: Explained) -> None:
-    proof = prove.prove(files[suffix], explained)
+    proof = prove(files[suffix], explained)
     assert proof["images"] == 6
-    assert 0 < proof["worst_relative_error"] < prove.TOLERANCE
+    assert 0 < proof["worst_relative_error"] < TOLERANCE
     assert proof["runtime"].split()[0] in {"onnxruntime", "TorchScript,", "torch.export,"}
 
 
@@ -87,7 +87,7 @@ CHANGES: dict[str, tuple[Callable[..., Any], str]] = {
     "classes in another order": (lambda x, s, c, m: (s, c.flip(1), m), r"classes \[\["),
     "no map": (lambda x, s, c, m: (s, c, m * 0), r"saliency_map .* off by 1\.0e\+00"),
     "NaN in one map": (
-        lambda x, s, c, m: (s, c, torch.where(m > 0.999, torch.nan, m)),
+        lambda x, s, c, m: (s, c, m + 0 * m / (m < 0.999)),
         r"saliency_map .* off by nan",
     ),
     "one pixel": (
@@ -101,8 +101,7 @@ CHANGES: dict[str, tuple[Callable[..., Any], str]] = {
 def test_a_tampered_graph(name: str, subject: Explained, tmp_path: Path) -> None:
     change, match = CHANGES[name]
     subject.body = Tampered(subject.body, change)
-    message = assert_refused(subject, tmp_path / "model.pt", match)
-    assert "Nothing was written" in message
+    assert_refused(subject, tmp_path / "model.pt", match)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -113,7 +112,7 @@ def test_scores_scaled_in_every_format(suffix: str, subject: Explained, tmp_path
 
 @pytest.mark.parametrize("suffix", [".onnx", ".pt"])
 def test_maps_frozen_from_the_example(suffix: str, small_net: nn.Module, tmp_path: Path) -> None:
-    """What an export of `autograd.grad` gives: scores follow the image, the map is that of the example."""
+    """As from an export of `autograd.grad`: scores follow the image, the map is the example's."""
     subject = explain(small_net, EXAMPLE, layer=LAYER, dynamic_size=False)
     frozen = subject(EXAMPLE).saliency_map[0, 0]
 
@@ -157,7 +156,7 @@ def test_a_map_that_is_the_same_for_every_image(method: str, tmp_path: Path) -> 
 
 def test_fresh_inputs_differ_from_the_example(explained: Explained) -> None:
     """Other content, batch sizes, image sizes, numbers and kinds of class ids."""
-    inputs = list(prove._fresh_inputs(explained))
+    inputs = list(_fresh_inputs(explained))
     example = explained.request.example
     assert len({len(image) for image, _ in inputs}) >= 3
     assert len({image.shape[2:] for image, _ in inputs}) >= 3
@@ -171,19 +170,19 @@ def test_fresh_inputs_differ_from_the_example(explained: Explained) -> None:
 
 def test_fresh_inputs_of_a_fixed_size(small_net: nn.Module) -> None:
     explained = explain(small_net, EXAMPLE, dynamic_size=False)
-    assert {image.shape[1:] for image, _ in prove._fresh_inputs(explained)} == {(3, 24, 24)}
+    assert {image.shape[1:] for image, _ in _fresh_inputs(explained)} == {(3, 24, 24)}
 
 
 def test_the_error_that_is_measured() -> None:
     expected = torch.tensor([0.0, -4.0, 2.0])
-    assert prove._error(expected, expected) == 0
-    assert prove._error(expected + torch.tensor([0.0, 0.0, 0.4]), expected) == pytest.approx(0.1)
-    assert prove._error(expected[:2], expected) == float("inf")
-    assert np.isnan(prove._error(torch.full((3,), torch.nan), expected))
+    assert _error(expected, expected) == 0
+    assert _error(expected + torch.tensor([0.0, 0.0, 0.4]), expected) == pytest.approx(0.1)
+    assert _error(expected[:2], expected) == float("inf")
+    assert np.isnan(_error(torch.full((3,), torch.nan), expected))
 
 
 def test_ties_are_not_held_against_the_file(tmp_path: Path) -> None:
-    """Two classes with the same weights have the same score, and runtimes may rank them differently."""
+    """Classes with the same weights have the same score, and runtimes may rank them differently."""
     model = build(SmallNet)
     fc: Any = model.get_submodule("fc")
     with torch.no_grad():

@@ -63,7 +63,7 @@ def test_the_file_has_the_usual_permissions(quick: Explained, tmp_path: Path) ->
 
 
 def test_a_folder_that_does_not_exist(explained: Explained, tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="cannot write to the folder .*nowhere"):
+    with pytest.raises(FileError, match=r"cannot write to the folder .*nowhere"):
         save(explained, tmp_path / "nowhere" / "model.onnx")
     assert not list(tmp_path.iterdir())
 
@@ -87,7 +87,7 @@ def test_a_folder_is_known_to_be_read_only_before_the_work(
 
     monkeypatch.setattr("tempfile.mkstemp", refuse)
     monkeypatch.setattr("camcore.export.capture", lambda explained: pytest.fail("worked in vain"))
-    with pytest.raises(FileError, match="cannot write to the folder .*Permission denied"):
+    with pytest.raises(FileError, match=r"cannot write to the folder .*Permission denied"):
         save(explained, tmp_path / "model.onnx")
 
 
@@ -100,7 +100,7 @@ def test_a_full_disk(quick: Explained, tmp_path: Path, monkeypatch: pytest.Monke
     path = tmp_path / "model.pt"
     path.write_bytes(b"old")
     monkeypatch.setattr(Path, "write_bytes", fill)
-    with pytest.raises(FileError, match="cannot write .*No space left on device"):
+    with pytest.raises(FileError, match=r"cannot write .*No space left on device"):
         save(quick, path)
     monkeypatch.undo()
     assert path.read_bytes() == b"old"
@@ -146,14 +146,17 @@ ALONE = """
 import sys, warnings
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"camcore", "onnx", "onnxruntime", "onnxscript", "torchvision"}:
+        if name.partition(".")[0] in {"camcore", "onnx", "onnxruntime", "torchvision"}:
             raise ImportError(name)
 sys.meta_path.insert(0, Blocked())
 import torch
 warnings.filterwarnings("ignore", message=".*torch.jit")
 path, image, result = sys.argv[1:]
 inputs = torch.load(image)
-module = torch.jit.load(path) if path.endswith(".pt") else torch.export.load(path).module()
+if path.endswith(".pt"):
+    module = torch.jit.load(path)
+else:
+    module = torch.export.load(path).module(check_guards=False)
 torch.save(list(module(*inputs)), result)
 assert "camcore" not in sys.modules
 """

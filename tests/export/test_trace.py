@@ -70,7 +70,7 @@ def test_a_fixed_size_is_found_and_told() -> None:
 
 
 def test_a_free_size_that_cannot_be_had() -> None:
-    with pytest.raises(ExportError, match="free height and width.*dynamic_size"):
+    with pytest.raises(ExportError, match=r"free height and width.*dynamic_size"):
         trace(build(FixedSize), torch.zeros(1, 3, 16, 16), dynamic_size=True)
 
 

@@ -1,4 +1,4 @@
-"""What is in a written file: its names, its operators, its weights, and nothing of the machine it was written on."""
+"""What is in a written file: names, operators and weights, and nothing of where it was written."""
 
 import hashlib
 import io
@@ -100,7 +100,7 @@ def test_no_gradient_operator_is_left(proto: onnx.ModelProto) -> None:
     assert not [name for name in operators if "Grad" in name]
 
 
-@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("suffix", [".onnx", ".pt"])
 def test_no_source_paths(suffix: str, files: dict[str, Path]) -> None:
     content = files[suffix].read_bytes()
     assert len(content) > 1000
@@ -172,12 +172,12 @@ def test_weights_keep_the_names_that_the_model_has_for_them(
     proto: onnx.ModelProto, small_net: nn.Module
 ) -> None:
     given = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
-    for name in ("stem.0.weight", "block.conv1.weight", "fc.bias"):
+    for name in ("block.conv2.weight", "top.0.weight", "fc.weight", "fc.bias"):
         np.testing.assert_array_equal(given[name], small_net.get_parameter(name).detach().numpy())
 
 
 class Wide(nn.Module):
-    """Weights large enough that a second copy would show: convolutions of every kind, and a hidden linear layer."""
+    """Weights large enough that a second copy would show, in layers of several kinds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -224,7 +224,7 @@ def test_each_weight_is_stored_once_in_onnx(wide_files: dict[str, Path]) -> None
 def test_each_weight_is_stored_once(suffix: str, wide_files: dict[str, Path]) -> None:
     """No format is larger than the weights and a graph."""
     size = wide_files[suffix].stat().st_size
-    assert weight_bytes() > 400_000
+    assert weight_bytes() > 250_000
     assert weight_bytes() < size < 1.35 * weight_bytes() + 100_000
 
 
@@ -232,19 +232,12 @@ def test_onnx_costs_little_more_than_the_model_alone(
     wide_files: dict[str, Path], proto: onnx.ModelProto, plain: onnx.ModelProto
 ) -> None:
     assert wide_files[".onnx"].stat().st_size < 1.1 * weight_bytes()
-    assert len(proto.graph.node) < 4 * len(plain.graph.node) + 80
+    assert len(proto.graph.node) < len(plain.graph.node) + 140
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".pt2"])
-def test_no_device_is_written_down(suffix: str, files: dict[str, Path]) -> None:
-    """The file runs where its image is: a constant device would tie it to the one that exported it."""
-    if suffix == ".pt2":
-        graph = torch.export.load(files[suffix]).graph
-        made = [node for node in graph.nodes if "device" in node.kwargs]
-        pytest.skip(
-            f"torch.export notes the device of {len(made)} nodes; it moves with the program"
-        )
-    with zipfile.ZipFile(files[suffix]) as archive:
+def test_no_device_is_written_down(files: dict[str, Path]) -> None:
+    """A constant device would tie the file to the machine that exported it."""
+    with zipfile.ZipFile(files[".pt"]) as archive:
         code = [archive.read(name).decode() for name in archive.namelist() if name.endswith(".py")]
     assert any("def forward" in text for text in code)
     for text in code:

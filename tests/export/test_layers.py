@@ -1,0 +1,188 @@
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from camcore.errors import ExportError, UnknownNameError
+from camcore.export import LayerInfo, list_layers
+from camcore.export.cut import cut
+from camcore.export.layers import check_layer_name, default_layer, find_activation
+from camcore.export.trace import trace
+from tests.export.models import Classifier, build, images
+
+EXAMPLE = torch.zeros(1, 3, 24, 24)
+
+
+@pytest.fixture(scope="module")
+def rows(small_net: nn.Module) -> dict[str, LayerInfo]:
+    return {row.name: row for row in list_layers(small_net, EXAMPLE)}
+
+
+def test_layers_come_in_the_order_of_execution(rows: dict[str, LayerInfo]) -> None:
+    order = list(rows)
+    chain = [
+        "stem.0",
+        "stem.2",
+        "stem.3",
+        "block.conv1",
+        "block.norm1",
+        "block.conv2",
+        "top.0",
+        "fc",
+    ]
+    assert [name for name in order if name in chain] == chain
+
+
+def test_shapes_and_kinds(rows: dict[str, LayerInfo]) -> None:
+    assert rows["stem.0"].shape == (8, 12, 12)
+    assert rows["stem.0"].kind == "Conv2d"
+    assert rows["block"].shape == (8, 12, 12)
+    assert rows["block"].kind == "Residual"
+    assert rows["top"].shape == (12, 6, 6)
+    assert rows["fc"].shape == (5,)
+
+
+def test_usable_layers_and_reasons(rows: dict[str, LayerInfo]) -> None:
+    assert {name for name, row in rows.items() if not row.usable} == {"fc"}
+    assert "no spatial axes" in rows["fc"].reason
+    assert [name for name, row in rows.items() if row.default] == ["top"]
+    assert rows["top"].reason
+    assert not rows["block"].reason
+
+
+def names_found(model: nn.Module, layer: str) -> Any:
+    return find_activation(trace(model, EXAMPLE), layer)
+
+
+def test_a_module_called_twice_is_explained_at_its_last_call(small_net: nn.Module) -> None:
+    """`block.relu` is called twice; the second call ends the block."""
+    traced = trace(small_net, EXAMPLE)
+    assert find_activation(traced, "block.relu") is find_activation(traced, "block")
+
+
+def test_unknown_names_are_answered_with_the_nearest(small_net: nn.Module) -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown layer 'block.conv'; nearest: block\.conv"):
+        check_layer_name(small_net, "block.conv")
+    check_layer_name(small_net, "block.conv1")
+
+
+class Pyramid(nn.Module):
+    """Returns two tensors, and has a layer that nobody listens to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.levels = Levels()
+        self.unheard = nn.Conv2d(4, 4, 1)
+        self.tokens = nn.Flatten(2)
+        self.fc = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine, coarse = self.levels(x)
+        self.unheard(fine)
+        x = self.tokens(fine + nn.functional.interpolate(coarse, fine.shape[2:]))
+        return self.fc(x.mean(2))  # type: ignore[no-any-return]
+
+
+class Levels(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.conv(x)
+        return x, nn.functional.max_pool2d(x, 2)
+
+
+REASONS = {
+    "unheard": "never reaches the prediction",
+    "levels": "returns 2 tensors",
+    "tokens": "row of tokens",
+    "fc": "no spatial axes",
+}
+
+
+@pytest.fixture(scope="module")
+def pyramid() -> nn.Module:
+    return build(Pyramid)
+
+
+@pytest.mark.parametrize("layer", REASONS)
+def test_reasons(layer: str, pyramid: nn.Module) -> None:
+    with pytest.raises(ExportError, match=f"'{layer}' cannot be explained: .*{REASONS[layer]}"):
+        names_found(pyramid, layer)
+
+
+def test_reasons_in_the_list(pyramid: nn.Module) -> None:
+    rows = {row.name: row for row in list_layers(pyramid, EXAMPLE)}
+    for name in ("levels", "tokens", "fc"):
+        assert not rows[name].usable
+        assert REASONS[name] in rows[name].reason
+    assert rows["levels.conv"].usable or "2 tensors" in rows["levels.conv"].reason
+
+
+def test_a_single_point_is_nothing_to_map() -> None:
+    model = build(lambda: Classifier(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveMaxPool2d(1)), 4))
+    with pytest.raises(ExportError, match="1 x 1"):
+        names_found(model, "features.1")
+    assert default_layer(trace(model, EXAMPLE)) == "features.0"
+
+
+def test_the_outermost_of_several_names() -> None:
+    model = build(lambda: Classifier(nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3))), 4))
+    assert default_layer(trace(model, EXAMPLE)) == "features"
+
+
+def test_the_activation_is_what_the_module_returned_before_work_in_place(
+    small_net: nn.Module,
+) -> None:
+    """`stem.1` returns values of both signs, on which `stem.2` then works in place."""
+    traced = trace(small_net, EXAMPLE)
+    activation = find_activation(traced, "stem.1")
+    (value,) = cut(traced.graph, at=activation, kept=[activation]).head(images(1, 2, 24, 24))
+    assert value.min() < 0 < value.max()
+
+
+DEFAULTS = {
+    "resnet18": ("layer4", 64),
+    "alexnet": ("features", 96),
+    "squeezenet1_1": ("classifier.2", 64),
+    "shufflenet_v2_x0_5": ("conv5", 64),
+    "mobilenet_v3_small": ("features", 64),
+}
+SLOW_DEFAULTS = {
+    "vgg11_bn": ("features", 64),
+    "googlenet": ("inception5b", 64),
+    "densenet121": ("features", 64),
+    "mobilenet_v2": ("features", 64),
+    "mnasnet0_5": ("layers", 64),
+    "efficientnet_b0": ("features", 64),
+    "regnet_y_400mf": ("trunk_output", 64),
+    "resnext50_32x4d": ("layer4", 64),
+    "wide_resnet50_2": ("layer4", 64),
+    "convnext_tiny": ("features", 64),
+}
+
+
+def default_of(name: str, size: int, dynamic_size: bool | None) -> str:
+    options = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
+    model = torchvision.models.get_model(name, weights=None, **options).eval()
+    return default_layer(trace(model, torch.zeros(1, 3, size, size), dynamic_size=dynamic_size))
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_default_layers(name: str) -> None:
+    layer, size = DEFAULTS[name]
+    assert default_of(name, size, None) == layer
+
+
+def test_the_default_layer_does_not_depend_on_the_freedom_of_the_size() -> None:
+    assert default_of("alexnet", 96, False) == "features"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW_DEFAULTS)
+def test_default_layers_of_the_long_list(name: str) -> None:
+    layer, size = SLOW_DEFAULTS[name]
+    assert default_of(name, size, None) == layer
