@@ -69,13 +69,13 @@ def _fresh_inputs(explained: Explained) -> Iterator[tuple[Tensor, Tensor]]:
     like, num_classes = explained.request.example, explained.card.num_classes
     last, middle = num_classes - 1, num_classes // 2
     per_image = [[-1, -1, -1], [0, -1, -1], [last, middle, 0]]
-    cases = ((1, 0, [[-1]]), (3, 32, per_image), (2, -16, [[0, middle, last]]))
+    cases = ((1, 0, [[-1]]), (3, 16, per_image), (2, 48, [[0, middle, last]]))
     generator = torch.Generator().manual_seed(20180)
     for batch, growth, ids in cases:
         size = list(like.shape[2:])
         if explained.card.image.height is None:
-            # Height and width by different amounts, and never below half of what is known to work.
-            size = [max(n + growth * axis, n // 2) for axis, n in enumerate(size, 1)]
+            # Height and width by different amounts.
+            size = [length + growth * axis for axis, length in enumerate(size, 1)]
         coarse = torch.randn(batch, like.shape[1], *[4] * len(size), generator=generator)
         mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
         smooth = F.interpolate(coarse, size=size, mode=mode)

@@ -23,6 +23,7 @@ from torch._decomp import core_aten_decompositions, decomposition_table
 aten = torch.ops.aten
 
 Rule = Callable[..., Any]
+Size = int | torch.SymInt
 
 
 def _own_rules() -> dict[torch._ops.OpOverload, Rule]:
@@ -249,7 +250,8 @@ def slice_backward(
         pad = _pad_at(grad.ndim + 1, dim + 1, 0, step - 1)
         spread = aten.constant_pad_nd(grad.unsqueeze(dim + 1), pad, 0.0)
         grad = spread.flatten(dim, dim + 1).narrow(dim, 0, (count - 1) * step + 1)
-    before = start + size if start < 0 else start
+    # A slice may begin before the first element, or behind the last.
+    before = torch.sym_max(start + size, 0) if start < 0 else torch.sym_min(start, size)
     after = size - before - grad.shape[dim]
     return _pad(grad, dim, before, after)
 
@@ -262,12 +264,12 @@ def select_backward(grad: Tensor, input_sizes: Sequence[int], dim: int, index: i
     return _pad(grad.unsqueeze(dim), dim, before, size - before - 1)
 
 
-def _pad(grad: Tensor, dim: int, before: int, after: int) -> Tensor:
+def _pad(grad: Tensor, dim: int, before: Size, after: Size) -> Tensor:
     padded: Tensor = aten.constant_pad_nd(grad, _pad_at(grad.ndim, dim, before, after), 0.0)
     return padded
 
 
-def _pad_at(rank: int, dim: int, before: int, after: int) -> list[int]:
+def _pad_at(rank: int, dim: int, before: Size, after: Size) -> list[Size]:
     """The argument of `constant_pad_nd`, which counts axes from the last, for one axis."""
     return [0, 0] * (rank - 1 - dim) + [before, after]
 
@@ -343,12 +345,13 @@ def resampling_input_gradient(
     """
     *flags, scales = options
     for axis in (2, 3):
-        identity = torch.eye(x.shape[axis], dtype=grad.dtype, device=grad.device)
-        size, scale = (
-            ([grad.shape[axis], 1], None) if scales is None else (None, [scales[axis - 2], 1.0])
-        )
-        columns = resample(identity[None, :, :, None], size, *flags, scale)
-        grad = _along(axis, grad, columns[0, :, :, 0].transpose(0, 1))
+        rows, columns = grad.shape[axis], x.shape[axis]
+        identity = torch.eye(columns, dtype=grad.dtype, device=grad.device)
+        if scales is None:
+            matrix = resample(identity[None, None], [rows, columns], *flags, None)
+        else:
+            matrix = resample(identity[None, None], None, *flags, [scales[axis - 2], 1.0])
+        grad = _along(axis, grad, matrix[0, 0])
     return grad
 
 

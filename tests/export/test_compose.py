@@ -338,7 +338,7 @@ def test_an_example_of_the_wrong_shape(small_net: nn.Module, shape: tuple[int, .
 
 def test_a_model_that_returns_no_scores() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), Detections()).eval()
-    with pytest.raises(ExportError, match=r"2 tensors of rank \[3, 2\].*scores"):
+    with pytest.raises(ExportError, match=r"2 tensors, of rank \[3, 2\].*scores"):
         explain(model, EXAMPLE, layer="0")
 
 

@@ -70,7 +70,6 @@ FAST = [
     Case("resnet18", "layer2", suffix=".pt2"),
     Case("alexnet", "features", size=96),
     Case("mobilenet_v2"),
-    Case("densenet121"),
     Case("squeezenet1_1"),
 ]
 

@@ -149,9 +149,9 @@ DEFAULTS = {
     "alexnet": ("features", 96),
     "squeezenet1_1": ("classifier.2", 64),
     "shufflenet_v2_x0_5": ("conv5", 64),
-    "mobilenet_v3_small": ("features", 64),
 }
 SLOW_DEFAULTS = {
+    "mobilenet_v3_small": ("features", 64),
     "vgg11_bn": ("features", 64),
     "googlenet": ("inception5b", 64),
     "densenet121": ("features", 64),

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -196,6 +196,8 @@ CASES = {
     "adaptive_avg_pool_3d": Case(
         "_adaptive_avg_pool3d_backward", pool(F.adaptive_avg_pool3d, (2, 3, 4)), THREE
     ),
+    "clamp": Case("hardtanh_backward", lambda x: F.hardtanh(x, -0.5, 0.8), TWO),
+    "clamp_at_its_bounds": Case("hardtanh_backward", lambda x: F.relu6(7 * tied(F.relu)(x)), TWO),
     "slice": Case("slice_backward", lambda x: x[:, 1:3], TWO),
     "slice_steps": Case("slice_backward", lambda x: x[:, :, 1::3], TWO),
     "slice_steps_short_of_the_end": Case("slice_backward", lambda x: x[..., 0:7:2], TWO),
@@ -211,7 +213,6 @@ CASES = {
 PYTORCH_CASES = {
     "reflection_pad2d_backward": lambda x: F.pad(x, (1, 2, 3, 1), mode="reflect"),
     "threshold_backward": F.relu,
-    "hardtanh_backward": F.relu6,
     "silu_backward": F.silu,
     "gelu_backward": F.gelu,
     "hardswish_backward": F.hardswish,
@@ -427,18 +428,36 @@ def test_every_kept_operator_has_a_test() -> None:
     assert set(KEPT) == {aten.linear.default, *RESAMPLING}
 
 
+def adjoint(forward: Forward, x: Tensor) -> Tensor:
+    """The gradient of a linear operator that works image by image, from its matrix.
+
+    PyTorch's own gradient of antialiased resizing is not that of its forward pass at width 1.
+    """
+    size = x.shape[1:].numel()
+    y = forward(x)
+    seed = (3 * y + 1).sin()
+    matrix = forward(torch.eye(size, dtype=x.dtype).reshape(size, *x.shape[1:])).flatten(1)
+    return (seed.flatten(1) @ matrix.T).reshape(x.shape)
+
+
+def changes_size(size: Shape, factors: tuple[float, float]) -> bool:
+    """Where a factor leaves a size as it is, PyTorch copies, unless the other axis changes."""
+    return all(f == 1 or int(n * f) != n for n, f in zip(size, factors, strict=True))
+
+
 @modes
 @given(
     size=st.tuples(st.integers(2, 9), st.integers(2, 9)),
-    target=st.tuples(st.integers(1, 15), st.integers(1, 15))
-    | st.tuples(st.floats(1, 3), st.floats(0.5, 3)),
+    target=st.tuples(st.integers(2, 15), st.integers(2, 15))
+    | st.tuples(st.floats(1, 3), st.floats(1, 3)),
 )
 def test_resampling(operator: Any, corners: tuple[bool, ...], size: Shape, target: Any) -> None:
     by_size = isinstance(target[0], int)
+    assume(by_size or changes_size(size, target))
     arguments = (target, None, corners) if by_size else (None, target, corners)
-    x = random(2, 3, *size)
+    x = random(2, 2, *size)
     given = gradient(resample(KEPT[operator], *arguments), x)
-    expected = gradient(resample(operator, *arguments), x)
+    expected = adjoint(resample(operator, *arguments), x)
     torch.testing.assert_close(given, expected, rtol=1e-9, atol=ATOL)
 
 

@@ -181,11 +181,11 @@ class Wide(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, 64, 3, stride=2)
-        self.deep = nn.Conv2d(64, 64, 3, padding=1)
-        self.strided = nn.Conv2d(64, 64, 3, stride=2, groups=2)
-        self.hidden = nn.Linear(64, 128)
-        self.fc = nn.Linear(128, 64)
+        self.stem = nn.Conv2d(3, 96, 3, stride=2)
+        self.deep = nn.Conv2d(96, 128, 3, padding=1)
+        self.strided = nn.Conv2d(128, 128, 3, stride=2, groups=2)
+        self.hidden = nn.Linear(128, 256)
+        self.fc = nn.Linear(256, 64)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.strided(self.deep(self.stem(x).relu()).relu()).relu().mean((2, 3))
@@ -222,10 +222,10 @@ def test_each_weight_is_stored_once_in_onnx(wide_files: dict[str, Path]) -> None
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_each_weight_is_stored_once(suffix: str, wide_files: dict[str, Path]) -> None:
-    """No format is larger than the weights and a graph."""
+    """The weights and a graph, no more; a graph takes .pt2 a quarter of a megabyte."""
     size = wide_files[suffix].stat().st_size
-    assert weight_bytes() > 250_000
-    assert weight_bytes() < size < 1.35 * weight_bytes() + 100_000
+    assert weight_bytes() > 900_000
+    assert weight_bytes() < size < 1.1 * weight_bytes() + 300_000
 
 
 def test_onnx_costs_little_more_than_the_model_alone(
