@@ -51,6 +51,7 @@ def trace(model: nn.Module, example: Tensor, *, dynamic_size: bool | None = None
     reason = "on request"
     if dynamic_size is not False:
         try:
+            _try_another_size(model, images)
             return Trace(_capture(model, images, free_size=True), dynamic_size=True)
         except Exception as error:
             if dynamic_size:
@@ -89,6 +90,13 @@ def _check(model: nn.Module, example: Tensor) -> None:
             f"example has shape {tuple(example.shape)} and dtype {example.dtype}, expected a batch "
             "of images (B, C, H, W) of a floating-point dtype"
         )
+
+
+def _try_another_size(model: nn.Module, images: Tensor) -> None:
+    """Run the model on larger images: `torch.export` may take a size for free that is not."""
+    size = [length + 16 * axis for axis, length in enumerate(images.shape[2:], 1)]
+    with torch.no_grad():
+        model(images.new_zeros(*images.shape[:2], *size))
 
 
 def _capture(model: nn.Module, example: Tensor, *, free_size: bool) -> fx.GraphModule:

@@ -68,7 +68,7 @@ FAST = [
     Case("resnet18", "layer2"),
     Case("resnet18", "layer2", suffix=".pt"),
     Case("resnet18", "layer2", suffix=".pt2"),
-    Case("alexnet", "features", size=96),
+    Case("alexnet", "features.10", size=128),
     Case("mobilenet_v2"),
     Case("squeezenet1_1"),
 ]
