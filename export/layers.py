@@ -19,11 +19,13 @@ _GLOBAL_POOLS = {
 }
 
 
+# torch.export's name for what it adds itself.
+_NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"
+
+
 @dataclass(frozen=True)
 class LayerInfo:
-    """A named module as a place to explain: `shape` is its output's (C, *S) for the example
-    image.
-    """
+    """A named module as a place to explain; `shape` is its output's, (C, *S), for the example."""
 
     name: str
     kind: str
@@ -44,12 +46,10 @@ def list_layers(model: nn.Module, example: Tensor) -> list[LayerInfo]:
         InputError, ExportError: as `trace`.
     """
     traced = trace(model, example)
-    kinds = {name: type(module).__name__ for name, module in model.named_modules() if name}
+    kinds = {name: type(module).__name__ for name, module in model.named_modules()}
     chosen = default_layer(traced)
     found = []
     for name, outputs in _outputs(traced.graph.graph).items():
-        if name not in kinds:  # a name that torch.export made up
-            continue
         reason = _unusable(name, outputs)
         shape = tuple(_hint(size) for size in outputs[-1].meta["val"].shape[1:]) if outputs else ()
         if name == chosen:
@@ -63,8 +63,7 @@ def list_layers(model: nn.Module, example: Tensor) -> list[LayerInfo]:
 
 
 def default_layer(traced: Trace) -> str:
-    """The layer that is explained unless another is named: the last one whose output lies on the
-    image's grid.
+    """The layer that is explained unless another is named: the last one on the image's grid.
 
     Where several modules return that same value, it is the outermost one (`layer4`, not
     `layer4.2.relu`).
@@ -117,7 +116,7 @@ def _outputs(graph: fx.Graph) -> dict[str, list[fx.Node]]:
     for node in graph.nodes:
         # The key tells calls of one module apart (`layer1.0.relu@1`), the name does not.
         for call, (name, _) in node.meta.get("nn_module_stack", {}).items():
-            if name:
+            if name not in ("", _NO_MODULE):
                 calls.setdefault(name, {}).setdefault(call, set()).add(node)
     returned = {}
     for name, by_call in calls.items():
@@ -151,9 +150,7 @@ def _unusable(name: str, outputs: list[fx.Node]) -> str:
 
 
 def _behind_global_pools(graph: fx.Graph) -> set[fx.Node]:
-    """Values made of globally pooled ones alone; a squeeze-and-excitation product is still on the
-    grid.
-    """
+    """Values made of globally pooled ones alone, not the product of such a one with a map."""
     found: set[fx.Node] = set()
     for node in graph.nodes:
         inputs = [value for value in node.all_input_nodes if value.op != "get_attr"]

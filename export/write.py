@@ -14,6 +14,7 @@ import onnx_ir as ir
 import torch
 from torch import fx, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental import _config
 
 from camcore.errors import ExportError
 from camcore.export.compose import Explained
@@ -30,15 +31,19 @@ aten = torch.ops.aten
 def capture(explained: Explained) -> ExportedProgram:
     """The explained module as one program of `(image, class_ids)`, batch and K free."""
     image = two_images(explained.request.example)
-    class_ids = torch.full((2, 3), -1, dtype=torch.int64, device=image.device)
+    k = min(3, explained.card.num_classes)
+    class_ids = torch.full((2, k), -1, dtype=torch.int64, device=image.device)
     spatial = range(2, image.ndim) if explained.card.image.height is None else ()
     free_image = dict.fromkeys([0, *spatial], Dim.DYNAMIC)
+    # A model of one class can explain no more than that one.
+    free_ids = dict.fromkeys([0, 1] if k > 1 else [0], Dim.DYNAMIC)
     try:
-        with torch.no_grad():
+        # Oblivious of the example's sizes, or K of a model of two classes would be taken for two.
+        with torch.no_grad(), _config.patch(backed_size_oblivious=True):
             program = torch.export.export(
                 explained.body,
                 (image, class_ids),
-                dynamic_shapes=(free_image, {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}),
+                dynamic_shapes=(free_image, free_ids),
             )
             if spatial and any(node.target in FORWARD_RULES for node in program.graph.nodes):
                 program = program.run_decompositions(FORWARD_RULES)

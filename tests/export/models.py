@@ -17,8 +17,8 @@ def build(
 ) -> nn.Module:
     """A model in eval mode, with seeded weights and batch norms that have seen data of that shape.
 
-    Untrained batch norms (mean 0, variance 1) let the activations of a deep model shrink or grow
-    from layer to layer, until single precision says nothing about it.
+    Batch norms that have seen none, or only noise, let the activations of a deep model shrink or
+    grow from layer to layer, until single precision says nothing about it.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -35,7 +35,7 @@ def build(
         if norms:
             model.train()
             with torch.no_grad():
-                model(torch.randn(4, *shape))
+                model(images(seed, 8, *shape[1:], channels=shape[0]))
     return model.eval()
 
 

@@ -19,7 +19,7 @@ from camcore.card import KEY, Card, onnx_is_sealed, read_extra, zip_is_sealed
 from camcore.errors import ExportError
 from camcore.export import Explained, explain, save, write
 from tests.export.conftest import LAYER
-from tests.export.models import build, images
+from tests.export.models import SmallNet, build, images
 from tests.export.oracle import assert_same, explain_by_hand, run_file
 
 FORMATS = (".onnx", ".pt", ".pt2")
@@ -263,3 +263,21 @@ def test_nothing_is_printed(
         write.to_onnx(write.capture(explained), explained.card.outputs)
     assert capsys.readouterr() == ("", "")
     assert not caplog.records
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("num_classes", [1, 2])
+def test_a_model_of_few_classes(num_classes: int, suffix: str, tmp_path: Path) -> None:
+    """As many classes as K in the example, or fewer, must not fix K."""
+
+    def make() -> nn.Module:
+        model = SmallNet()
+        model.fc = nn.Linear(12, num_classes)
+        return model
+
+    model = build(make)
+    path = tmp_path / f"few{suffix}"
+    save(explain(model, torch.zeros(1, 3, 24, 24), layer=LAYER), path)
+    for k in range(1, num_classes + 1):
+        image, ids = images(7, 3, 32, 24), torch.full((1, k), -1)
+        assert_same(run_file(path, image, ids), explain_by_hand(model, LAYER, image, ids))
