@@ -18,6 +18,12 @@ from camcore.export.reference import explain_eagerly
 # Single precision leaves about 1e-6 behind a deep model; what is wrong is wrong by far more.
 TOLERANCE = 1e-4
 
+# Runtimes fuse and reorder differently: the rounding of one is no bound for that of another.
+ROUNDING_SPREAD = 10
+
+# A map with a larger error than this, however excusable, shows nothing.
+_TELLING = 0.05
+
 Runner = Callable[[Tensor, Tensor], Sequence[Any]]
 
 
@@ -27,8 +33,9 @@ def prove(path: Path, explained: Explained) -> dict[str, Any]:
     Three batches of other content, batch size, classes and, where they are free, other sizes.
     Scores and maps may differ by `TOLERANCE` at most, relative to the largest reference value.
     Where single precision itself is worse than that (the map of a badly conditioned layer), the
-    file may be as far from the result in double precision as eager PyTorch is. And the maps must
-    differ from image to image, else nothing would show that none is frozen into the graph.
+    file may be as far from the result in double precision as eager PyTorch is, times
+    `ROUNDING_SPREAD`. And the maps must differ from image to image, else nothing would show that
+    none is frozen into the graph.
 
     Returns:
         What was compared, for the card: runtime, number of images, worst relative error.
@@ -51,8 +58,8 @@ def prove(path: Path, explained: Explained) -> dict[str, Any]:
                 error = _within_rounding(name, request, image, given, expected, runtime)
             worst = max(worst, error)
         images += len(image)
-        if len(class_ids) < len(image):  # the same classes for every image
-            contrast = max(contrast, float(expected.saliency_map.std(dim=0).max()))
+        if error <= _TELLING:  # of the maps
+            contrast = max(contrast, _contrast(expected.saliency_map))
     if contrast == 0:
         raise ProofError(
             f"the maps of layer {request.layer!r} are the same for every image, in the file and in "
@@ -82,6 +89,11 @@ def _fresh_inputs(explained: Explained) -> Iterator[tuple[Tensor, Tensor]]:
         noise = torch.randn(smooth.shape, generator=generator)
         class_ids = torch.tensor(ids, device=like.device)[:, :num_classes]
         yield (2 * smooth + 0.5 * noise).to(like), class_ids
+
+
+def _contrast(maps: Tensor) -> float:
+    """How far the maps (B, K, *S) of the first image are from those of the last."""
+    return float((maps[0] - maps[-1]).abs().max())
 
 
 def _error(given: Tensor, expected: Tensor) -> float:
@@ -123,7 +135,7 @@ def _within_rounding(
     in_double = replace(request, model=deepcopy(request.model).double())
     exact = getattr(explain_eagerly(in_double, image.double(), given.classes), name)
     error, eager = (_error(getattr(result, name), exact) for result in (given, expected))
-    if error <= max(TOLERANCE, 4 * eager):
+    if error <= max(TOLERANCE, ROUNDING_SPREAD * eager):
         return error
     raise ProofError(
         f"{name} from {runtime} is off by {error:.1e} relative to double precision, eager PyTorch "

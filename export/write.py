@@ -47,9 +47,11 @@ def capture(explained: Explained) -> ExportedProgram:
             )
             if spatial and any(node.target in FORWARD_RULES for node in program.graph.nodes):
                 program = program.run_decompositions(FORWARD_RULES)
-            return program
     except Exception as error:
         raise ExportError(f"the explained graph cannot be exported: {first_line(error)}") from error
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # source paths are nobody's business
+    return program
 
 
 def to_onnx(program: ExportedProgram, outputs: tuple[str, ...]) -> bytes:
@@ -174,7 +176,10 @@ def _scriptable(module: fx.GraphModule) -> nn.Module:
 
 
 def to_pt2(program: ExportedProgram) -> bytes:
-    """A `torch.export` archive."""
+    """A `torch.export` archive, good for every size that the proof tries."""
+    # Newer versions of PyTorch save what they guessed from the example's sizes, "batch is not 1"
+    # among it, and `module()` would insist on it.
+    vars(program).get("_guards_code", []).clear()
     buffer = BytesIO()
     torch.export.save(program, buffer)
     return buffer.getvalue()
