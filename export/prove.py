@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from camcore.errors import ExportError, ProofError
 from camcore.export.compose import Explained, Explanation, Request
 from camcore.export.reference import explain_eagerly
+from camcore.export.trace import first_line
 
 # Single precision leaves about 1e-6 behind a deep model; what is wrong is wrong by far more.
 TOLERANCE = 1e-4
@@ -47,7 +48,11 @@ def prove(path: Path, explained: Explained) -> dict[str, Any]:
     runtime, run = RUNTIMES[path.suffix.lower()](path)
     worst, images, contrast = 0.0, 0, 0.0
     for image, class_ids in _fresh_inputs(explained):
-        outputs = run(image, class_ids)
+        try:
+            outputs = run(image, class_ids)
+        except Exception as failure:  # each runtime has its own, derived from nothing narrower
+            shape, reason = tuple(image.shape), first_line(failure)
+            raise ProofError(f"{runtime} fails on images {shape}: {reason}") from failure
         given = Explanation(*(torch.as_tensor(output).to(image.device) for output in outputs))
         expected = explain_eagerly(request, image, class_ids)
         if not torch.equal(given.classes, expected.classes):

@@ -39,7 +39,8 @@ def capture(explained: Explained) -> ExportedProgram:
     free_ids = dict.fromkeys([0, 1] if k > 1 else [0], Dim.DYNAMIC)
     try:
         # Oblivious of the example's sizes, or K of a model of two classes would be taken for two.
-        with torch.no_grad(), _config.patch(backed_size_oblivious=True):
+        oblivious = _config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+        with torch.no_grad(), oblivious:
             program = torch.export.export(
                 explained.body,
                 (image, class_ids),
