@@ -122,9 +122,9 @@ def test_the_graph_is_lean() -> None:
     assert operators["MatMul"] == 3  # the weighted sum and two axes of resizing
     assert operators["TopK"] == 1
     assert not operators.keys() & {"Range", "Resize", "ScatterElements", "Expand", "Loop", "If"}
-    assert operators.total() <= 26
+    assert operators.total() <= 27
     _, program = exported("gradcam", dynamic=True)
-    assert len(program.model_proto.graph.node) <= 75
+    assert len(program.model_proto.graph.node) <= 81  # sizes for the weighted sum among them
 
 
 def test_of_equal_scores_the_lower_class_comes_first() -> None:
