@@ -45,4 +45,4 @@ demo-weights: $(INSTALLED)  ## train the demo classifier again (minutes on two c
 	$(BIN)/python -m camcore.adapters.demo.train
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) $(VENV)-types demo-output build *.egg-info
+	rm -rf $(VENV) demo-output build *.egg-info

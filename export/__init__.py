@@ -1,6 +1,4 @@
-"""From a torch model to a file that explains itself: trace, cut, compose, write, prove,
-describe.
-"""
+"""From a model to a file that explains itself: trace, cut, compose, write, prove, describe."""
 
 import os
 import tempfile

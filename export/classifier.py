@@ -1,6 +1,4 @@
-"""The one classifier whose weights are a map by themselves: global average pooling, then a linear
-layer.
-"""
+"""The classifier that CAM needs: global average pooling, then one linear layer."""
 
 from typing import Any
 

@@ -227,13 +227,14 @@ def explain(
 
 
 def _check_scores(graph: fx.GraphModule, class_names: Sequence[str] | None) -> int:
-    ranks = [output.meta["val"].ndim for output in outputs_of(graph)]
+    outputs = [output.meta["val"] for output in outputs_of(graph)]
+    ranks = [output.ndim for output in outputs]
     if ranks != [2]:
         raise ExportError(
             f"the model returns {len(ranks)} tensors, of rank {ranks}, expected one of rank 2, "
             "class scores (B, N). Wrap the model in a module that returns its scores"
         )
-    num_classes = int(outputs_of(graph)[0].meta["val"].shape[1])
+    num_classes = int(outputs[0].shape[1])
     if class_names is not None and len(class_names) != num_classes:
         raise InputError(
             f"{len(class_names)} class names were given for a model of {num_classes} classes"
