@@ -106,10 +106,14 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def attach_onnx(content: bytes, card: Card) -> bytes:
-    """A serialised `ModelProto` with the card among its metadata, sealed; no other byte changes."""
+def onnx_ending(content: bytes, card: Card) -> bytes:
+    """What to append to a serialised `ModelProto` to give it the card, sealed.
+
+    Only the ending, for the model before it may weigh half a gigabyte and stands on disk already.
+    """
     entry = _field(1, KEY.encode()) + _field(2, card.to_json().encode())
-    return seal_onnx(content + _field(_METADATA_PROPS, entry))
+    metadata = _field(_METADATA_PROPS, entry)
+    return metadata + _onnx_seal(content, metadata)
 
 
 def attach_zip(content: bytes, card: Card) -> bytes:
@@ -133,12 +137,20 @@ def seal_onnx(content: bytes) -> bytes:
 def onnx_is_sealed(content: bytes) -> bool:
     """Whether the bytes of an ONNX file end with the seal that fits them."""
     size = len(_onnx_seal(b""))
-    return len(content) > size and _onnx_seal(content[:-size]) == content[-size:]
+    return len(content) > size and _onnx_seal(memoryview(content)[:-size]) == content[-size:]
 
 
-def _onnx_seal(content: bytes) -> bytes:
-    digest = hashlib.sha256(content).hexdigest()
+def _onnx_seal(*content: bytes | memoryview) -> bytes:
+    digest = _sha256(*content)
     return _field(_METADATA_PROPS, _field(1, SEAL_KEY.encode()) + _field(2, digest.encode()))
+
+
+def _sha256(*content: bytes | memoryview) -> str:
+    """The digest of all parts in a row, without a copy of them."""
+    digest = hashlib.sha256()
+    for part in content:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 _METADATA_PROPS = 14  # the field of ModelProto; an entry holds a key, field 1, and a value, field 2
@@ -169,11 +181,11 @@ def seal_zip(content: bytes) -> bytes:
 def zip_is_sealed(content: bytes) -> bool:
     """Whether the bytes of an archive end with the seal that fits them."""
     size = len(_zip_seal(b""))
-    return len(content) > size and _zip_seal(content[:-size]) == content[-size:]
+    return len(content) > size and _zip_seal(memoryview(content)[:-size]) == content[-size:]
 
 
-def _zip_seal(content: bytes) -> bytes:
-    return f"{SEAL_KEY}={hashlib.sha256(content).hexdigest()}".encode()
+def _zip_seal(content: bytes | memoryview) -> bytes:
+    return f"{SEAL_KEY}={_sha256(content)}".encode()
 
 
 def read_extra(entries: zipfile.ZipFile, name: str) -> str | None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from camcore.card import Card, attach_onnx, attach_zip
+from camcore.card import Card, attach_zip, onnx_ending
 from camcore.errors import FileError, InputError
 from camcore.export.compose import Explained, Explanation, explain
 from camcore.export.layers import LayerInfo, list_layers
@@ -45,8 +45,11 @@ def save(explained: Explained, path: str | os.PathLike[str]) -> Card:
         content = WRITERS[suffix](capture(explained), explained.card.outputs)
         scratch.write_bytes(content)
         card = replace(explained.card, proof=prove_file(scratch, explained))
-        attach = attach_onnx if suffix == ".onnx" else attach_zip
-        scratch.write_bytes(attach(content, card))
+        if suffix == ".onnx":
+            with scratch.open("ab") as file:
+                file.write(onnx_ending(content, card))
+        else:
+            scratch.write_bytes(attach_zip(content, card))
     return card
 
 
