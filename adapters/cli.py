@@ -284,10 +284,19 @@ def methods() -> None:
 
 
 @app.command()
-def layers(model: Model, weights: Weights = "none", size: Size = None) -> None:
+def layers(
+    model: Model,
+    weights: Weights = "none",
+    size: Size = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="List those that cannot be explained as well.")
+    ] = False,
+) -> None:
     """List the layers of a model that can be explained, and tell which is the default and why.
 
     - `camcore layers resnet18`
+
+    - `camcore layers vit_b_16 --all`
 
     - `camcore layers mymodels:build_net --size 96x128`
     """
@@ -297,7 +306,7 @@ def layers(model: Model, weights: Weights = "none", size: Size = None) -> None:
     height_width = _parse_size(size)
     built = zoo.build_model(model, "DEFAULT" if model == zoo.SCENES else weights)
     found = list_layers(built.model, _example(built, height_width))
-    _out.print(tables.layers_table(built.name, found))
+    _out.print(tables.layers_table(built.name, found, everything=everything, width=_out.width))
 
 
 @contextmanager

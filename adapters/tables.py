@@ -1,9 +1,12 @@
 """Tables of the command line: plain values in, a `rich.table.Table` out."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
@@ -14,7 +17,9 @@ from camcore.methods import Method
 if TYPE_CHECKING:
     from camcore.export.layers import LayerInfo
 
-_NAME_WIDTH = 40  # of a layer; half of a terminal of 80 columns
+# In the table of layers.
+_GAP = 3  # columns between two cells
+_KIND_WIDTH = 8  # columns below which a class name cut short tells nothing
 
 
 def predictions_table(result: dict[str, Any]) -> Table:
@@ -87,31 +92,66 @@ def methods_table(methods: Iterable[Method]) -> Table:
     return table
 
 
-def layers_table(model: str, layers: "Iterable[LayerInfo]") -> Table:
-    """A model's layers in the order of execution, the default in bold."""
+def layers_table(
+    model: str, layers: "Iterable[LayerInfo]", *, everything: bool = False, width: int = 80
+) -> Group:
+    """A model's layers in the order of execution, for a terminal of that width, and notes below.
+
+    The default is marked with a star, and in bold. Layers that cannot be explained are listed with
+    `everything`; why they cannot is noted either way. Names come before the modules' kinds, which
+    are cut short or left out where the terminal is too narrow.
+    """
     layers = list(layers)
-    table = Table(title=escape(f"layers of {model}"))
-    # Names stay in one piece, to be copied, as long as the other columns have room.
-    longest = max((len(layer.name) for layer in layers), default=0)
-    table.add_column("layer", overflow="fold", width=max(min(longest, _NAME_WIDTH), len("layer")))
-    table.add_column("kind")
-    table.add_column("output", no_wrap=True)
-    table.add_column("usable", overflow="fold")
-    for layer in layers:
-        table.add_row(
+    reasons = Counter(layer.reason for layer in layers if not layer.usable)
+    marks = {reason: str(number) for number, reason in enumerate(reasons, start=1)}
+    shown = [layer for layer in layers if layer.usable or everything]
+    rows = [
+        [
+            "*" if layer.default else marks.get(layer.reason, ""),
             escape(layer.name),
-            layer.kind,
             " x ".join(map(str, layer.shape)),
-            "default"
-            if layer.default
-            else "yes"
-            if layer.usable
-            else escape(f"no: {layer.reason}"),
-            style="bold" if layer.default else None if layer.usable else "dim",
-        )
-        if layer.default:
-            table.caption = escape(f"the default, {layer.name}: {layer.reason}")
+            layer.kind,
+        ]
+        for layer in shown
+    ]
+    table = _layer_columns(rows, width)
+    table.title = escape(f"layers of {model}")
+    for layer, row in zip(shown, rows, strict=True):
+        style = "bold" if layer.default else None if layer.usable else "dim"
+        table.add_row(*row[: len(table.columns)], style=style)
+    return Group(table, "", escape("\n".join(_layer_notes(layers, reasons, marks, everything))))
+
+
+def _layer_columns(rows: Sequence[Sequence[str]], width: int) -> Table:
+    """A table without rows, as wide as these ask for, or as the terminal allows."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, title_justify="left")
+    headed = [["", "layer", "output"], *rows]
+    mark, name, shape = (max(len(row[column]) for row in headed) for column in range(3))
+    room = max(width - shape - mark - 3 * _GAP, len("layer"))
+    table.add_column(width=mark)
+    # In one piece, to be copied, if at all possible.
+    table.add_column("layer", overflow="fold", width=min(name, room))
+    table.add_column("output", no_wrap=True)
+    if room - name >= _KIND_WIDTH:
+        table.add_column("kind", no_wrap=True, overflow="ellipsis", max_width=room - name)
     return table
+
+
+def _layer_notes(
+    layers: "Iterable[LayerInfo]",
+    reasons: Mapping[str, int],
+    marks: Mapping[str, str],
+    everything: bool,
+) -> Iterator[str]:
+    """What stands below a table of layers: which is the default, and why some cannot be used."""
+    for layer in layers:
+        if layer.default:
+            yield f"* {layer.name} is the default: {layer.reason}"
+    if reasons and not everything:
+        yield "Left out, listed with --all:"
+    for reason, count in reasons.items():
+        what = marks[reason] if everything else f"{count} layer{'s' if count > 1 else ''}"
+        yield f"{what}: {reason}"
 
 
 def _preparation(spec: ImageSpec) -> str:

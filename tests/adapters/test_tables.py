@@ -2,7 +2,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 
 from camcore.adapters import tables
@@ -12,7 +12,7 @@ from camcore.methods import METHODS
 from tests.adapters.toy import CARD
 
 
-def printed(table: Table, width: int = 200) -> list[str]:
+def printed(table: Table | Group, width: int = 200) -> list[str]:
     console = Console(width=width, color_system=None)
     with console.capture() as capture:
         console.print(table)
@@ -65,24 +65,72 @@ def test_methods_table_keeps_names_whole(width: int) -> None:
     assert names - {""} == set(METHODS)
 
 
-def test_layers_table() -> None:
-    layers = [
-        LayerInfo("layer4", "Sequential", (512, 7, 7), True, True, "the last one"),
-        LayerInfo("fc", "Linear", (1000,), False, False, "no grid"),
-    ]
-    lines = printed(tables.layers_table("net", layers))
-    assert row(lines, "layer4") == ["layer4", "Sequential", "512 x 7 x 7", "default"]
-    assert row(lines, "fc") == ["fc", "Linear", "1000", "no: no grid"]
-    assert lines[-1].strip() == "the default, layer4: the last one"
+LAYERS = [
+    LayerInfo("layer4", "Sequential", (512, 7, 7), True, True, "the last one"),
+    LayerInfo("pool", "AdaptiveAvgPool2d", (512, 1, 1), False, False, "it is 1 x 1"),
+    LayerInfo("fc", "Linear", (1000,), False, False, "no grid"),
+    LayerInfo("head", "Linear", (10,), False, False, "no grid"),
+]
 
 
-def test_layers_table_keeps_names_whole_on_a_small_terminal() -> None:
-    name = "features.denseblock4.denselayer16.conv2"
-    reason = "its output is 1 x 1, there is nothing to map"
-    layers = [
-        LayerInfo(name, "Conv2d", (1024, 14, 14), True, False, ""),
-        LayerInfo("pool", "AdaptiveAvgPool2d", (1024, 1, 1), False, False, reason),
+def test_layers_table_lists_what_can_be_explained() -> None:
+    lines = [line.rstrip() for line in printed(tables.layers_table("net", LAYERS))]
+    assert lines[1].split() == ["layer", "output", "kind"]
+    assert lines[3:] == [
+        "*   layer4   512 x 7 x 7   Sequential",
+        "",
+        "* layer4 is the default: the last one",
+        "Left out, listed with --all:",
+        "1 layer: it is 1 x 1",
+        "2 layers: no grid",
     ]
-    lines = printed(tables.layers_table("net", layers), width=80)
-    assert row(lines, name) == [name, "Conv2d", "1024 x 14 x 14", "yes"]
+
+
+def test_layers_table_of_everything() -> None:
+    table = tables.layers_table("net", LAYERS, everything=True)
+    lines = [line.rstrip() for line in printed(table)]
+    assert lines[3:] == [
+        "*   layer4   512 x 7 x 7   Sequential",
+        "1   pool     512 x 1 x 1   AdaptiveAvgPool2d",
+        "2   fc       1000          Linear",
+        "2   head     10            Linear",
+        "",
+        "* layer4 is the default: the last one",
+        "1: it is 1 x 1",
+        "2: no grid",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("features.denseblock4.denselayer16.conv2", "BatchNorm2dWit…"),
+        ("encoder.layers.encoder_layer_11.self_attention", "BatchNo…"),
+        ("trunk_output.block3.block3-10.f.se.scale_activation", ""),
+    ],
+)
+def test_layers_table_keeps_names_whole_at_80_columns(name: str, shown: str) -> None:
+    """The kind gives way: it is cut, then left out."""
+    reason = "its output is a row of tokens (B, T, C), and nobody said how to lay it out as a grid"
+    layers = [
+        LayerInfo(name, "BatchNorm2dWithALongName", (1024, 112, 112), True, True, "the last"),
+        LayerInfo("tokens", "Linear", (197, 768), False, False, reason),
+    ]
+    lines = printed(tables.layers_table("net", layers, everything=True), width=80)
     assert max(map(len, lines)) <= 80
+    assert [line.rstrip() for line in lines if name in line] == [
+        f"*   {name}   1024 x 112 x 112   {shown}".rstrip(),
+        f"* {name} is the default: the last",
+    ]
+    assert f"1: {reason}" in " ".join(line.strip() for line in lines)
+
+
+def test_layers_table_folds_what_has_no_room() -> None:
+    name = "a_module_with_a_name_longer_than_a_line." * 3
+    layers = [LayerInfo(name, "Conv2d", (64, 112, 112), True, False, "")]
+    lines = printed(tables.layers_table("net", layers, width=60), width=60)
+    assert "".join(line[3:40].strip() for line in lines[3:]).startswith(name)
+    assert "64 x 112 x 112" in lines[3]
+    assert max(map(len, lines)) <= 60
+    narrow = printed(tables.layers_table("net", layers, width=10), width=10)
+    assert max(map(len, narrow)) <= 10
