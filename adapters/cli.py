@@ -21,7 +21,7 @@ except ModuleNotFoundError as error:
         "for CUDA"
     ) from error
 
-from camcore.adapters import tables
+from camcore.adapters import paths, tables
 from camcore.adapters.files import check_suffix, onnx_ports, read_file
 from camcore.card import Card
 from camcore.errors import CamcoreError, FileError, InputError, UnknownNameError
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from camcore.adapters.zoo import BuiltModel
 
 _LISTED = 5  # best classes of an image that are listed unless --top says otherwise
+
+_STDOUT = Path("-")
 
 _out = Console()
 _err = Console(stderr=True)
@@ -155,8 +157,8 @@ def export(
         from camcore.export import explain, save
     # Before minutes of work.
     check_suffix(output)
-    if not output.parent.is_dir():
-        raise FileError(f"--output {output}: there is no folder {output.parent}; make it first")
+    paths.check_folder(output.parent, f"--output {output}")
+    paths.check_targets([("--output", output)], [Path(weights)])
     names = None if class_names is None else _read_lines(class_names)
     height_width = _parse_size(size)
     with _err.status(f"building {model}"):
@@ -229,8 +231,11 @@ def run(
         from camcore.adapters import images as image_files
         from camcore.adapters import overlay
         from camcore.adapters.runner import class_index, load
-    pictures = None if output is None else _picture_paths(output, images)
-    overlay.colormap_code(colormap)  # an unknown one is refused before anything is computed
+    # All that can be checked before anything is computed.
+    overlay.colormap_code(colormap)
+    overlay.check_opacity(opacity)
+    paths.check_images(images)
+    pictures = _check_output(output, json_path, file, images)
     runner = load(file, device)
     if top is not None and top > runner.card.num_classes:
         raise InputError(f"--top {top}, but {file} knows {runner.card.num_classes} classes")
@@ -248,13 +253,13 @@ def run(
                 saliency_map = placement.map_to_original(raw)
                 panel = overlay.heatmap(image, saliency_map, colormap=colormap, opacity=opacity)
                 panels.append(overlay.caption(panel, f"{entry['name']} {entry['score']:.2f}"))
-            _make_folder(pictures[number].parent)
+            paths.make_folder(pictures[number].parent)
             overlay.write_image(pictures[number], overlay.side_by_side(panels))
             result["overlay"] = str(pictures[number])
         results.append(result)
 
     text = json.dumps({"file": str(file), "images": results}, indent=2)
-    if json_path == Path("-"):
+    if json_path == _STDOUT:
         sys.stdout.write(text + "\n")
         return
     if json_path is not None:
@@ -355,27 +360,22 @@ def _write_text(path: Path, text: str) -> None:
         raise FileError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"folder {path} cannot be made: {error.strerror}") from error
+def _check_output(
+    output: Path | None, json_path: Path | None, file: Path, images: Sequence[Path]
+) -> list[Path] | None:
+    """The pictures to write, one per image, once it is known that all output can be written."""
+    from camcore.adapters.overlay import check_format
 
-
-def _picture_paths(output: Path, images: Sequence[Path]) -> list[Path]:
-    """One file per image; in a folder it is named after the image, numbered where names repeat."""
-    if len(images) == 1 and output.suffix and not output.is_dir():
-        return [output]
-    if output.suffix and not output.is_dir():
-        raise InputError(f"--output {output} is one file for {len(images)} images; give a folder")
-    paths: list[Path] = []
-    for image in images:
-        path, number = output / f"{image.stem}.png", 1
-        while path in paths:
-            number += 1
-            path = output / f"{image.stem}-{number}.png"
-        paths.append(path)
-    return paths
+    pictures = None if output is None else paths.picture_paths(output, images)
+    targets = [("--output", picture) for picture in pictures or ()]
+    if pictures:  # they differ in their stem alone
+        check_format(pictures[0])
+        paths.check_folder(pictures[0].parent, f"--output {output}", make=True)
+    if json_path is not None and json_path != _STDOUT:
+        paths.check_folder(json_path.parent, f"--json {json_path}")
+        targets.append(("--json", json_path))
+    paths.check_targets(targets, [file, *images])
+    return pictures
 
 
 def _result(

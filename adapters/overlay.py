@@ -54,8 +54,7 @@ def heatmap(
             f"map {saliency_map.shape} and image {image.shape} differ in size; resize the map, "
             "or place it with Placement.map_to_original"
         )
-    if not 0 <= opacity <= 1:
-        raise InputError(f"opacity is {opacity}; expected 0 to 1")
+    check_opacity(opacity)
     code = colormap_code(colormap)
     seen = np.isfinite(saliency_map)
     levels = np.rint(np.clip(np.where(seen, saliency_map, 0), 0, 1) * 255).astype(np.uint8)
@@ -77,6 +76,12 @@ def colormap_code(name: str) -> int:
     if name not in COLORMAPS:
         raise unknown_name("colour map", name, COLORMAPS)
     return COLORMAPS[name]
+
+
+def check_opacity(opacity: float) -> None:
+    """Raises an `InputError` outside of [0, 1]."""
+    if not 0 <= opacity <= 1:
+        raise InputError(f"opacity is {opacity}; expected 0 to 1")
 
 
 def caption(
@@ -132,16 +137,32 @@ def write_image(path: str | Path, picture: NDArray[np.uint8]) -> None:
     """
     _check_picture(picture)
     path = Path(path)
+    # In memory first, so that a failing encoder leaves nothing half-written.
+    encoded = _encode(path, picture)
+    try:
+        path.write_bytes(encoded)
+    except OSError as error:
+        raise FileError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def check_format(path: Path) -> None:
+    """Raises a `FileError` unless pictures can be written in the format that the suffix names."""
+    # By trying: Pillow lists formats whose encoder is missing.
+    _encode(path, np.zeros((16, 16, 3), np.uint8))
+
+
+def _encode(path: Path, picture: NDArray[np.uint8]) -> bytes:
     format_name = Image.registered_extensions().get(path.suffix.lower())
     if format_name not in Image.SAVE:
         raise FileError(f"{path}: no image format for suffix {path.suffix!r}; take .png or .jpg")
     encoded = BytesIO()
     try:
-        # In memory first, so that a failing encoder leaves nothing half-written.
         Image.fromarray(picture).save(encoded, format_name)
-        path.write_bytes(encoded.getvalue())
     except (OSError, ValueError) as error:
-        raise FileError(f"{path} cannot be written: {error}") from error
+        raise FileError(
+            f"{path} cannot be written as {format_name}: {error}; take .png or .jpg"
+        ) from error
+    return encoded.getvalue()
 
 
 def _check_picture(picture: NDArray[Any]) -> None:

@@ -156,17 +156,12 @@ def test_map_that_is_zero_has_no_peak(photos: list[Path], tmp_path: Path) -> Non
     [
         (["none.onnx", "photo"], "none.onnx does not exist"),
         (["toy", "none.png"], "none.png does not exist"),
+        (["toy", "."], ". is a folder; give the images in it, as in ./*.jpg"),
         (["toy", "toy"], "is not an image that Pillow can read"),
         (["photo", "photo"], "has the suffix '.png'; expected .onnx, .pt or .pt2"),
         (["toy", "photo", "--class", "boxr"], "unknown class 'boxr'; nearest: boxer"),
         (["toy", "photo", "--class", "7"], "the file's classes are 0 to 3"),
         (["toy", "photo", "--top", "5"], "knows 4 classes"),
-        (["toy", "photo", "--colormap", "jett"], "unknown colour map 'jett'; nearest: jet"),
-        (["toy", "photo", "--opacity", "2", "--output", "o.png"], "opacity is 2.0; expected 0"),
-        (["toy", "photo", "--output", "o.xyz"], "no image format for suffix '.xyz'"),
-        (["toy", "photo", "photo", "--output", "o.png"], "one file for 2 images; give a folder"),
-        (["toy", "photo", "--output", "file/o.png"], "cannot be made"),
-        (["toy", "photo", "--json", "none/out.json"], "none/out.json cannot be written"),
     ],
 )
 def test_run_errors(
@@ -182,6 +177,52 @@ def test_run_errors(
     names = {"toy": str(toy_folder / "toy.onnx"), "photo": str(photos[0])}
     assert message in failed(camcore("run", *(names.get(name, name) for name in arguments)))
     assert not (tmp_path / "o.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--colormap", "jett"], "unknown colour map 'jett'; nearest: jet"),
+        (["--opacity", "2"], "opacity is 2.0; expected 0 to 1"),
+        (["--opacity", "nan"], "opacity is nan; expected 0 to 1"),
+        (["--output", "o.xyz"], "o.xyz: no image format for suffix '.xyz'; take .png or .jpg"),
+        (["--output", "o.h5"], "o.h5 cannot be written as HDF5"),
+        (["--output", "file/o.png"], "--output file/o.png: file is a file; give a folder"),
+        (["--output", "file"], "--output file: file is a file; give a folder"),
+        (["--output", "n" * 300], "cannot be found: File name too long"),
+        (["other.jpg", "--output", "o.png"], "one file for 2 images; give a folder"),
+        (["--output", "a/photo.png"], "--output a/photo.png would replace a/photo.png, which is"),
+        (["other.jpg", "--output", "a"], "--output a/photo.png would replace a/photo.png"),
+        (["none.jpg"], "none.jpg does not exist"),
+        (["b"], "b is a folder; give the images in it"),
+        (["--json", "none/out.json"], "--json none/out.json: there is no folder none; make it"),
+        (["--json", "a"], "--json a is a folder; give a file"),
+        (["--json", "toy.onnx"], "--json toy.onnx would replace toy.onnx, which is read"),
+        (["--json", "o.png", "--output", "o.png"], "--json o.png is where --output goes already"),
+    ],
+)
+def test_run_refuses_before_the_file_is_loaded(
+    photos: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    Path("toy.onnx").write_bytes(b"loading this would fail")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert message in failed(camcore("run", "toy.onnx", "a/photo.png", *options))
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_json_may_go_over_an_older_one(
+    toy_folder: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    record = tmp_path / "out.json"
+    record.write_text("old")
+    done(camcore("run", toy_folder / "toy.onnx", photos[0], "--json", record))
+    assert len(json.loads(record.read_text())["images"]) == 1
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without CUDA")
@@ -397,6 +438,20 @@ def test_export_into_a_missing_folder_fails_at_once(fake_export: FakeExport) -> 
     message = failed(camcore("export", "resnet18", "-o", "none/m.onnx"))
     assert "there is no folder none; make it first" in message
     assert fake_export.asked == {}
+
+
+def test_export_over_what_it_reads_or_a_folder_fails_at_once(
+    fake_export: FakeExport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.pt").write_text("weights")
+    Path("folder.onnx").mkdir()
+    message = failed(camcore("export", "resnet18", "--weights", "mine.pt", "-o", "mine.pt"))
+    assert "--output mine.pt would replace mine.pt, which is read" in message
+    message = failed(camcore("export", "resnet18", "-o", "folder.onnx"))
+    assert "--output folder.onnx is a folder; give a file" in message
+    assert fake_export.asked == {}
+    assert Path("mine.pt").read_text() == "weights"
 
 
 def test_layers(fake_export: FakeExport) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 from camcore.adapters.overlay import (
     COLORMAPS,
     caption,
+    check_format,
     colormap_code,
     heatmap,
     side_by_side,
@@ -169,3 +170,16 @@ def test_write_errors_leave_nothing(tmp_path: Path, name: str) -> None:
     with pytest.raises(FileError, match=r"take \.png or \.jpg|cannot be written"):
         write_image(tmp_path / name, GREY)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", [".png", ".JPG", ".webp", ".tiff", ".bmp", ".gif"])
+def test_formats_that_can_be_written(tmp_path: Path, suffix: str) -> None:
+    check_format(tmp_path / f"a{suffix}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", ["", ".xyz", ".psd", ".h5", ".xbm"])
+def test_formats_that_cannot_be_written(suffix: str) -> None:
+    """Unknown, read alone, listed without an encoder, without colours."""
+    with pytest.raises(FileError, match=r"take \.png or \.jpg"):
+        check_format(Path(f"a{suffix}"))
