@@ -17,6 +17,7 @@ from camcore.errors import (
 from camcore.layouts import channels_last_to_first, tokens_to_grid
 from camcore.methods import METHODS, Method, get_method
 from camcore.metrics import box_iou, pointing_game, threshold_box
+from camcore.projection import eigencam, eigengradcam, first_component, kpcacam, segeigencam
 from camcore.scaling import normalize, postprocess, resize
 from camcore.targets import select_classes
 from camcore.weighting import (
@@ -47,6 +48,9 @@ __all__ = [
     "box_iou",
     "cam",
     "channels_last_to_first",
+    "eigencam",
+    "eigengradcam",
+    "first_component",
     "get_method",
     "gradcam",
     "gradcam_elementwise",
@@ -54,11 +58,13 @@ __all__ = [
     "gradcam_plus_plus_weights",
     "gradcam_weights",
     "hirescam",
+    "kpcacam",
     "layercam",
     "normalize",
     "pointing_game",
     "postprocess",
     "resize",
+    "segeigencam",
     "select_classes",
     "threshold_box",
     "tokens_to_grid",

@@ -97,6 +97,15 @@ def spread_nonfinite(maps: Array, /, *, spatial_ndim: int) -> Array:
     return maps + xp.sum(maps * 0, axis=space(spatial_ndim), keepdims=True)
 
 
+def check_channels(features: Array, /, *, spatial_ndim: int) -> None:
+    """Raise `InputError` unless features are (..., C, *S) with at least one channel and point."""
+    if not 0 < spatial_ndim < features.ndim or 0 in known(features.shape[-1 - spatial_ndim :]):
+        raise InputError(
+            f"expected features (..., C, *S) with {spatial_ndim} spatial axes, none of them empty; "
+            f"got {show(features.shape)}"
+        )
+
+
 def check_features(
     activations: Array,
     other: Array,

@@ -72,6 +72,52 @@ def gradcam_elementwise(a: Numbers, g: Numbers) -> Numbers:
     )
 
 
+def first_component(x: Numbers) -> Numbers:
+    """The centred (C, P) on their first left singular vector, up where the channels' mean is up;
+    where that says nothing, the value farthest from zero is positive.
+    """
+    centred = x - x.mean(axis=1, keepdims=True)
+    vectors, _, _ = np.linalg.svd(centred, full_matrices=False)
+    return _oriented(vectors[:, 0] @ centred, centred)
+
+
+def kpcacam(x: Numbers, gamma: float | None = None, coef: float = 1.0) -> Numbers:
+    """sqrt(lambda) v of the double-centred matrix of tanh(gamma x_p . x_q + coef)."""
+    centred = x - x.mean(axis=1, keepdims=True)
+    points = x.shape[1]
+    gamma = 1 / len(x) if gamma is None else gamma
+    kernel = np.tanh(gamma * centred.T @ centred + coef)
+    centring = np.eye(points) - 1 / points
+    values, vectors = np.linalg.eigh(centring @ kernel @ centring)
+    return _oriented(np.sqrt(max(values[-1], 0)) * vectors[:, -1], centred)
+
+
+def _oriented(raw: Numbers, centred: Numbers) -> Numbers:
+    direction = raw @ centred.sum(axis=0)
+    if abs(direction) <= 1e-3 * np.linalg.norm(raw) * np.linalg.norm(centred):
+        direction = raw.max() + raw.min()
+    return -raw if direction < 0 else raw
+
+
+def activation(a: Numbers) -> Numbers:
+    """L_p = 1/C sum_k A_kp."""
+    return np.array([sum(a[:, p]) / len(a) for p in range(a.shape[1])])
+
+
+def fem_weights(a: Numbers, k: float = 2.0) -> Numbers:
+    """w_k = the share of points above mean + k std."""
+    weights = np.zeros(len(a))
+    for channel, row in enumerate(a):
+        mean = sum(row) / len(row)
+        std = (sum((value - mean) ** 2 for value in row) / len(row)) ** 0.5
+        weights[channel] = sum(value - mean > k * std for value in row) / len(row)
+    return weights
+
+
+def fem(a: Numbers, k: float = 2.0) -> Numbers:
+    return weighted_sum(a, fem_weights(a, k))
+
+
 def normalize(raw: Numbers, eps: float = 1e-7) -> Numbers:
     """(L_p - min) / (max - min + eps) of one map of any shape."""
     lowest, highest = min(raw.flat), max(raw.flat)
