@@ -17,11 +17,15 @@ from camcore.errors import (
 from camcore.layouts import channels_last_to_first, tokens_to_grid
 from camcore.methods import METHODS, Method, get_method
 from camcore.metrics import box_iou, pointing_game, threshold_box
+from camcore.noise import normal_noise, uniform_noise
 from camcore.projection import eigencam, eigengradcam, first_component, kpcacam, segeigencam
 from camcore.scaling import normalize, postprocess, resize
 from camcore.targets import select_classes
 from camcore.weighting import (
+    activation,
     cam,
+    fem,
+    fem_weights,
     gradcam,
     gradcam_elementwise,
     gradcam_plus_plus,
@@ -29,6 +33,8 @@ from camcore.weighting import (
     gradcam_weights,
     hirescam,
     layercam,
+    randomcam,
+    randomcam_weights,
     weighted_sum,
     xgradcam,
     xgradcam_weights,
@@ -45,11 +51,14 @@ __all__ = [
     "Method",
     "ProofError",
     "UnknownNameError",
+    "activation",
     "box_iou",
     "cam",
     "channels_last_to_first",
     "eigencam",
     "eigengradcam",
+    "fem",
+    "fem_weights",
     "first_component",
     "get_method",
     "gradcam",
@@ -60,14 +69,18 @@ __all__ = [
     "hirescam",
     "kpcacam",
     "layercam",
+    "normal_noise",
     "normalize",
     "pointing_game",
     "postprocess",
+    "randomcam",
+    "randomcam_weights",
     "resize",
     "segeigencam",
     "select_classes",
     "threshold_box",
     "tokens_to_grid",
+    "uniform_noise",
     "weighted_sum",
     "xgradcam",
     "xgradcam_weights",

@@ -11,8 +11,11 @@ arrays and for shapes that do not fit. A NaN or an infinity stays in the maps of
 
 import math
 
+from camcore import noise
 from camcore._arrays import (
     Array,
+    cast,
+    check_channels,
     check_features,
     divide,
     floating_kernel,
@@ -89,6 +92,46 @@ def gradcam_plus_plus_weights(
 
 
 @floating_kernel
+def fem_weights(activations: Array, /, *, spatial_ndim: int = 2, k: float = 2.0) -> Array:
+    """FEM's channel weights, (..., C): the share of points that stand out of their channel.
+
+    Those are the points above the channel's mean over space by more than `k` times its standard
+    deviation (of the population, that is, divided by the number of points).
+
+    Source: Ahmed Asif Fuad et al. 2020, https://hal.science/hal-02963298
+
+    >>> import numpy as np
+    >>> fem_weights(np.asarray([[0.0] * 9 + [1.0], [0.5] * 10]), spatial_ndim=1)
+    array([0.1, 0. ])
+    """
+    check_channels(activations, spatial_ndim=spatial_ndim)
+    xp = namespace(activations)
+    S = space(spatial_ndim)
+    # Deviations are compared, not values: the mean of a constant may be rounded below it.
+    deviations = activations - xp.mean(activations, axis=S, keepdims=True)
+    std = xp.sqrt(xp.mean(deviations * deviations, axis=S, keepdims=True))
+    return xp.mean(cast(xp, deviations > k * std, activations.dtype), axis=S)
+
+
+@floating_kernel
+def randomcam_weights(activations: Array, /, *, spatial_ndim: int = 2, seed: int = 0) -> Array:
+    """Random channel weights, (C): uniform in [-1, 1), the same for all images.
+
+    Only the shape of the activations is looked at.
+
+    Source: pytorch-grad-cam's RandomCAM, https://github.com/jacobgil/pytorch-grad-cam, where they
+    have no seed
+
+    >>> import numpy as np
+    >>> randomcam_weights(np.ones((4, 3, 7, 7)), seed=1).round(3)
+    array([ 0.981, -0.114,  0.909])
+    """
+    check_channels(activations, spatial_ndim=spatial_ndim)
+    channels = activations.shape[-1 - spatial_ndim]
+    return 2 * noise.uniform_noise(activations, (channels,), seed=seed) - 1
+
+
+@floating_kernel
 def weighted_sum(activations: Array, weights: Array, /, *, spatial_ndim: int = 2) -> Array:
     """The sum over channels of weights (..., C) times activations (..., C, *S): raw maps (..., *S).
 
@@ -121,6 +164,20 @@ def cam(activations: Array, class_weights: Array, /, *, spatial_ndim: int = 2) -
     (2, 7, 7)
     """
     return weighted_sum(activations, class_weights, spatial_ndim=spatial_ndim)
+
+
+@floating_kernel
+def activation(activations: Array, /, *, spatial_ndim: int = 2) -> Array:
+    """The activation map, raw maps (..., *S): the mean over channels. It looks at no class.
+
+    Source: OpenVINO XAI's ActivationMap, https://github.com/openvinotoolkit/openvino_xai
+
+    >>> import numpy as np
+    >>> activation(np.ones((4, 3, 7, 7))).shape
+    (4, 7, 7)
+    """
+    check_channels(activations, spatial_ndim=spatial_ndim)
+    return namespace(activations).mean(activations, axis=-1 - spatial_ndim)
 
 
 @floating_kernel
@@ -211,3 +268,35 @@ def gradcam_elementwise(activations: Array, gradients: Array, /, *, spatial_ndim
     check_features(activations, gradients, spatial_ndim=spatial_ndim, name="gradients")
     xp = namespace(activations, gradients)
     return xp.sum(relu(gradients * activations), axis=-1 - spatial_ndim)
+
+
+@floating_kernel
+def fem(activations: Array, /, *, spatial_ndim: int = 2, k: float = 2.0) -> Array:
+    """FEM, raw maps (..., *S): channels weighted by how many points stand out; see `fem_weights`.
+
+    It looks at no class.
+
+    Source: Ahmed Asif Fuad et al. 2020, https://hal.science/hal-02963298
+
+    >>> import numpy as np
+    >>> fem(np.ones((4, 3, 7, 7))).shape
+    (4, 7, 7)
+    """
+    weights = fem_weights(activations, spatial_ndim=spatial_ndim, k=k)
+    return weighted_sum(activations, weights, spatial_ndim=spatial_ndim)
+
+
+@floating_kernel
+def randomcam(activations: Array, /, *, spatial_ndim: int = 2, seed: int = 0) -> Array:
+    """Random-CAM, raw maps (..., *S): channels weighted at random; the baseline to be beaten.
+
+    It looks at no class; see `randomcam_weights`.
+
+    Source: pytorch-grad-cam's RandomCAM, https://github.com/jacobgil/pytorch-grad-cam
+
+    >>> import numpy as np
+    >>> randomcam(np.ones((4, 3, 7, 7))).shape
+    (4, 7, 7)
+    """
+    weights = randomcam_weights(activations, spatial_ndim=spatial_ndim, seed=seed)
+    return weighted_sum(activations, weights, spatial_ndim=spatial_ndim)

@@ -1,5 +1,6 @@
 """Weighting kernels against the papers' equations, autograd, and their own laws."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,10 +24,14 @@ METHODS = (
     camcore.gradcam_elementwise,
 )
 WEIGHTS = (camcore.gradcam_weights, camcore.gradcam_plus_plus_weights, camcore.xgradcam_weights)
+WITHOUT_GRADIENTS = (camcore.activation, camcore.fem, camcore.fem_weights)
 
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
 every_kernel = pytest.mark.parametrize(
     "kernel", METHODS + WEIGHTS, ids=lambda kernel: kernel.__name__
+)
+without_gradients = pytest.mark.parametrize(
+    "kernel", WITHOUT_GRADIENTS, ids=lambda kernel: kernel.__name__
 )
 Kernel = Callable[..., Any]
 
@@ -245,3 +250,92 @@ def test_other_than_floating_point_arrays_are_refused(backend: Backend, kernel: 
 def test_arrays_of_two_libraries_are_refused() -> None:
     with pytest.raises(camcore.InputError, match="got ndarray, Tensor"):
         camcore.gradcam(np.ones((1, 1, 2, 2)), torch.ones(1, 1, 2, 2))
+
+
+@without_gradients
+@given(data=st.data())
+def test_without_gradients_equals_the_paper(
+    backend: Backend, kernel: Kernel, data: st.DataObject
+) -> None:
+    case = data.draw(features(backend))
+    A, _ = case.arrays(backend)
+    reference = getattr(references, kernel.__name__)
+    expected = references.for_each_image(
+        of_both(reference),
+        case.activations,
+        case.activations,
+        case.spatial_ndim,
+    )
+    backend.assert_close(kernel(A, spatial_ndim=case.spatial_ndim), expected, case.dtype)
+
+
+def of_both(reference: Kernel) -> Kernel:
+    """A reference of activations as one of activations and gradients."""
+
+    @functools.wraps(reference)
+    def ignoring_gradients(a: np.ndarray, g: np.ndarray) -> Any:
+        return reference(a)
+
+    return ignoring_gradients
+
+
+@pytest.mark.parametrize("k", [0.5, 1.0])
+def test_k_is_the_number_of_standard_deviations(backend: Backend, k: float) -> None:
+    A = np.random.default_rng(0).normal(size=(4, 50))
+    expected = references.fem(A, k)
+    assert not np.allclose(expected, references.fem(A))
+    backend.assert_close(
+        camcore.fem(backend.array(A, "float64"), spatial_ndim=1, k=k), expected, "float64"
+    )
+
+
+def test_a_constant_channel_has_no_weight(backend: Backend) -> None:
+    """In float32 the mean of 49 times 0.1 may be below 0.1."""
+    A = np.stack([np.full((7, 7), value) for value in (0.1, 0.7, 3.3, 1e7, 0.0)])
+    backend.assert_close(camcore.fem_weights(backend.array(A)), np.zeros(5), "float32")
+
+
+@pytest.mark.parametrize("seed", [0, 1, -5])
+def test_random_weights_are_the_seeds(backend: Backend, seed: int) -> None:
+    rng = np.random.default_rng(0)
+    A = rng.normal(size=(2, 3, 6, 4, 5))
+    weights = camcore.randomcam_weights(backend.array(A), seed=seed)
+    noise = camcore.uniform_noise(np.empty(6), seed=seed)
+    backend.assert_close(weights, 2 * noise - 1, "float32")
+    assert len(np.unique(noise)) == 6
+    expected = np.einsum("c,abchw->abhw", 2 * noise - 1, A)
+    backend.assert_close(camcore.randomcam(backend.array(A), seed=seed), expected, "float32")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [camcore.activation, camcore.fem, camcore.randomcam],
+    ids=lambda method: method.__name__,
+)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_nonfinite_activations_stay_in_their_image(
+    backend: Backend, method: Kernel, bad: float
+) -> None:
+    A = np.random.default_rng(0).random((3, 2, 4, 5))
+    clean = backend.numpy(method(backend.array(A)))
+    A[1, 0, 2, 3] = bad
+    with np.errstate(invalid="ignore"):
+        actual = backend.numpy(method(backend.array(A)))
+    assert not np.isfinite(actual[1]).all()
+    np.testing.assert_allclose(actual[[0, 2]], clean[[0, 2]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [*WITHOUT_GRADIENTS, camcore.randomcam, camcore.randomcam_weights],
+    ids=lambda kernel: kernel.__name__,
+)
+def test_wrong_activations_are_refused(backend: Backend, kernel: Kernel) -> None:
+    with pytest.raises(camcore.InputError, match=r"with 2 spatial axes.*got \(4, 4\)"):
+        kernel(backend.array(np.ones((4, 4))))
+    with pytest.raises(camcore.InputError, match=r"none of them empty; got \(3, 4, 0\)"):
+        kernel(backend.array(np.ones((3, 4, 0))))
+    with pytest.raises(camcore.InputError, match="0 spatial axes"):
+        kernel(backend.array(np.ones((3, 4, 5))), spatial_ndim=0)
+    with pytest.raises(camcore.InputError, match=r"floating-point arrays, got .*int64"):
+        kernel(backend.array([[[1, 2], [3, 4]]]))
