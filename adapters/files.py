@@ -8,6 +8,7 @@ file the outer protobuf fields are walked, which is a few lines
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -76,6 +77,28 @@ def read_file(path: str | Path) -> tuple[bytes, Card]:
         return content, Card.from_json(text)
     except FileError as error:
         raise FileError(f"{path}: {error}") from error
+
+
+@contextmanager
+def unchanged(path: Path) -> Iterator[None]:
+    """Holds that a file stays the same while it is read more than once.
+
+    Raises:
+        FileError: at the end it is another file than it was at the start.
+    """
+    before = _state(path)
+    yield
+    if _state(path) != before:
+        raise FileError(f"{path} was changed while it was loaded; load it again")
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    """What tells a file from one that took its place; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def check_suffix(path: Path) -> None:

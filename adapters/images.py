@@ -9,7 +9,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -47,6 +46,8 @@ class Placement:
 
     def map_to_original(self, saliency_map: NDArray[Any]) -> NDArray[np.float32]:
         """A map (H, W) of any size on the original image, NaN where the graph saw nothing."""
+        import cv2  # here, for who prepares images alone should not wait for it
+
         rows, columns = saliency_map.shape
         # A pixel's centre lies half a pixel behind its edge, in the image as in the map.
         x = np.arange(self.width, dtype=np.float32) + 0.5

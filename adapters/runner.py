@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
@@ -18,7 +17,7 @@ import numpy as np
 from array_api_compat import array_namespace, is_numpy_array
 from numpy.typing import ArrayLike, NDArray
 
-from camcore.adapters.files import read_file
+from camcore.adapters.files import read_card, unchanged
 from camcore.card import Card, ImageSpec
 from camcore.errors import FileError, InputError, UnknownNameError, unknown_name
 
@@ -110,10 +109,13 @@ def load(path: str | Path, device: Device = "cpu") -> Runner:
     """
     if device not in ("cpu", "cuda"):
         raise InputError(f"device is {device!r}; expected 'cpu' or 'cuda'")
-    content, card = read_file(path)
+    path = Path(path)
     open_graph = {".onnx": _open_onnx, ".pt": _open_torchscript, ".pt2": _open_exported}
     try:
-        graph = open_graph[Path(path).suffix.lower()](content, card, device)
+        # The runtimes read the file again: handing them the bytes would copy those once more.
+        with unchanged(path):
+            card = read_card(path)
+            graph = open_graph[path.suffix.lower()](path, card, device)
     except ModuleNotFoundError as error:
         onnx_extra = "gpu" if device == "cuda" else "run"
         extra = onnx_extra if error.name == "onnxruntime" else "export"
@@ -168,7 +170,8 @@ def check_image(image: Any, spec: ImageSpec) -> int:
     )
     expected = f"expected {spec.dtype} ({', '.join(map(str, form))})"
     try:
-        xp = array_namespace(image)
+        # For NumPy its own functions do: array-api-compat's would import all of NumPy, 40 ms more.
+        xp = np if is_numpy_array(image) else array_namespace(image)
     except TypeError as error:
         raise InputError(
             f"image is {type(image).__name__}; {expected} as a NumPy, torch or CuPy array; "
@@ -235,7 +238,7 @@ def _check_device(image: Any, device: Device) -> None:
         )
 
 
-def _open_onnx(content: bytes, card: Card, device: Device) -> Graph:
+def _open_onnx(path: Path, card: Card, device: Device) -> Graph:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -253,7 +256,7 @@ def _open_onnx(content: bytes, card: Card, device: Device) -> Graph:
             onnxruntime.preload_dlls()
     try:
         # enable_fallback: on a CUDA failure onnxruntime would go on, slowly, on the CPU.
-        session = onnxruntime.InferenceSession(content, options, providers, enable_fallback=0)
+        session = onnxruntime.InferenceSession(path, options, providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions derive from nothing narrower
         raise FileError(
             f"onnxruntime {onnxruntime.__version__} cannot load the file: {error}"
@@ -305,22 +308,22 @@ def _dense(image: Any, xp: Any) -> Any:
     return xp.reshape(xp.reshape(image, (-1,)), image.shape)
 
 
-def _open_torchscript(content: bytes, card: Card, device: Device) -> Graph:
+def _open_torchscript(path: Path, card: Card, device: Device) -> Graph:
     torch = _torch(device)
     with warnings.catch_warnings():
         # torch recommends torch.export instead; that is the .pt2 beside this format.
         warnings.filterwarnings("ignore", r"`torch\.jit\.load` is deprecated")
         try:
-            module = torch.jit.load(BytesIO(content), map_location=device)
+            module = torch.jit.load(path, map_location=device)
         except RuntimeError as error:
             raise FileError(f"torch {torch.__version__} cannot load the file: {error}") from error
     return _torch_graph(module, device)
 
 
-def _open_exported(content: bytes, card: Card, device: Device) -> Graph:
+def _open_exported(path: Path, card: Card, device: Device) -> Graph:
     torch = _torch(device)
     try:
-        program = torch.export.load(BytesIO(content))
+        program = torch.export.load(path)
     except Exception as error:  # its reader raises whatever it stumbles over
         raise FileError(f"torch {torch.__version__} cannot load the file: {error}") from error
     if device == "cuda":
@@ -345,7 +348,6 @@ def _torch_graph(module: Callable[..., Sequence["torch.Tensor"]], device: Device
     import torch
 
     def run(image: Any, class_ids: NDArray[np.int64]) -> Sequence[Any]:
-        xp = array_namespace(image)
         if is_numpy_array(image) and not image.flags.writeable:
             image = image.copy()  # torch warns about memory that it might write to
         tensor = torch.utils.dlpack.from_dlpack(image)
@@ -353,6 +355,7 @@ def _torch_graph(module: Callable[..., Sequence["torch.Tensor"]], device: Device
             outputs = module(tensor.to(device), torch.from_numpy(class_ids).to(device))
         if is_numpy_array(image):  # not by from_dlpack, which would make them read-only
             return [output.numpy(force=True) for output in outputs]
+        xp = array_namespace(image)
         return [xp.from_dlpack(output.to(tensor.device)) for output in outputs]
 
     return run

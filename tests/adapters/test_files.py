@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 
-from camcore.adapters.files import Port, onnx_ports, read_card, read_file
+from camcore.adapters.files import Port, onnx_ports, read_card, read_file, unchanged
 from camcore.card import KEY, SCHEMA, Card, seal_onnx
 from camcore.errors import FileError
 from tests.adapters.toy import CARD, onnx_content, write_toy
@@ -164,3 +164,16 @@ def test_onnx_ports(toy_folder: Path) -> None:
 
 def test_card_type_is_the_core_one(toy_folder: Path) -> None:
     assert isinstance(read_card(toy_folder / "toy.pt"), Card)
+
+
+def test_unchanged(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("one")
+    with unchanged(path):
+        path.read_text()
+    with pytest.raises(FileError, match=r"file was changed while it was loaded"), unchanged(path):
+        path.write_text("longer")
+    with pytest.raises(FileError, match="changed"), unchanged(path):
+        path.unlink()
+    with pytest.raises(KeyError), unchanged(path):  # what fails inside is told first
+        raise KeyError

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 import camcore.adapters
+from camcore.adapters.files import read_card
 from camcore.adapters.runner import (
     Explanation,
     check_class_ids,
@@ -19,7 +21,7 @@ from camcore.adapters.runner import (
     class_index,
     load,
 )
-from camcore.card import ImageSpec, seal_onnx
+from camcore.card import Card, ImageSpec, seal_onnx
 from camcore.errors import FileError, InputError, UnknownNameError
 from tests.adapters.toy import CARD, onnx_content, reference, write_toy
 
@@ -233,9 +235,9 @@ def test_cuda_that_does_not_start_is_an_error(
     real = onnxruntime.InferenceSession
     asked = []
 
-    def session(content: bytes, options: Any, providers: list[str], **rest: Any) -> Any:
+    def session(path: Path, options: Any, providers: list[str], **rest: Any) -> Any:
         asked.append((providers, rest))
-        return real(content, options, ["CPUExecutionProvider"])
+        return real(path, options, ["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     with pytest.raises(InputError, match="onnxruntime could not start CUDA"):
@@ -278,6 +280,25 @@ def test_loading_the_graph_fails_clearly(tmp_path: Path, monkeypatch: pytest.Mon
         load(path)
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_file_that_is_replaced_while_it_is_loaded(
+    toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    """The graph must come from the file whose seal was checked."""
+    path = tmp_path / f"toy{suffix}"
+    shutil.copyfile(toy_folder / path.name, path)
+    assert load(path).card == CARD
+
+    def read_then_replace(given: Path) -> Card:
+        card = read_card(given)
+        shutil.copyfile(toy_folder / path.name, tmp_path / "new").replace(path)
+        return card
+
+    monkeypatch.setattr("camcore.adapters.runner.read_card", read_then_replace)
+    with pytest.raises(FileError, match="was changed while it was loaded; load it again"):
+        load(path)
+
+
 def test_missing_runtime_names_the_extra(toy_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match=r"needs onnxruntime.*pip install 'camcore\[run\]'"):
@@ -293,7 +314,12 @@ for suffix in (".onnx", ".pt", ".pt2"):
     read_card("toy" + suffix)
 explanation = load("toy.onnx")(np.zeros((1, 3, 8, 8), np.float32), 2)
 assert explanation.saliency_map.shape == (1, 1, 8, 8)
-import camcore.adapters.images, camcore.adapters.overlay, camcore.adapters.cli
+for needless in ("array_api_compat.numpy", "numpy.f2py", "PIL", "typer", "rich"):
+    assert needless not in sys.modules, needless
+from camcore.adapters.images import prepare
+prepare(np.zeros((8, 8, 3), np.uint8), read_card("toy.onnx").image)
+assert "cv2" not in sys.modules
+import camcore.adapters.overlay, camcore.adapters.cli
 for forbidden in ("torch", "onnx", "onnxscript"):
     assert forbidden not in sys.modules, forbidden
 print("ran")
