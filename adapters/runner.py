@@ -199,6 +199,8 @@ def check_image(image: Any, spec: ImageSpec) -> int:
 def check_class_ids(class_ids: ClassIds, batch: int, num_classes: int) -> NDArray[np.int64]:
     """Class ids as the graph takes them, int64 (1, K) or (B, K).
 
+    Numbers, lists, and arrays of any library that lie in the CPU's memory.
+
     Raises:
         InputError: not integers, a wrong shape, or not in -1..N-1.
 
@@ -209,8 +211,9 @@ def check_class_ids(class_ids: ClassIds, batch: int, num_classes: int) -> NDArra
         f"expected integers from -1 to {num_classes - 1}, as one, (K,) or (B, K) with B = {batch}"
     )
     try:
-        ids = np.asarray(-1 if class_ids is None else class_ids)
-    except (TypeError, ValueError) as error:  # ragged lists; arrays on a GPU
+        ids = _on_the_cpu(-1 if class_ids is None else class_ids)
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        # ragged lists; arrays on a GPU, or that want gradients
         raise InputError(f"class_ids cannot become a NumPy array ({error}); {expected}") from error
     given = f"class_ids have shape {ids.shape}"
     if ids.size and ids.dtype.kind not in "iu":
@@ -225,6 +228,12 @@ def check_class_ids(class_ids: ClassIds, batch: int, num_classes: int) -> NDArra
     if outside.size:
         raise InputError(f"class_ids hold {outside[0]}; {expected}")
     return np.array(ids, dtype=np.int64, order="C")
+
+
+def _on_the_cpu(class_ids: Any) -> NDArray[Any]:
+    if hasattr(class_ids, "__dlpack__") and not hasattr(class_ids, "__array__"):
+        return np.from_dlpack(class_ids)
+    return np.asarray(class_ids)
 
 
 def _check_device(image: Any, device: Device) -> None:

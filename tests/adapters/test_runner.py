@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import array_api_strict
+import hypothesis
 import numpy as np
 import onnx
 import pytest
 import torch
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 import camcore.adapters
@@ -190,6 +193,74 @@ def test_uint8_images() -> None:
 def test_wrong_class_ids(class_ids: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_class_ids(class_ids, batch=2, num_classes=4)
+
+
+class OnlyDLPack:
+    """An array of a library that NumPy knows nothing of."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self.array.__dlpack_device__()
+
+
+LIBRARIES = {
+    "numpy": np.asarray,
+    "torch": torch.tensor,
+    "strict": array_api_strict.asarray,
+    "dlpack": lambda ids: OnlyDLPack(np.asarray(ids)),
+    "dlpack of torch": lambda ids: OnlyDLPack(torch.tensor(ids)),
+}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_class_ids_of_any_library(toy_folder: Path, library: str) -> None:
+    array = LIBRARIES[library]
+    runner = load(toy_folder / "toy.onnx")
+    close(runner(image(), array([[3, -1], [0, 1]])), image(), [[3, -1], [0, 1]])
+    close(runner(torch.from_numpy(image()), array(2)), image(), [[2]])
+    for outside in (-2, 4, 2**31 - 1, -(2**31)):
+        for ids in (outside, [0, outside], [[0], [outside]]):
+            with pytest.raises(InputError, match=rf"hold {outside}; expected integers from -1 to"):
+                runner(image(), array(ids))
+    with pytest.raises(InputError, match="class_ids hold float"):
+        runner(image(), array([1.0]))
+    with pytest.raises(InputError, match="class_ids hold bool"):
+        runner(image(), array([True]))
+    with pytest.raises(InputError, match=r"shape \(3, 1\)"):
+        runner(image(), array([[0], [1], [2]]))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_class_ids_outside_reach_no_format(toy_folder: Path, suffix: str) -> None:
+    for ids in (torch.tensor([[0], [-2]]), OnlyDLPack(np.array([4]))):
+        with pytest.raises(InputError, match="expected integers from -1 to 3"):
+            load(toy_folder / f"toy{suffix}")(image(), ids)  # type: ignore[arg-type]
+
+
+SHAPES = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=5)
+INSIDE, AROUND = st.integers(-1, 3), st.integers(-3, 5)
+
+
+@hypothesis.given(st.one_of(hnp.arrays(np.int64, SHAPES, elements=e) for e in (INSIDE, AROUND)))
+def test_class_ids_are_accepted_or_refused_but_never_changed(ids: NDArray[np.int64]) -> None:
+    fits = ids.ndim < 2 or (ids.ndim == 2 and ids.shape[0] in (1, 2))
+    fits = fits and 1 <= (ids.shape[-1] if ids.ndim else 1) <= 4 and ids.size > 0
+    if fits and ids.min() >= -1 and ids.max() <= 3:
+        np.testing.assert_array_equal(check_class_ids(ids, 2, 4), np.atleast_2d(ids))
+    else:
+        with pytest.raises(InputError, match="class_ids"):
+            check_class_ids(ids, 2, 4)
+
+
+def test_class_ids_that_want_gradients_or_lie_elsewhere() -> None:
+    for ids in (torch.tensor([1.0], requires_grad=True), torch.tensor([1], device="meta")):
+        with pytest.raises(InputError, match="cannot become a NumPy array"):
+            check_class_ids(ids, 2, 4)
 
 
 def test_graph_failure_is_an_input_error(tmp_path: Path) -> None:
