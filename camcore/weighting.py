@@ -9,6 +9,7 @@ All functions take floating-point arrays of any array API library and raise `Inp
 arrays and for shapes that do not fit. A NaN or an infinity stays in the maps of its own image.
 """
 
+import functools
 import math
 
 from camcore import noise
@@ -19,10 +20,13 @@ from camcore._arrays import (
     check_features,
     divide,
     floating_kernel,
+    known,
     namespace,
     relu,
+    show,
     space,
 )
+from camcore.errors import InputError
 
 
 @floating_kernel
@@ -83,12 +87,73 @@ def gradcam_plus_plus_weights(
     array([[0.5]])
     """
     check_features(activations, gradients, spatial_ndim=spatial_ndim, name="gradients")
-    xp = namespace(activations, gradients)
-    S = space(spatial_ndim)
     squares = gradients * gradients
+    return _plus_plus(activations, gradients, squares, squares * gradients, spatial_ndim, eps)
+
+
+def _plus_plus(
+    activations: Array, first: Array, second: Array, third: Array, spatial_ndim: int, eps: float
+) -> Array:
+    xp = namespace(activations, first)
+    S = space(spatial_ndim)
     total = xp.sum(activations, axis=S, keepdims=True)
-    alpha = divide(squares, 2 * squares + total * (squares * gradients) + eps)
-    return xp.sum(alpha * relu(gradients), axis=S)
+    alpha = divide(second, 2 * second + total * third + eps)
+    return xp.sum(alpha * relu(first), axis=S)
+
+
+@floating_kernel
+def smoothgradcam_plus_plus_weights(
+    activations: Array, gradients: Array, /, *, spatial_ndim: int = 2, eps: float = 1e-6
+) -> Array:
+    """Smooth Grad-CAM++'s channel weights, (..., C): Grad-CAM++ on gradients of noisy images.
+
+    `gradients` (n, ..., C, *S) are those at n copies of the image with noise added; their first,
+    second and third powers are averaged over the copies. `activations` (..., C, *S) are the clean
+    image's. With one copy these are Grad-CAM++'s weights; see there for `eps`.
+
+    Source: Omeiza et al. 2019, https://arxiv.org/abs/1908.01224, with the second power above the
+    fraction line of alpha, where the paper prints the first and TorchCAM corrects it
+
+    >>> import numpy as np
+    >>> activations, gradients = np.ones((1, 1, 2, 2)), np.full((5, 1, 1, 2, 2), 0.5)
+    >>> smoothgradcam_plus_plus_weights(activations, gradients, eps=0)
+    array([[0.5]])
+    """
+    if gradients.ndim < 2 + spatial_ndim or 0 in known(gradients.shape[:1]):
+        raise InputError(
+            f"expected gradients (n, ..., C, *S) of at least one noisy image with {spatial_ndim} "
+            f"spatial axes, got {show(gradients.shape)}"
+        )
+    check_features(activations, gradients, spatial_ndim=spatial_ndim, name="gradients")
+    squares = gradients * gradients
+    mean = functools.partial(namespace(gradients).mean, axis=0)
+    return _plus_plus(
+        activations, mean(gradients), mean(squares), mean(squares * gradients), spatial_ndim, eps
+    )
+
+
+@floating_kernel
+def shapleycam_weights(
+    activations: Array, gradients: Array, hessian_products: Array, /, *, spatial_ndim: int = 2
+) -> Array:
+    """ShapleyCAM's channel weights, (..., C): the mean of the gradients less half of H A.
+
+    `hessian_products` are H A, of the gradients' shape: the target's second derivatives with
+    respect to the activations, times the activations. They are 0, and these Grad-CAM's weights,
+    where the score is linear in the activations.
+
+    Source: Cai 2025, https://arxiv.org/abs/2501.06261
+
+    >>> import numpy as np
+    >>> gradients, products = np.full((1, 2, 7, 7), 0.5), np.full((1, 2, 7, 7), 0.2)
+    >>> shapleycam_weights(np.ones((1, 2, 7, 7)), gradients, products).round(3)
+    array([[0.4, 0.4]])
+    """
+    check_features(activations, gradients, spatial_ndim=spatial_ndim, name="gradients")
+    check_features(activations, hessian_products, spatial_ndim=spatial_ndim, name="products")
+    return gradcam_weights(
+        activations, gradients - 0.5 * hessian_products, spatial_ndim=spatial_ndim
+    )
 
 
 @floating_kernel
@@ -208,6 +273,45 @@ def gradcam_plus_plus(
     (4, 7, 7)
     """
     weights = gradcam_plus_plus_weights(activations, gradients, spatial_ndim=spatial_ndim, eps=eps)
+    return weighted_sum(activations, weights, spatial_ndim=spatial_ndim)
+
+
+@floating_kernel
+def smoothgradcam_plus_plus(
+    activations: Array, gradients: Array, /, *, spatial_ndim: int = 2, eps: float = 1e-6
+) -> Array:
+    """Smooth Grad-CAM++, raw maps (..., *S), of gradients (n, ..., C, *S) at n noisy images.
+
+    See `smoothgradcam_plus_plus_weights`.
+
+    Source: Omeiza et al. 2019, https://arxiv.org/abs/1908.01224
+
+    >>> import numpy as np
+    >>> smoothgradcam_plus_plus(np.ones((4, 3, 7, 7)), np.ones((5, 4, 3, 7, 7))).shape
+    (4, 7, 7)
+    """
+    weights = smoothgradcam_plus_plus_weights(
+        activations, gradients, spatial_ndim=spatial_ndim, eps=eps
+    )
+    return weighted_sum(activations, weights, spatial_ndim=spatial_ndim)
+
+
+@floating_kernel
+def shapleycam(
+    activations: Array, gradients: Array, hessian_products: Array, /, *, spatial_ndim: int = 2
+) -> Array:
+    """ShapleyCAM, raw maps (..., *S); see `shapleycam_weights`.
+
+    Source: Cai 2025, https://arxiv.org/abs/2501.06261
+
+    >>> import numpy as np
+    >>> ones = np.ones((4, 3, 7, 7))
+    >>> shapleycam(ones, ones, ones).shape
+    (4, 7, 7)
+    """
+    weights = shapleycam_weights(
+        activations, gradients, hessian_products, spatial_ndim=spatial_ndim
+    )
     return weighted_sum(activations, weights, spatial_ndim=spatial_ndim)
 
 

@@ -36,6 +36,19 @@ def gradcam_plus_plus_weights(a: Numbers, g: Numbers, eps: float = 1e-6) -> Numb
     return weights
 
 
+def smoothgradcam_plus_plus_weights(a: Numbers, gs: Numbers, eps: float = 1e-6) -> Numbers:
+    """Grad-CAM++'s, of the powers of gradients (n, C, P) averaged over n."""
+    weights = np.zeros(len(a))
+    for k in range(len(a)):
+        for p in range(a.shape[1]):
+            first, second, third = (
+                sum(g[k, p] ** power for g in gs) / len(gs) for power in (1, 2, 3)
+            )
+            if first > 0:
+                weights[k] += second / (2 * second + sum(a[k]) * third + eps) * first
+    return weights
+
+
 def weighted_sum(a: Numbers, w: Numbers) -> Numbers:
     """L_p = sum_k w_k A_kp."""
     return np.array([sum(w[k] * a[k, p] for k in range(len(a))) for p in range(a.shape[1])])

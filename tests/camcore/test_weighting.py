@@ -24,6 +24,7 @@ METHODS = (
     camcore.gradcam_elementwise,
 )
 WEIGHTS = (camcore.gradcam_weights, camcore.gradcam_plus_plus_weights, camcore.xgradcam_weights)
+GRADIENT_FREE = (camcore.activation, camcore.fem, camcore.randomcam)
 WITHOUT_GRADIENTS = (camcore.activation, camcore.fem, camcore.fem_weights)
 
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
@@ -38,7 +39,9 @@ Kernel = Callable[..., Any]
 
 def test_every_method_of_the_registry_is_tested_here() -> None:
     kernels = {method.kernel for method in camcore.METHODS.values()}
-    assert kernels == {*METHODS, camcore.cam}
+    elsewhere = {kernel for kernel in kernels if kernel.__module__ != camcore.cam.__module__}
+    assert kernels - elsewhere == {*METHODS, camcore.cam, *GRADIENT_FREE}
+    assert {kernel.__module__ for kernel in elsewhere} == {"camcore.projection"}
 
 
 @every_kernel
@@ -307,11 +310,7 @@ def test_random_weights_are_the_seeds(backend: Backend, seed: int) -> None:
     backend.assert_close(camcore.randomcam(backend.array(A), seed=seed), expected, "float32")
 
 
-@pytest.mark.parametrize(
-    "method",
-    [camcore.activation, camcore.fem, camcore.randomcam],
-    ids=lambda method: method.__name__,
-)
+@pytest.mark.parametrize("method", GRADIENT_FREE, ids=lambda method: method.__name__)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_nonfinite_activations_stay_in_their_image(
     backend: Backend, method: Kernel, bad: float
@@ -339,3 +338,72 @@ def test_wrong_activations_are_refused(backend: Backend, kernel: Kernel) -> None
         kernel(backend.array(np.ones((3, 4, 5))), spatial_ndim=0)
     with pytest.raises(camcore.InputError, match=r"floating-point arrays, got .*int64"):
         kernel(backend.array([[[1, 2], [3, 4]]]))
+
+
+@given(data=st.data())
+def test_smooth_weights_of_one_image_are_gradcam_plus_plus(
+    backend: Backend, data: st.DataObject
+) -> None:
+    case = data.draw(features(backend))
+    A, G = case.arrays(backend)
+    for smooth, plain in (
+        (camcore.smoothgradcam_plus_plus_weights, camcore.gradcam_plus_plus_weights),
+        (camcore.smoothgradcam_plus_plus, camcore.gradcam_plus_plus),
+    ):
+        expected = backend.numpy(plain(A, G, spatial_ndim=case.spatial_ndim))
+        actual = smooth(A, G[None, ...], spatial_ndim=case.spatial_ndim)
+        backend.assert_close(actual, expected, case.dtype)
+
+
+@pytest.mark.parametrize("eps", [1e-6, 0.1])
+def test_smooth_weights_average_the_powers(backend: Backend, eps: float) -> None:
+    rng = np.random.default_rng(0)
+    A, G = rng.random((2, 3, 7)), rng.normal(size=(5, 2, 3, 7))
+    expected = [
+        references.smoothgradcam_plus_plus_weights(A[b], G[:, b], eps) for b in range(len(A))
+    ]
+    actual = camcore.smoothgradcam_plus_plus_weights(
+        backend.array(A, "float64"), backend.array(G, "float64"), spatial_ndim=1, eps=eps
+    )
+    backend.assert_close(actual, expected, "float64")
+
+
+def test_smooth_weights_need_the_axis_of_noisy_images(backend: Backend) -> None:
+    A = backend.array(np.ones((3, 4, 4)))
+    for shape in [(3, 4, 4), (0, 3, 4, 4)]:
+        with pytest.raises(camcore.InputError, match="at least one noisy image"):
+            camcore.smoothgradcam_plus_plus(A, backend.array(np.ones(shape)))
+    with pytest.raises(camcore.InputError, match=r"\(3, 4, 4\) and \(2, 3, 4, 5\)"):
+        camcore.smoothgradcam_plus_plus(A, backend.array(np.ones((2, 3, 4, 5))))
+
+
+def test_shapley_weights_of_a_pooled_linear_head() -> None:
+    """With the target 2 z_c - logsumexp z, whose second derivatives are those of the logsumexp."""
+    torch.manual_seed(0)
+    A = torch.rand(3, 8, 5, 6, dtype=torch.float64, requires_grad=True)
+    head = torch.nn.Linear(8, 4).double()
+    scores = head(A.mean(dim=(-2, -1)))
+    target = (2 * scores[:, 2] - scores.logsumexp(-1)).sum()
+    (G,) = torch.autograd.grad(target, A, create_graph=True)
+    (HA,) = torch.autograd.grad(G, A, grad_outputs=A)
+
+    W, points = head.weight.detach(), 5 * 6
+    p, u = scores.softmax(-1).detach(), (scores - head.bias).detach()
+    g = (2 * W[2] - p @ W) / points
+    ha = -(p * (u - (p * u).sum(-1, keepdim=True))) @ W / points
+    expected = g - 0.5 * ha
+    A, G = A.detach(), G.detach()
+    torch.testing.assert_close(camcore.shapleycam_weights(A, G, HA), expected)
+    expected_maps = torch.einsum("bk,bkhw->bhw", expected, A)
+    torch.testing.assert_close(camcore.shapleycam(A, G, HA), expected_maps)
+    assert (expected - g).abs().max() > 1e-3 * g.abs().max()
+
+
+def test_shapley_without_curvature_is_gradcam(backend: Backend) -> None:
+    rng = np.random.default_rng(0)
+    A, G = backend.array(rng.random((2, 3, 4, 4))), backend.array(rng.normal(size=(2, 3, 4, 4)))
+    expected = backend.numpy(camcore.gradcam(A, G))
+    backend.assert_close(camcore.shapleycam(A, G, 0 * G), expected, "float32")
+    for arrays in ((A, G, G[..., :3]), (A, G[..., :3], G)):
+        with pytest.raises(camcore.InputError, match=r"\(2, 3, 4, 4\) and \(2, 3, 4, 3\)"):
+            camcore.shapleycam(*arrays)
