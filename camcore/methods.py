@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from camcore import weighting
+from camcore import projection, weighting
 from camcore._arrays import Array
 from camcore.errors import unknown_name
 
@@ -14,18 +14,20 @@ from camcore.errors import unknown_name
 class Method:
     """How a class activation map is made.
 
-    The kernel takes activations (..., C, *S) and what the method `needs`, either the gradients of
-    the same shape or the classifier's weights (..., C), and returns raw maps (..., *S). `relu` is
-    the method's default in post-processing, `passes` what it costs beside the prediction.
+    The kernel takes activations (..., C, *S) and what else the method `needs`: nothing, their
+    gradients of the same shape, or the classifier's weights (..., C); it returns raw maps
+    (..., *S). `passes` is what it costs beside the prediction, `relu` the method's default in
+    post-processing; a method that is not `class_specific` gives the same map for every class.
     """
 
     name: str
     kernel: Callable[..., Array]
-    needs: Literal["gradients", "class_weights"]
+    needs: Literal["activations", "gradients", "class_weights"]
     summary: str
     passes: str
     paper: str
     relu: bool = True
+    class_specific: bool = True
 
     @property
     def options(self) -> dict[str, Any]:
@@ -41,6 +43,7 @@ class Method:
         }
 
 
+_NONE = "none"
 _BACKWARD = "one backward pass of the layers behind the chosen one"
 
 METHODS: dict[str, Method] = {
@@ -51,9 +54,18 @@ METHODS: dict[str, Method] = {
             weighting.cam,
             needs="class_weights",
             summary="the classifier's weights; needs average pooling and one linear layer behind",
-            passes="none",
+            passes=_NONE,
             paper="https://arxiv.org/abs/1512.04150",
             relu=False,
+        ),
+        Method(
+            "activation",
+            weighting.activation,
+            needs="activations",
+            summary="the mean over channels",
+            passes=_NONE,
+            paper="https://github.com/openvinotoolkit/openvino_xai",
+            class_specific=False,
         ),
         Method(
             "gradcam",
@@ -64,20 +76,12 @@ METHODS: dict[str, Method] = {
             paper="https://arxiv.org/abs/1610.02391",
         ),
         Method(
-            "layercam",
-            weighting.layercam,
+            "gradcam++",
+            weighting.gradcam_plus_plus,
             needs="gradients",
-            summary="each point weighted by its positive gradient; sharp at early layers",
+            summary="positive gradients only, balanced between large and small objects",
             passes=_BACKWARD,
-            paper="https://ieeexplore.ieee.org/document/9462463",
-        ),
-        Method(
-            "hirescam",
-            weighting.hirescam,
-            needs="gradients",
-            summary="each point weighted by its gradient",
-            passes=_BACKWARD,
-            paper="https://arxiv.org/abs/2011.08891",
+            paper="https://arxiv.org/abs/1710.11063",
         ),
         Method(
             "xgradcam",
@@ -88,12 +92,12 @@ METHODS: dict[str, Method] = {
             paper="https://arxiv.org/abs/2008.02312",
         ),
         Method(
-            "gradcam++",
-            weighting.gradcam_plus_plus,
+            "hirescam",
+            weighting.hirescam,
             needs="gradients",
-            summary="positive gradients only, balanced between large and small objects",
+            summary="each point weighted by its gradient",
             passes=_BACKWARD,
-            paper="https://arxiv.org/abs/1710.11063",
+            paper="https://arxiv.org/abs/2011.08891",
         ),
         Method(
             "gradcam-elementwise",
@@ -102,6 +106,66 @@ METHODS: dict[str, Method] = {
             summary="positive products of gradient and activation",
             passes=_BACKWARD,
             paper="https://github.com/jacobgil/pytorch-grad-cam",
+        ),
+        Method(
+            "layercam",
+            weighting.layercam,
+            needs="gradients",
+            summary="each point weighted by its positive gradient; sharp at early layers",
+            passes=_BACKWARD,
+            paper="https://ieeexplore.ieee.org/document/9462463",
+        ),
+        Method(
+            "eigencam",
+            projection.eigencam,
+            needs="activations",
+            summary="the activations' first principal component",
+            passes=_NONE,
+            paper="https://arxiv.org/abs/2008.00299",
+            class_specific=False,
+        ),
+        Method(
+            "eigengradcam",
+            projection.eigengradcam,
+            needs="gradients",
+            summary="the first principal component of gradient times activation",
+            passes=_BACKWARD,
+            paper="https://github.com/jacobgil/pytorch-grad-cam",
+        ),
+        Method(
+            "segeigencam",
+            projection.segeigencam,
+            needs="gradients",
+            summary="the first principal component of activations times the gradients' size",
+            passes=_BACKWARD,
+            paper="https://doi.org/10.3390/app15137562",
+        ),
+        Method(
+            "kpcacam",
+            projection.kpcacam,
+            needs="activations",
+            summary="the activations' first component under a sigmoid kernel",
+            passes=_NONE,
+            paper="https://arxiv.org/abs/2410.00267",
+            class_specific=False,
+        ),
+        Method(
+            "fem",
+            weighting.fem,
+            needs="activations",
+            summary="channels weighted by how many of their points stand out",
+            passes=_NONE,
+            paper="https://hal.science/hal-02963298",
+            class_specific=False,
+        ),
+        Method(
+            "randomcam",
+            weighting.randomcam,
+            needs="activations",
+            summary="channels weighted at random; the baseline to be beaten",
+            passes=_NONE,
+            paper="https://github.com/jacobgil/pytorch-grad-cam",
+            class_specific=False,
         ),
     )
 }

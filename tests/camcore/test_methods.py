@@ -11,12 +11,19 @@ import camcore
 def test_the_methods_by_name() -> None:
     assert list(camcore.METHODS) == [
         "cam",
+        "activation",
         "gradcam",
-        "layercam",
-        "hirescam",
-        "xgradcam",
         "gradcam++",
+        "xgradcam",
+        "hirescam",
         "gradcam-elementwise",
+        "layercam",
+        "eigencam",
+        "eigengradcam",
+        "segeigencam",
+        "kpcacam",
+        "fem",
+        "randomcam",
     ]
     assert all(name == method.name for name, method in camcore.METHODS.items())
 
@@ -24,8 +31,13 @@ def test_the_methods_by_name() -> None:
 @pytest.mark.parametrize("method", camcore.METHODS.values(), ids=lambda method: method.name)
 def test_a_row_fits_its_kernel(method: camcore.Method) -> None:
     parameters = inspect.signature(method.kernel).parameters
-    assert list(parameters)[:2] == ["activations", method.needs]
-    assert list(parameters)[2:] == ["spatial_ndim", *method.options]
+    arrays = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.kind is parameter.POSITIONAL_ONLY
+    ]
+    assert arrays == list(dict.fromkeys(["activations", method.needs]))
+    assert list(parameters)[len(arrays) :] == ["spatial_ndim", *method.options]
     assert re.fullmatch(r"https://\S+", method.paper)
     assert method.summary
     assert method.passes
@@ -36,6 +48,15 @@ def test_options_are_the_kernels_own() -> None:
     assert camcore.get_method("gradcam").options == {}
     assert camcore.get_method("gradcam++").options == {"eps": 1e-6}
     assert camcore.get_method("xgradcam").options == {"eps": 1e-7}
+    assert camcore.get_method("eigencam").options == {"gram": None}
+    assert camcore.get_method("kpcacam").options == {"gamma": None, "coef": 1.0}
+    assert camcore.get_method("fem").options == {"k": 2.0}
+    assert camcore.get_method("randomcam").options == {"seed": 0}
+
+
+def test_methods_without_a_class_need_activations_alone() -> None:
+    for method in camcore.METHODS.values():
+        assert method.class_specific == (method.needs != "activations")
 
 
 def test_only_the_original_cam_keeps_negative_values() -> None:

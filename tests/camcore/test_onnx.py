@@ -26,9 +26,12 @@ class Explain(nn.Module):
     def forward(
         self, image: Tensor, activations: Tensor, gradients: Tensor, scores: Tensor, ids: Tensor
     ) -> tuple[Tensor, Tensor]:
-        if self.method.needs == "class_weights":
-            gradients = gradients[..., 0, 0]
-        raw = self.method.kernel(activations, gradients)
+        arrays = {
+            "activations": (activations,),
+            "gradients": (activations, gradients),
+            "class_weights": (activations, gradients[..., 0, 0]),
+        }
+        raw = self.method.kernel(*arrays[self.method.needs])
         size = self.size or tuple(image.shape[-2:])
         saliency_map = camcore.postprocess(raw, size, relu=self.method.relu)
         return saliency_map, camcore.select_classes(scores, ids)
