@@ -107,7 +107,8 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
 def prepare(image: NDArray[np.uint8], spec: ImageSpec) -> tuple[NDArray[Any], Placement]:
     """An RGB image (H, W, 3) as the graph's input, and where in the image that lies.
 
-    The input is float32 (1, C, H', W'), or uint8 (1, H', W', C) where the spec's dtype is uint8.
+    The input is float32 (1, C, H', W'), scaled and normalised; or, where the spec's dtype is uint8,
+    uint8 (1, H', W', C), resized and cropped alone, for the graph does the rest.
     Where the graph accepts one size alone and the spec's resize and crop do not lead to it, the
     image is stretched to that size.
 
@@ -123,10 +124,7 @@ def prepare(image: NDArray[np.uint8], spec: ImageSpec) -> tuple[NDArray[Any], Pl
         raise InputError(
             f"image is {image.dtype} {image.shape}; expected uint8 (H, W, 3) as read_image gives it"
         )
-    if spec.channels not in (1, 3):
-        raise InputError(f"the graph takes {spec.channels} channels; an image file has 1 or 3")
-    if spec.interpolation not in _FILTERS:
-        raise InputError(f"interpolation {spec.interpolation!r} is none of {', '.join(_FILTERS)}")
+    _check_spec(spec)
     height, width = image.shape[:2]
     picture = Image.fromarray(image)
     if spec.channels == 1:
@@ -140,6 +138,24 @@ def prepare(image: NDArray[np.uint8], spec: ImageSpec) -> tuple[NDArray[Any], Pl
     picture = _resize(picture, (spec.width or picture.width, spec.height or picture.height), spec)
     left, top, right, bottom = (float(edge) for edge in np.array(seen) * scale)
     return _to_input(picture, spec), Placement(left, top, right, bottom, height, width)
+
+
+def _check_spec(spec: ImageSpec) -> None:
+    """Raises an `InputError` where `prepare` cannot do what the spec says."""
+    if spec.channels not in (1, 3):
+        raise InputError(f"the graph takes {spec.channels} channels; an image file has 1 or 3")
+    for field, known in (
+        ("interpolation", tuple(_FILTERS)),
+        ("dtype", ("float32", "uint8")),
+        ("colour", ("RGB", "BGR")),
+    ):
+        if getattr(spec, field) not in known:
+            raise InputError(f"{field} {getattr(spec, field)!r} is none of {', '.join(known)}")
+    if spec.dtype == "float32" and not len(spec.mean) == len(spec.std) == spec.channels:
+        raise InputError(
+            f"mean {spec.mean} and std {spec.std} are not one value for each of the graph's "
+            f"{spec.channels} channels; export the model with an image_spec that says them"
+        )
 
 
 def _rgb(image: Image.Image, path: Path) -> Image.Image:

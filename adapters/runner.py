@@ -163,11 +163,9 @@ def check_image(image: Any, spec: ImageSpec) -> int:
         InputError: the array's kind, dtype, rank, channels, size or values are not what the card
         says.
     """
-    height, width = spec.height or "H", spec.width or "W"
-    channel_last = spec.dtype == "uint8"
-    form = (
-        ("B", height, width, spec.channels) if channel_last else ("B", spec.channels, height, width)
-    )
+    pixels = spec.dtype == "uint8"
+    size = (spec.height or "H", spec.width or "W")
+    form = ("B", *size, spec.channels) if pixels else ("B", spec.channels, *size)
     expected = f"expected {spec.dtype} ({', '.join(map(str, form))})"
     try:
         # For NumPy its own functions do: array-api-compat's would import all of NumPy, 40 ms more.
@@ -177,23 +175,41 @@ def check_image(image: Any, spec: ImageSpec) -> int:
             f"image is {type(image).__name__}; {expected} as a NumPy, torch or CuPy array; "
             "camcore.adapters.images.read_image and prepare make one from a file"
         ) from error
-    given = f"image is {str(image.dtype).removeprefix('torch.')} {tuple(image.shape)}"
+    dtype = str(image.dtype).removeprefix("torch.")
+    given = f"image is {dtype} {tuple(image.shape)}"
     if image.dtype != getattr(xp, spec.dtype):
-        raise InputError(f"{given}; {expected}")
-    if len(image.shape) != 4:
-        hint = "; add the batch axis: image[None]" if len(image.shape) == 3 else ""
-        raise InputError(f"{given}; {expected}{hint}")
-    if any(
-        isinstance(want, int) and want != got for want, got in zip(form, image.shape, strict=True)
-    ):
-        sized = spec.height or spec.width
-        hint = "; camcore.adapters.images.prepare resizes" if sized else ""
-        raise InputError(f"{given}; {expected}{hint}")
+        raise InputError(f"{given}; {expected}{_dtype_hint(dtype, spec)}")
+    if not _has_form(image.shape, form):
+        raise InputError(f"{given}; {expected}{_form_hint(image.shape, spec)}")
     if 0 in image.shape:  # an empty batch makes onnxruntime 1.22 divide by zero and end the process
         raise InputError(f"{given}, which is empty; {expected}")
-    if not channel_last and not bool(xp.all(xp.isfinite(image))):
+    if not pixels and not bool(xp.all(xp.isfinite(image))):
         raise InputError(f"{given} and holds NaN or infinity; every value must be finite")
     return int(image.shape[0])
+
+
+def _has_form(shape: Sequence[int], form: Sequence[int | str]) -> bool:
+    """Whether the axes that a form names by their size are of that size."""
+    return len(shape) == len(form) and all(
+        want == got or isinstance(want, str) for want, got in zip(form, shape, strict=True)
+    )
+
+
+def _dtype_hint(given: str, spec: ImageSpec) -> str:
+    """What to do about an image of another dtype."""
+    if spec.dtype == "uint8":
+        return "; the file scales and normalises by itself, it wants pixels from 0 to 255"
+    return "; camcore.adapters.images.prepare scales and normalises" if given == "uint8" else ""
+
+
+def _form_hint(shape: Sequence[int], spec: ImageSpec) -> str:
+    """What to do about an image of another form."""
+    here, there, order = (3, 1, (0, 2, 3, 1)) if spec.dtype == "uint8" else (1, 3, (0, 3, 1, 2))
+    if len(shape) == 3:
+        return "; add the batch axis: image[None]"
+    if len(shape) == 4 and shape[there] == spec.channels != shape[here]:
+        return f"; the channels stand elsewhere: take the axes in the order {order}"
+    return "; camcore.adapters.images.prepare resizes" if spec.height or spec.width else ""
 
 
 def check_class_ids(class_ids: ClassIds, batch: int, num_classes: int) -> NDArray[np.int64]:
@@ -357,8 +373,9 @@ def _torch_graph(module: Callable[..., Sequence["torch.Tensor"]], device: Device
     import torch
 
     def run(image: Any, class_ids: NDArray[np.int64]) -> Sequence[Any]:
-        if is_numpy_array(image) and not image.flags.writeable:
-            image = image.copy()  # torch warns about memory that it might write to
+        if is_numpy_array(image):
+            # torch knows no negative strides, and warns about memory that is read-only.
+            image = np.require(image, requirements=("C", "W"))
         tensor = torch.utils.dlpack.from_dlpack(image)
         with torch.no_grad():
             outputs = module(tensor.to(device), torch.from_numpy(class_ids).to(device))

@@ -51,15 +51,18 @@ def card_table(file: Path, card: Card) -> Table:
     names = card.class_names or ("unnamed",)
     more = ", ..." if len(names) > 3 else ""
     sizes = f"{card.image.height or 'any'} x {card.image.width or 'any'} (height x width)"
+    in_graph = card.image.dtype == "uint8"
     rows = {
         "model": card.model or "unnamed",
         "method": card.method,
         "layer": card.layer,
         "options": _pairs(card.options) or "none",
         "classes": f"{card.num_classes}: {', '.join(names[:3])}{more}",
-        "image": f"{card.image.dtype} {card.image.colour}, {sizes}",
+        "image": f"{card.image.dtype} {card.image.colour}, {sizes}"
+        + (", channels last" if in_graph else ""),
         "prepared by": _preparation(card.image),
-        "mean, std": f"{card.image.mean}, {card.image.std}",
+        "mean, std": f"{card.image.mean}, {card.image.std}"
+        + (", in the graph" if in_graph else ""),
         "outputs": ", ".join(card.outputs),
         "map size": card.map_size,
         "proof": _pairs(card.proof) or "none",

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.adapters.toy import CARD, write_toy
+from tests.adapters.toy import CARD, UINT8_CARD, write_toy
 
 
 @pytest.fixture(scope="session")
@@ -11,6 +11,15 @@ def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("toy")
     for suffix in (".onnx", ".pt", ".pt2"):
         write_toy(folder / f"toy{suffix}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def uint8_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy with the preprocessing in the graph."""
+    folder = tmp_path_factory.mktemp("uint8")
+    for suffix in (".onnx", ".pt", ".pt2"):
+        write_toy(folder / f"toy{suffix}", UINT8_CARD)
     return folder
 
 

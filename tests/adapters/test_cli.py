@@ -85,6 +85,35 @@ def test_json_of_run(toy_folder: Path, photos: list[Path], suffix: str) -> None:
             )
 
 
+@pytest.mark.parametrize("suffix", [".onnx", ".pt", ".pt2"])
+def test_run_of_a_file_that_prepares_the_image_itself(
+    toy_folder: Path, uint8_folder: Path, photos: list[Path], tmp_path: Path, suffix: str
+) -> None:
+    """The same images through the same network give the same, wherever they are normalised."""
+    results = []
+    for folder in (toy_folder, uint8_folder):
+        picture = tmp_path / f"{folder.name}.png"
+        arguments = ("--top", "4", "--output", picture, "--json", "-")
+        result = camcore("run", folder / f"toy{suffix}", photos[1], *arguments)
+        (entry,) = json.loads(result.stdout)["images"]
+        assert entry.pop("overlay") == str(picture)
+        results.append((entry, read_image(picture).astype(int)))
+    (expected, expected_picture), (entry, picture) = results
+    for kind in ("predictions", "explained"):
+        for one, other in zip(entry.pop(kind), expected.pop(kind), strict=True):
+            assert one.pop("score") == pytest.approx(other.pop("score"), rel=1e-4, abs=1e-6)
+            assert one == other
+    assert entry == expected
+    assert np.abs(picture - expected_picture).max() <= 6  # a step of the colour map
+
+
+def test_inspect_of_a_file_that_prepares_the_image_itself(uint8_folder: Path) -> None:
+    text = done(camcore("inspect", uint8_folder / "toy.onnx"))
+    assert "uint8 RGB, any x any (height x width), channels last" in text
+    assert "(0.229, 0.224, 0.225), in the graph" in text
+    assert "image │ uint8 │ B x H x W x 3" in text
+
+
 def test_run_prints_a_table(toy_folder: Path, photos: list[Path]) -> None:
     text = done(camcore("run", toy_folder / "toy.onnx", photos[0], "--class", "boxer"))
     assert "photo.png" in text

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -232,11 +233,39 @@ def test_uint8_grey_and_bgr() -> None:
         (PIXELS[:0], ImageSpec(None, None), r"\(0, 6, 3\)"),
         (PIXELS, ImageSpec(None, None, channels=4), "4 channels"),
         (PIXELS, ImageSpec(None, None, interpolation="area"), "'area' is none of nearest"),
+        (
+            PIXELS,
+            ImageSpec(None, None, dtype="float16"),
+            "dtype 'float16' is none of float32",
+        ),
+        (PIXELS, ImageSpec(None, None, colour="YUV"), "colour 'YUV' is none of RGB, BGR"),
+        (PIXELS, ImageSpec(None, None, channels=1), "one value for each of the graph's 1"),
     ],
 )
 def test_what_prepare_refuses(image: Any, spec: ImageSpec, message: str) -> None:
     with pytest.raises(InputError, match=message):
         prepare(image, spec)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_uint8_is_what_float32_is_made_of(size: tuple[int, int]) -> None:
+    """Whatever the graph does not do is done alike, and lies where it lay."""
+    spec = ImageSpec(None, None, resize=50, crop=(40, 48), interpolation="bicubic")
+    pixels, placement = prepare(photo(*size), replace(spec, dtype="uint8"))
+    assert (pixels.dtype, pixels.shape, pixels.flags.c_contiguous) == (
+        np.uint8,
+        (1, 40, 48, 3),
+        True,
+    )
+    image, same_placement = prepare(photo(*size), spec)
+    assert placement == same_placement
+    scaled = (pixels / 255 - spec.mean) / spec.std
+    np.testing.assert_allclose(image, scaled.transpose(0, 3, 1, 2), rtol=0, atol=2e-6)
+
+
+def test_uint8_at_a_fixed_size() -> None:
+    pixels, _ = prepare(photo(30, 50), ImageSpec(24, 32, dtype="uint8"))
+    assert pixels.shape == (1, 24, 32, 3)
 
 
 def test_a_spot_comes_back_to_where_it_was() -> None:

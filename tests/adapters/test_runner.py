@@ -93,6 +93,7 @@ def test_strided_and_read_only_images(toy_folder: Path, suffix: str) -> None:
     before = strided.copy()
     close(runner(strided), before, [[-1]])
     np.testing.assert_array_equal(strided, before)
+    close(runner(image()[:, ::-1, :, ::-1]), image()[:, ::-1, :, ::-1], [[-1]])
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -168,11 +169,74 @@ def test_fixed_size(fixed_size_onnx: Path) -> None:
         runner(image(1, 32, 24))
 
 
-def test_uint8_images() -> None:
-    spec = ImageSpec(None, None, dtype="uint8")
-    assert check_image(np.zeros((5, 8, 9, 3), np.uint8), spec) == 5
-    with pytest.raises(InputError, match=r"expected uint8 \(B, H, W, 3\)"):
-        check_image(np.zeros((5, 3, 8, 9), np.uint8), spec)
+def pixels(batch: int = 2, height: int = 8, width: int = 9, seed: int = 0) -> NDArray[np.uint8]:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (batch, height, width, 3), dtype=np.uint8)
+
+
+def normalised(given: NDArray[np.uint8]) -> NDArray[np.float32]:
+    scaled = (given / 255 - CARD.image.mean) / CARD.image.std
+    return scaled.transpose(0, 3, 1, 2).astype(np.float32)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_preprocessing_in_the_graph(uint8_folder: Path, suffix: str) -> None:
+    runner = load(uint8_folder / f"toy{suffix}")
+    assert runner.card.image.dtype == "uint8"
+    for images in (pixels(), pixels(3, 16, 12, seed=1), pixels()[:, ::2, ::-1]):
+        close(runner(images, [3, -1]), normalised(images), [[3, -1]])
+        tensor = torch.from_numpy(images.copy())
+        given = runner(tensor, [3, -1])
+        assert isinstance(given.saliency_map, torch.Tensor)
+        close(given, normalised(images), [[3, -1]])
+    strided = torch.from_numpy(pixels()).permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    close(runner(strided), normalised(pixels()), [[-1]])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            image(),
+            r"float32 \(2, 3, 8, 9\); expected uint8 \(B, H, W, 3\); the file scales and "
+            "normalises by itself, it wants pixels from 0 to 255",
+        ),
+        (pixels() / 255, "float64 .*; expected uint8"),
+        (pixels().astype(np.int8), "int8 .*; expected uint8"),
+        (
+            pixels().transpose(0, 3, 1, 2),
+            r"\(2, 3, 8, 9\); expected uint8 \(B, H, W, 3\); the channels stand elsewhere: take "
+            r"the axes in the order \(0, 2, 3, 1\)",
+        ),
+        (pixels()[0], r"\(8, 9, 3\); expected uint8 \(B, H, W, 3\); add the batch axis"),
+        (pixels()[..., :1], r"\(2, 8, 9, 1\); expected uint8 \(B, H, W, 3\)$"),
+        (pixels(0), "which is empty"),
+        (torch.zeros(1, 3, 4, 4), r"float32 \(1, 3, 4, 4\); expected uint8"),
+        (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), "the channels stand elsewhere"),
+    ],
+)
+def test_wrong_images_where_the_graph_prepares(
+    uint8_folder: Path, given: Any, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        load(uint8_folder / "toy.onnx")(given)
+
+
+def test_uint8_pixels_for_a_graph_that_wants_them_prepared() -> None:
+    with pytest.raises(
+        InputError,
+        match=r"uint8 \(2, 8, 9, 3\); expected float32 \(B, 3, H, W\); .*prepare scales and norm",
+    ):
+        check_image(pixels(), SPEC)
+    with pytest.raises(InputError, match=r"take the axes in the order \(0, 3, 1, 2\)"):
+        check_image(pixels().astype(np.float32), SPEC)
+
+
+def test_fixed_size_where_the_graph_prepares() -> None:
+    spec = ImageSpec(8, 9, dtype="uint8")
+    assert check_image(pixels(5), spec) == 5
+    with pytest.raises(InputError, match=r"expected uint8 \(B, 8, 9, 3\); .*prepare resizes"):
+        check_image(pixels(5, 9, 8), spec)
 
 
 @pytest.mark.parametrize(

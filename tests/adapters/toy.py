@@ -1,7 +1,7 @@
 """A toy classifier written by hand in the three formats, and what it computes, in NumPy."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,9 @@ CARD = Card(
     versions={"camcore": "0.1.0"},
 )
 
+# The same network with the preprocessing in the graph.
+UINT8_CARD = replace(CARD, image=replace(CARD.image, dtype="uint8"))
+
 # Channel by class.
 WEIGHT = np.array(
     [[0.5, -1.0, 0.25, 0.0], [-0.5, 0.5, 1.0, 0.75], [1.0, 0.5, -0.75, 0.5]], np.float32
@@ -31,11 +34,12 @@ WEIGHT = np.array(
 
 _ONNX = """
 <ir_version: 10, opset_import: ["" : 18]>
-toy (float[B, 3, H, W] image, int64[I, K] class_ids)
+toy (IMAGE image, int64[I, K] class_ids)
     => (float[B, 4] scores, int64[B, K] classes, float[B, K, H, W] saliency_map)
 {
+    PREPARATION
     space = Constant <value_ints: ints = [2, 3]> ()
-    scores_3 = ReduceMean <keepdims: int = 0> (image, space)
+    scores_3 = ReduceMean <keepdims: int = 0> (normalised, space)
     scores = MatMul (scores_3, weight)
     four = Constant <value_ints: ints = [4]> ()
     zero = Constant <value_ints: ints = [0]> ()
@@ -45,7 +49,7 @@ toy (float[B, 3, H, W] image, int64[I, K] class_ids)
     k_best = Slice (best, zero, count, one)
     automatic = Less (class_ids, zero)
     classes = Where (automatic, k_best, class_ids)
-    maps = Einsum <equation: string = "bchw,cn->bnhw"> (image, weight)
+    maps = Einsum <equation: string = "bchw,cn->bnhw"> (normalised, weight)
     bounded = Sigmoid (maps)
     off_on = Constant <value_floats: floats = [0.0, 1.0]> ()
     chosen = OneHot (classes, four, off_on)
@@ -53,17 +57,38 @@ toy (float[B, 3, H, W] image, int64[I, K] class_ids)
 }
 """
 
+# By the dtype of the image.
+_IMAGE = {"float32": "float[B, 3, H, W]", "uint8": "uint8[B, H, W, 3]"}
+_PREPARATION = {
+    "float32": "normalised = Identity (image)",
+    "uint8": f"""
+    pixels = Cast <to: int = 1> (image)
+    largest = Constant <value_float: float = 255.0> ()
+    unit = Div (pixels, largest)
+    mean = Constant <value_floats: floats = {list(CARD.image.mean)}> ()
+    centred = Sub (unit, mean)
+    std = Constant <value_floats: floats = {list(CARD.image.std)}> ()
+    standard = Div (centred, std)
+    normalised = Transpose <perm: ints = [0, 3, 1, 2]> (standard)
+    """,
+}
+
 
 class ToyNet(torch.nn.Module):
     weight: torch.Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, spec: ImageSpec) -> None:
         super().__init__()
         self.register_buffer("weight", torch.from_numpy(WEIGHT))
+        self.uint8 = spec.dtype == "uint8"
+        self.mean, self.std = list(spec.mean), list(spec.std)
 
     def forward(
         self, image: torch.Tensor, class_ids: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        if self.uint8:
+            image = (image / 255 - torch.tensor(self.mean)) / torch.tensor(self.std)
+            image = image.permute(0, 3, 1, 2)
         scores = image.mean([2, 3]) @ self.weight
         count = torch.arange(class_ids.shape[1])  # a slice would exclude as many ids as classes
         best = scores.argsort(dim=1, descending=True)[:, count]
@@ -76,7 +101,9 @@ class ToyNet(torch.nn.Module):
 
 
 def onnx_content(card: Card | None = CARD) -> bytes:
-    model = onnx.parser.parse_model(_ONNX)
+    dtype = (card or CARD).image.dtype
+    text = _ONNX.replace("IMAGE", _IMAGE[dtype]).replace("PREPARATION", _PREPARATION[dtype])
+    model = onnx.parser.parse_model(text)
     for value, name in ((WEIGHT, "weight"), (np.array([[-1]]), "class_ids")):
         model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
     if card is not None:
@@ -94,13 +121,16 @@ def write_toy(path: Path, card: Card = CARD) -> Path:
     if path.suffix == ".pt":
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"`torch\.jit\.(script|save)` is deprecated")
-            torch.jit.save(torch.jit.script(ToyNet()), path, _extra_files=extra)
+            torch.jit.save(torch.jit.script(ToyNet(card.image)), path, _extra_files=extra)
     else:
         free = torch.export.Dim.DYNAMIC
+        pixels = card.image.dtype == "uint8"
+        image = torch.zeros(2, 8, 9, 3, dtype=torch.uint8) if pixels else torch.zeros(2, 3, 8, 9)
+        sizes = dict.fromkeys((0, 1, 2) if pixels else (0, 2, 3), free)
         program = torch.export.export(
-            ToyNet(),
-            (torch.zeros(2, 3, 8, 9), torch.zeros(3, 2, dtype=torch.int64)),
-            dynamic_shapes=({0: free, 2: free, 3: free}, {0: free, 1: free}),
+            ToyNet(card.image),
+            (image, torch.zeros(3, 2, dtype=torch.int64)),
+            dynamic_shapes=(sizes, {0: free, 1: free}),
         )
         torch.export.save(program, path, extra_files=extra)
     path.write_bytes(seal_zip(path.read_bytes()))
