@@ -18,6 +18,10 @@ class Method:
     gradients of the same shape, or the classifier's weights (..., C); it returns raw maps
     (..., *S). `passes` is what it costs beside the prediction, `relu` the method's default in
     post-processing; a method that is not `class_specific` gives the same map for every class.
+
+    A method that sums weighted activations over channels says its `weights` too: a function of the
+    same arrays and options, which gives (..., C), or (..., C, *S) if they are `per_point`. They are
+    for `camcore.smooth_by_component`; the kernel alone is faster.
     """
 
     name: str
@@ -28,6 +32,8 @@ class Method:
     paper: str
     relu: bool = True
     class_specific: bool = True
+    weights: Callable[..., Array] | None = None
+    per_point: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -57,6 +63,7 @@ METHODS: dict[str, Method] = {
             passes=_NONE,
             paper="https://arxiv.org/abs/1512.04150",
             relu=False,
+            weights=weighting.cam_weights,
         ),
         Method(
             "activation",
@@ -66,6 +73,7 @@ METHODS: dict[str, Method] = {
             passes=_NONE,
             paper="https://github.com/openvinotoolkit/openvino_xai",
             class_specific=False,
+            weights=weighting.activation_weights,
         ),
         Method(
             "gradcam",
@@ -74,6 +82,7 @@ METHODS: dict[str, Method] = {
             summary="channels weighted by their mean gradient",
             passes=_BACKWARD,
             paper="https://arxiv.org/abs/1610.02391",
+            weights=weighting.gradcam_weights,
         ),
         Method(
             "gradcam++",
@@ -82,6 +91,7 @@ METHODS: dict[str, Method] = {
             summary="positive gradients only, balanced between large and small objects",
             passes=_BACKWARD,
             paper="https://arxiv.org/abs/1710.11063",
+            weights=weighting.gradcam_plus_plus_weights,
         ),
         Method(
             "xgradcam",
@@ -90,6 +100,7 @@ METHODS: dict[str, Method] = {
             summary="channels weighted by their gradient where they are active",
             passes=_BACKWARD,
             paper="https://arxiv.org/abs/2008.02312",
+            weights=weighting.xgradcam_weights,
         ),
         Method(
             "hirescam",
@@ -98,6 +109,8 @@ METHODS: dict[str, Method] = {
             summary="each point weighted by its gradient",
             passes=_BACKWARD,
             paper="https://arxiv.org/abs/2011.08891",
+            weights=weighting.hirescam_weights,
+            per_point=True,
         ),
         Method(
             "gradcam-elementwise",
@@ -106,6 +119,8 @@ METHODS: dict[str, Method] = {
             summary="positive products of gradient and activation",
             passes=_BACKWARD,
             paper="https://github.com/jacobgil/pytorch-grad-cam",
+            weights=weighting.gradcam_elementwise_weights,
+            per_point=True,
         ),
         Method(
             "layercam",
@@ -114,6 +129,8 @@ METHODS: dict[str, Method] = {
             summary="each point weighted by its positive gradient; sharp at early layers",
             passes=_BACKWARD,
             paper="https://ieeexplore.ieee.org/document/9462463",
+            weights=weighting.layercam_weights,
+            per_point=True,
         ),
         Method(
             "eigencam",
@@ -157,6 +174,7 @@ METHODS: dict[str, Method] = {
             passes=_NONE,
             paper="https://hal.science/hal-02963298",
             class_specific=False,
+            weights=weighting.fem_weights,
         ),
         Method(
             "randomcam",
@@ -166,6 +184,7 @@ METHODS: dict[str, Method] = {
             passes=_NONE,
             paper="https://github.com/jacobgil/pytorch-grad-cam",
             class_specific=False,
+            weights=weighting.randomcam_weights,
         ),
     )
 }

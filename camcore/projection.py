@@ -23,6 +23,7 @@ from array_api_compat import device
 
 from camcore._arrays import (
     Array,
+    add_space,
     cast,
     check_channels,
     check_features,
@@ -65,6 +66,35 @@ def first_component(
     """
     centred = _centre(features, spatial_ndim)
     return _as_maps(_orient(_project(centred, gram), centred), features, spatial_ndim)
+
+
+@floating_kernel
+def smooth_by_component(
+    activations: Array,
+    weights: Array,
+    /,
+    *,
+    spatial_ndim: int = 2,
+    per_point: bool = False,
+    gram: Gram | None = None,
+) -> Array:
+    """Weighted activations on their first principal component: raw maps (..., *S).
+
+    It takes the place of their sum over channels, to smooth any method that is a weighted sum.
+    `weights` are (..., C), or (..., C, *S) with `per_point`. See `first_component` for the sign and
+    for `gram`.
+
+    Source: pytorch-grad-cam's option eigen_smooth, https://github.com/jacobgil/pytorch-grad-cam
+
+    >>> import numpy as np
+    >>> smooth_by_component(np.ones((4, 3, 7, 7)), np.ones((4, 3))).shape
+    (4, 7, 7)
+    """
+    check_features(
+        activations, weights, spatial_ndim=spatial_ndim, name="weights", per_point=per_point
+    )
+    weights = weights if per_point else add_space(weights, spatial_ndim=spatial_ndim)
+    return first_component(weights * activations, spatial_ndim=spatial_ndim, gram=gram)
 
 
 @floating_kernel

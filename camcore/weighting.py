@@ -12,6 +12,8 @@ arrays and for shapes that do not fit. A NaN or an infinity stays in the maps of
 import functools
 import math
 
+from array_api_compat import device
+
 from camcore import noise
 from camcore._arrays import (
     Array,
@@ -197,6 +199,86 @@ def randomcam_weights(activations: Array, /, *, spatial_ndim: int = 2, seed: int
 
 
 @floating_kernel
+def hirescam_weights(activations: Array, gradients: Array, /, *, spatial_ndim: int = 2) -> Array:
+    """HiResCAM's weights of points, (..., C, *S): the gradients as they are.
+
+    Source: Draelos and Carin 2020, https://arxiv.org/abs/2011.08891
+
+    >>> import numpy as np
+    >>> hirescam_weights(np.ones((2, 1, 2)), np.full((2, 1, 2), -0.5)).shape
+    (2, 1, 2)
+    """
+    check_features(activations, gradients, spatial_ndim=spatial_ndim, name="gradients")
+    return gradients
+
+
+@floating_kernel
+def layercam_weights(activations: Array, gradients: Array, /, *, spatial_ndim: int = 2) -> Array:
+    """LayerCAM's weights of points, (..., C, *S): the gradients where they are positive, 0 else.
+
+    Source: Jiang et al. 2021, https://ieeexplore.ieee.org/document/9462463
+
+    >>> import numpy as np
+    >>> layercam_weights(np.ones((1, 2)), np.asarray([[0.5, -0.5]]), spatial_ndim=1)
+    array([[0.5, 0. ]])
+    """
+    check_features(activations, gradients, spatial_ndim=spatial_ndim, name="gradients")
+    return relu(gradients)
+
+
+@floating_kernel
+def gradcam_elementwise_weights(
+    activations: Array, gradients: Array, /, *, spatial_ndim: int = 2
+) -> Array:
+    """Element-wise Grad-CAM's weights of points, (..., C, *S): the gradients of their
+    activation's sign, 0 else.
+
+    Source: pytorch-grad-cam's GradCAMElementWise, https://github.com/jacobgil/pytorch-grad-cam
+
+    >>> import numpy as np
+    >>> activations, gradients = np.asarray([[-1.0, 1.0]]), np.asarray([[-0.5, -0.5]])
+    >>> gradcam_elementwise_weights(activations, gradients, spatial_ndim=1)
+    array([[-0.5,  0. ]])
+    """
+    check_features(activations, gradients, spatial_ndim=spatial_ndim, name="gradients")
+    # In this order a NaN stays.
+    return namespace(activations, gradients).where(gradients * activations <= 0, 0.0, gradients)
+
+
+@floating_kernel
+def cam_weights(activations: Array, class_weights: Array, /, *, spatial_ndim: int = 2) -> Array:
+    """CAM's channel weights, (..., C): the target class's row of the classifier as it is.
+
+    Source: Zhou et al. 2016, equation 2, https://arxiv.org/abs/1512.04150
+
+    >>> import numpy as np
+    >>> cam_weights(np.ones((2, 7, 7)), np.asarray([0.5, -0.5]))
+    array([ 0.5, -0.5])
+    """
+    check_features(
+        activations, class_weights, spatial_ndim=spatial_ndim, name="weights", per_point=False
+    )
+    return class_weights
+
+
+@floating_kernel
+def activation_weights(activations: Array, /, *, spatial_ndim: int = 2) -> Array:
+    """The activation map's channel weights, (C): 1 / C each.
+
+    Source: OpenVINO XAI's ActivationMap, https://github.com/openvinotoolkit/openvino_xai
+
+    >>> import numpy as np
+    >>> activation_weights(np.ones((4, 2, 7, 7)))
+    array([0.5, 0.5])
+    """
+    check_channels(activations, spatial_ndim=spatial_ndim)
+    channels = activations.shape[-1 - spatial_ndim]
+    return namespace(activations).full(
+        (channels,), 1 / channels, dtype=activations.dtype, device=device(activations)
+    )
+
+
+@floating_kernel
 def weighted_sum(activations: Array, weights: Array, /, *, spatial_ndim: int = 2) -> Array:
     """The sum over channels of weights (..., C) times activations (..., C, *S): raw maps (..., *S).
 
@@ -356,7 +438,8 @@ def layercam(activations: Array, gradients: Array, /, *, spatial_ndim: int = 2) 
     >>> layercam(np.ones((4, 3, 7, 7)), np.ones((4, 3, 7, 7))).shape
     (4, 7, 7)
     """
-    return hirescam(activations, relu(gradients), spatial_ndim=spatial_ndim)
+    weights = layercam_weights(activations, gradients, spatial_ndim=spatial_ndim)
+    return hirescam(activations, weights, spatial_ndim=spatial_ndim)
 
 
 @floating_kernel

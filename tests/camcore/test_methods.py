@@ -3,6 +3,7 @@
 import inspect
 import re
 
+import numpy as np
 import pytest
 
 import camcore
@@ -42,6 +43,22 @@ def test_a_row_fits_its_kernel(method: camcore.Method) -> None:
     assert method.summary
     assert method.passes
     assert method.paper in method.kernel.__doc__
+
+
+def test_weights_fit_their_kernel() -> None:
+    """The same arrays and options, and their sum over channels is the kernel's map."""
+    rng = np.random.default_rng(0)
+    A = rng.normal(size=(2, 3, 4, 5))
+    given = {"gradients": rng.normal(size=A.shape), "class_weights": rng.normal(size=(2, 3))}
+    for method in camcore.METHODS.values():
+        if method.weights is None:
+            assert method.kernel.__module__ == "camcore.projection"
+            continue
+        assert inspect.signature(method.weights) == inspect.signature(method.kernel)
+        arrays = (A,) if method.needs == "activations" else (A, given[method.needs])
+        weights = method.weights(*arrays)
+        weighted = A * (weights if method.per_point else weights[..., None, None])
+        np.testing.assert_allclose(weighted.sum(axis=1), method.kernel(*arrays), rtol=1e-12)
 
 
 def test_options_are_the_kernels_own() -> None:

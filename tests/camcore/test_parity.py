@@ -69,14 +69,16 @@ def test_weights(method: str, seed: int, rank: int, scale: float) -> None:
     np.testing.assert_allclose(WEIGHTS[method](A, G, spatial_ndim=rank), expected, rtol=1e-10)
 
 
-def peer_map(method: str, activations: np.ndarray, gradients: np.ndarray) -> np.ndarray:
+def peer_map(
+    method: str, activations: np.ndarray, gradients: np.ndarray, eigen_smooth: bool = False
+) -> np.ndarray:
     """The peer's raw map. Unbound, for an instance wants a model and puts hooks on it."""
     peer = (CLASSES | COMPONENTS)[method]
     instance = SimpleNamespace(k=2, kernel="sigmoid", gamma=None)
     if hasattr(peer, "get_cam_weights"):
         instance.get_cam_weights = partial(peer.get_cam_weights, None)
     result: np.ndarray = peer.get_cam_image(
-        instance, None, None, None, activations, gradients, eigen_smooth=False
+        instance, None, None, None, activations, gradients, eigen_smooth
     )
     return result
 
@@ -112,6 +114,30 @@ def test_raw_maps_up_to_the_sign(method: str, seed: int, rank: int, scale: float
             expected = -expected
         # The peer's are rounded to float32.
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6 * max(size, 1e-7))
+
+
+@pytest.mark.parametrize("method", sorted(CLASSES.keys() - {"fem"}))
+@given(seed=seeds, rank=ranks)
+def test_eigen_smooth_up_to_the_sign(method: str, seed: int, rank: int) -> None:
+    A, G = features(seed, rank, 1.0)
+    A = A + np.linspace(0, 5, A[0, 0].size).reshape(A.shape[2:])
+    G = G + 1
+    row = camcore.get_method(method)
+    assert row.weights is not None
+    weights = row.weights(A, G, spatial_ndim=rank)
+    smooth = camcore.smooth_by_component(A, weights, spatial_ndim=rank, per_point=row.per_point)
+    for actual, expected in zip(smooth, peer_map(method, A, G, True), strict=True):
+        expected = -expected if (actual * expected).sum() < 0 else expected
+        limit = 1e-6 * max(np.abs(expected).max(), 1e-7)
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=limit)
+
+
+def test_the_peers_fem_is_not_smoothed() -> None:
+    """A divergence: there it takes the option and does nothing with it, here it is smoothed."""
+    A, G = features(1, 2, 1.0)
+    np.testing.assert_array_equal(peer_map("fem", A, G, True), peer_map("fem", A, G))
+    smooth = camcore.smooth_by_component(A, camcore.fem_weights(A))
+    assert np.abs(smooth - camcore.fem(A)).max() > 0.01
 
 
 @pytest.mark.parametrize("gamma", [None, 0.05])

@@ -87,6 +87,33 @@ def nearly_undefined(samples: np.ndarray) -> bool:
     )
 
 
+@pytest.mark.parametrize("gram", ["space", "channels", None])
+@pytest.mark.parametrize("per_point", [False, True])
+def test_smoothing_is_the_component_of_weighted_activations(
+    backend: Backend, per_point: bool, gram: Gram
+) -> None:
+    rng = np.random.default_rng(0)
+    A = rng.random((2, 3, 4, 5)) * np.linspace(0, 3, 5)
+    weights = rng.normal(size=A.shape if per_point else A.shape[:2])
+    weighted = A * (weights if per_point else weights[..., None, None])
+    expected = [references.first_component(x.reshape(3, -1)).reshape(4, 5) for x in weighted]
+    actual = camcore.smooth_by_component(
+        backend.array(A, "float64"),
+        backend.array(weights, "float64"),
+        per_point=per_point,
+        gram=gram,
+    )
+    backend.assert_close(actual, np.stack(expected), "float64", tolerance=1e-10)
+
+
+def test_weights_to_smooth_with_are_checked(backend: Backend) -> None:
+    A, weights = backend.array(np.ones((2, 3, 4, 5))), backend.array(np.ones((2, 3)))
+    with pytest.raises(camcore.InputError, match=r"\(..., C, \*S\).*\(2, 3, 4, 5\) and \(2, 3\)"):
+        camcore.smooth_by_component(A, weights, per_point=True)
+    with pytest.raises(camcore.InputError, match=r"weights \(..., C\) .* and \(2, 3, 4, 5\)"):
+        camcore.smooth_by_component(A, A)
+
+
 @pytest.mark.parametrize("gram", ["space", "channels"])
 @pytest.mark.parametrize("ratio", [0.5, 0.99, 0.999])
 @pytest.mark.parametrize(("channels", "points"), [(300, 49), (12, 100), (40, 41)])
