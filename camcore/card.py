@@ -53,7 +53,7 @@ class ImageSpec:
 class Card:
     """Everything a runner needs to know about an exported file.
 
-    `outputs` are the graph's outputs in order; `map_size` is `image` or `feature`; `options` are
+    `inputs` and `outputs` are the graph's, in order; `map_size` is `image` or `feature`; `options` are
     the method's options that differ from none; `proof` says what the file was checked against and
     the worst relative error found.
     """
@@ -63,6 +63,7 @@ class Card:
     image: ImageSpec
     num_classes: int
     outputs: tuple[str, ...]
+    inputs: tuple[str, ...] = ("image", "class_ids")
     model: str = ""
     class_names: tuple[str, ...] | None = None
     map_size: str = "image"

@@ -42,9 +42,10 @@ def save(explained: Explained, path: str | os.PathLike[str]) -> Card:
             f"cannot write {path.name!r}: expected a name that ends in {', '.join(WRITERS)}"
         )
     with _writable(path) as scratch:
-        content = WRITERS[suffix](capture(explained), explained.card.outputs)
+        card = explained.card
+        content = WRITERS[suffix](capture(explained), card)
         scratch.write_bytes(content)
-        card = replace(explained.card, proof=prove_file(scratch, explained))
+        card = replace(card, proof=prove_file(scratch, explained))
         if suffix == ".onnx":
             with scratch.open("ab") as file:
                 file.write(onnx_ending(content, card))

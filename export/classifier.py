@@ -28,7 +28,7 @@ def pooled_linear_weight(tail: fx.GraphModule, layer: str) -> Tensor:
         ExportError: the tail does anything else.
     """
     scores: Any
-    (scores,) = outputs_of(tail)
+    *_, scores = outputs_of(tail)
     if scores.target is not aten.linear.default:
         raise _not_pooled_linear(layer, scores)
     pooled, weight = scores.args[:2]

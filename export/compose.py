@@ -1,8 +1,10 @@
 """Step 3, compose: head, tail and a kernel become one module that explains itself."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+import math
+from collections import namedtuple
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -11,20 +13,30 @@ from torch import Tensor, fx, nn
 import camcore
 from camcore.card import Card, ImageSpec
 from camcore.errors import ExportError, InputError, unknown_name
+from camcore.export.bodies import (
+    ActivationBody,
+    Body,
+    ClassWeightBody,
+    GradientBody,
+    Request,
+    check_combination,
+)
 from camcore.export.classifier import pooled_linear_weight
-from camcore.export.cut import Cut, cut
-from camcore.export.gradient import Gradient, trace_gradient
-from camcore.export.layers import check_layer_name, default_layer, find_activation
-from camcore.export.trace import outputs_of, trace
-from camcore.methods import Method, get_method
-from camcore.scaling import postprocess
-from camcore.targets import select_classes
+from camcore.export.cut import cut, dependents
+from camcore.export.gradient import trace_gradient
+from camcore.export.grids import Layout, hint
+from camcore.export.layers import check_layer_name, default_layer, find_activation, layout_of
+from camcore.export.subject import MODEL, Subject, named_outputs
+from camcore.export.targets import Target, get_target
+from camcore.export.trace import Trace, check_model, first_line, outputs_of, trace
+from camcore.methods import get_method
 
 
 class Explanation(NamedTuple):
-    """What an explained model returns: the prediction first, then its maps.
+    """What an explained classifier returns: the prediction first, then its maps.
 
-    Shapes: scores (B, N), classes (B, K) int64, saliency_map (B, K, H, W) in [0, 1].
+    Shapes: scores (B, N), classes (B, K) int64, saliency_map (B, K, H, W) in [0, 1]. A model with
+    other outputs returns a named tuple of those, `classes` and `saliency_map`.
     """
 
     scores: Tensor
@@ -32,33 +44,19 @@ class Explanation(NamedTuple):
     saliency_map: Tensor
 
 
-@dataclass(frozen=True)
-class Request:
-    """What was asked for: the proof asks eager PyTorch for the same."""
-
-    model: nn.Module
-    example: Tensor
-    method: Method
-    layer: str
-    options: dict[str, Any] = field(default_factory=dict)
-    relu: bool = True
-    normalize: bool = True
-    full_size: bool = True
-
-
 class Explained(nn.Module):
     """A model that returns its prediction and the maps of the classes asked for.
 
-    Called with images (B, C, H, W) and optional class ids (B or 1, K), int64, where -1 in column k
-    stands for the class with the k-th highest score; without ids it explains the best class. It is
-    an ordinary module, which runs eagerly on the model's device and shares its weights;
-    `camcore.export.save` writes it to a file.
+    Called with images (B, C, H, W), the model's other inputs if it has any, and optional class ids
+    (B or 1, K), int64, where -1 in column k stands for the class with the k-th highest score;
+    without ids it explains the best class. It is an ordinary module, which runs eagerly on the
+    model's device and shares its weights; `camcore.export.save` writes it to a file.
 
     `body` does the work, on plain tuples; `card` describes the result, `request` what was asked
     for.
     """
 
-    def __init__(self, body: "_Body", request: Request, card: Card) -> None:
+    def __init__(self, body: Body, request: Request, card: Card) -> None:
         super().__init__()
         self.body = body
         self.card = card
@@ -69,82 +67,38 @@ class Explained(nn.Module):
     def request(self) -> Request:
         return self._request[0]
 
-    def forward(self, image: Tensor, class_ids: Tensor | None = None) -> Explanation:
+    def forward(self, image: Tensor, *others: Tensor, class_ids: Tensor | None = None) -> Any:
+        expected = len(self.request.inputs) - 1
+        if len(others) == expected + 1 and class_ids is None:
+            *others, class_ids = others  # type: ignore[assignment]
         if class_ids is None:
             class_ids = torch.full((1, 1), -1, dtype=torch.int64, device=image.device)
-        return Explanation(*self.body(image, class_ids))
+        return _record(self.card.outputs)(*self.body(image, *others, class_ids))
 
 
-class _Body(nn.Module):
-    """From images and class ids to `(scores, classes, saliency_map)`."""
-
-    def __init__(self, parts: Cut, request: Request) -> None:
-        super().__init__()
-        self.head = parts.head
-        self._kernel = partial(request.method.kernel, **request.options)
-        self._request = (request,)
-
-    def raw_maps(self, image: Tensor, class_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores (B, N), classes (B, K) and raw maps (B, K, *S)."""
-        raise NotImplementedError
-
-    def forward(self, image: Tensor, class_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        (request,) = self._request
-        scores, classes, maps = self.raw_maps(image, class_ids)
-        size = tuple(image.shape[2:]) if request.full_size else None
-        maps = postprocess(
-            maps, size, relu=request.relu, normalize=request.normalize, spatial_ndim=maps.ndim - 2
-        )
-        return scores, classes, maps
-
-
-class _GradientBody(_Body):
-    """Raw maps from activations and gradients: one head pass, one tail pass, K passes back."""
-
-    def __init__(self, parts: Cut, request: Request, gradient: Gradient) -> None:
-        super().__init__(parts, request)
-        self.tail = gradient.forward
-        self.backward_pass = gradient.backward
-        self._repeat_saved = gradient.repeat_saved
-
-    def raw_maps(self, image: Tensor, class_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        activations, *crossing = self.head(image)
-        scores, *saved = self.tail(activations, *crossing)
-        classes = select_classes(scores, class_ids)
-        batch, k = classes.shape
-        (gradients,) = self.backward_pass(classes.t().reshape(-1), *self._repeat_saved(saved, k))
-        gradients = gradients.reshape(k, batch, *activations.shape[1:])
-        maps = self._kernel(activations, gradients, spatial_ndim=activations.ndim - 2)
-        return scores, classes, maps.transpose(0, 1)
-
-
-class _ClassWeightBody(_Body):
-    """Raw maps from activations and the classifier's weights: no pass but the prediction's."""
-
-    def __init__(self, parts: Cut, request: Request, weight: Tensor) -> None:
-        super().__init__(parts, request)
-        self.tail = parts.tail
-        self.weight = nn.Buffer(weight)
-
-    def raw_maps(self, image: Tensor, class_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        activations, *crossing = self.head(image)
-        (scores,) = self.tail(activations, *crossing)
-        classes = select_classes(scores, class_ids)
-        weights = self.weight.index_select(0, classes.reshape(-1)).reshape(*classes.shape, -1)
-        maps = self._kernel(activations.unsqueeze(1), weights, spatial_ndim=activations.ndim - 2)
-        return scores, classes, maps
+@lru_cache
+def _record(names: tuple[str, ...]) -> Callable[..., Any]:
+    if names == Explanation._fields:
+        return Explanation
+    return namedtuple("Explanation", names)
 
 
 def explain(
     model: nn.Module,
-    example: Tensor,
+    example: Tensor | tuple[Tensor, ...],
     *,
     method: str = "gradcam",
-    layer: str | None = None,
+    layer: str | Sequence[str] | None = None,
+    target: str | Target | Callable[[Any], Tensor] = "logit",
+    output: str | int | None = None,
     relu: bool | None = None,
     normalize: bool = True,
     full_size: bool = True,
+    combine: str = "mean",
+    eigen_smooth: bool = False,
+    aug_smooth: bool = False,
     dynamic_size: bool | None = None,
+    pixels: bool = False,
     model_name: str = "",
     class_names: Sequence[str] | None = None,
     image_spec: ImageSpec | None = None,
@@ -153,22 +107,33 @@ def explain(
     """Turn a classifier into a module that returns its prediction and class activation maps.
 
     Args:
-        model: takes images (B, C, H, W), returns scores (B, N); in eval mode; left as it is.
-        example: images of a shape that the model accepts; only the shape matters.
+        model: takes images (B, C, H, W), returns scores (B, N), or what `target` makes scores of;
+            in eval mode; left as it is. It may take more inputs, and return several tensors, in
+            tuples, lists or dictionaries: all are returned, `output` says which is explained.
+        example: images of a shape that the model accepts, or a tuple of all its inputs, images
+            first; only the shapes matter.
         method: a name of `camcore.methods.METHODS`.
-        layer: the name of the module to explain, as in `model.named_modules()`; None takes the last
-            one whose output lies on the image's grid.
+        layer: the name of the module to explain, as in `model.named_modules()`, or several; None
+            takes the last one whose output lies on the image's grid.
+        target: what is explained: a name of `camcore.export.targets.TARGETS`, or any function from
+            the model's output to scores (B, N) or (B,).
+        output: the name or index of the model's output that is explained, by default the first.
         relu, normalize: post-processing; relu None takes the method's default.
         full_size: maps at image size, otherwise at the layer's own.
+        combine: the maps of several layers, each scaled, become their `mean` or their `product`.
+        eigen_smooth: the first principal component of the weighted activations, not their sum.
+        aug_smooth: the mean over six variants of the image: three of brightness, each mirrored.
         dynamic_size: True demands free height and width, False fixes the example's, None frees
             them where the model allows it. The batch is always free.
+        pixels: the graph takes uint8 images (B, H, W, C) and normalises them itself, with the mean
+            and standard deviation of `image_spec`; the example is the model's all the same.
         model_name, class_names, image_spec: written on the file's card for whoever runs it.
         options: the method's own, such as `eps`.
 
     Raises:
         InputError: the model is in training mode or has NaN in its weights, or an argument does
             not fit.
-        UnknownNameError: no such method or layer; the message offers the nearest.
+        UnknownNameError: no such method, layer, target or output; the message offers the nearest.
         ExportError: the model, the layer or an operator behind the layer cannot be exported.
 
     >>> import torchvision
@@ -181,62 +146,136 @@ def explain(
     for name in options:
         if name not in chosen.options:
             raise unknown_name(f"option of {method}", name, chosen.options)
-    if layer is not None:
-        check_layer_name(model, layer)
-    traced = trace(model, example, dynamic_size=dynamic_size)
-    layer = layer or default_layer(traced)
-    activation = find_activation(traced, layer)
-    num_classes = _check_scores(traced.graph, class_names)
-    request = Request(
-        model=model,
-        example=example,
+    layers = (layer,) if isinstance(layer, str) else tuple(layer or ())
+    for name in layers:
+        check_layer_name(model, name)
+    check_model(model)
+    inputs = example if isinstance(example, tuple) else (example,)
+    spec = image_spec or ImageSpec(None, None)
+    subject = Subject(model, get_target(target), output, spec if pixels else None)
+    channels = inputs[0].shape[1]
+    if pixels:
+        inputs = (_as_pixels(inputs[0]), *inputs[1:])
+    asked = Request(
+        subject=subject,
+        inputs=inputs,
         method=chosen,
-        layer=layer,
+        layers=layers,
         options=chosen.options | options,
         relu=chosen.relu if relu is None else relu,
         normalize=normalize,
         full_size=full_size,
+        combine=combine,
+        eigen_smooth=eigen_smooth,
+        aug_smooth=aug_smooth,
     )
-    height, width = (None, None) if traced.dynamic_size else tuple(example.shape[-2:])
-    card = Card(
-        method=method,
-        layer=layer,
-        image=replace(
-            image_spec or ImageSpec(None, None),
-            height=height,
-            width=width,
-            channels=example.shape[1],
-        ),
-        num_classes=num_classes,
-        outputs=Explanation._fields,
-        model=model_name or type(model).__name__,
-        class_names=tuple(class_names) if class_names is not None else None,
-        map_size="image" if full_size else "feature",
-        options=request.options | {"relu": request.relu, "normalize": normalize},
-        notes=traced.notes,
-        versions={"camcore": camcore.__version__, "torch": str(torch.__version__)},
-    )
-    parts = cut(traced.graph, at=activation, kept=[activation])
-    body: _Body
-    if chosen.needs == "gradients":
-        gradient = trace_gradient(parts.tail, activation.meta["val"], parts.crossing)
-        body = _GradientBody(parts, request, gradient)
-    else:
-        body = _ClassWeightBody(parts, request, pooled_linear_weight(parts.tail, layer))
-    return Explained(body, request, card).eval()
-
-
-def _check_scores(graph: fx.GraphModule, class_names: Sequence[str] | None) -> int:
-    outputs = [output.meta["val"] for output in outputs_of(graph)]
-    ranks = [output.ndim for output in outputs]
-    if ranks != [2]:
-        raise ExportError(
-            f"the model returns {len(ranks)} tensors, of rank {ranks}, expected one of rank 2, "
-            "class scores (B, N). Wrap the model in a module that returns its scores"
-        )
-    num_classes = int(outputs[0].shape[1])
+    check_combination(asked)
+    traced = _trace(asked, dynamic_size)
+    try:
+        request, body = _compose(asked, traced)
+    except ExportError as error:
+        if dynamic_size is not None or not traced.dynamic_size:
+            raise
+        # What was traced for any size may still be impossible to cut or to turn round for any.
+        note = f"height and width are fixed because of what free ones led to: {first_line(error)}"
+        traced = replace(_trace(asked, dynamic_size=False), notes=(note,))
+        request, body = _compose(asked, traced)
+    num_classes = int(outputs_of(traced.graph)[-1].meta["val"].shape[1])
     if class_names is not None and len(class_names) != num_classes:
         raise InputError(
             f"{len(class_names)} class names were given for a model of {num_classes} classes"
         )
-    return num_classes
+    input_names = [f"input_{n}" for n in range(1, len(inputs))]
+    height, width = (None, None) if traced.dynamic_size else traced.size[-2:]
+    card = Card(
+        method=method,
+        layer=", ".join(request.layers),
+        image=replace(
+            spec,
+            height=height,
+            width=width,
+            channels=channels,
+            dtype="uint8" if pixels else "float32",
+        ),
+        num_classes=num_classes,
+        outputs=(*_output_names(request), "classes", "saliency_map"),
+        inputs=("image", *input_names, "class_ids"),
+        model=model_name or type(model).__name__,
+        class_names=tuple(class_names) if class_names is not None else None,
+        map_size="image" if full_size else "feature",
+        options=request.described(),
+        notes=traced.notes,
+        versions={"camcore": camcore.__version__, "torch": str(torch.__version__)},
+    )
+    return Explained(body, request, card).eval()
+
+
+def _trace(request: Request, dynamic_size: bool | None) -> Trace:
+    subject = request.subject
+    return trace(
+        subject,
+        request.inputs,
+        dynamic_size=dynamic_size,
+        spatial_axes=subject.spatial_axes,
+        root=MODEL,
+    )
+
+
+def _compose(asked: Request, traced: Trace) -> tuple[Request, Body]:
+    """The request with its layers found, and the body that answers it."""
+    graph = traced.graph
+    layers = asked.layers or (default_layer(traced),)
+    activations = [find_activation(traced, layer) for layer in layers]
+    layouts = tuple(layout_of(traced, activation) for activation in activations)
+    # A layer behind another one is a value inside the tail, which has its gradient all the same.
+    behind = [
+        any(node in dependents([other]) for other in activations if other is not node)
+        for node in activations
+    ]
+    order = sorted(range(len(activations)), key=behind.__getitem__)
+    roots = [activations[n] for n in order if not behind[n]]
+    inner = [activations[n] for n in order if behind[n]]
+    request = replace(
+        asked,
+        layers=tuple(layers[n] for n in order),
+        layouts=tuple(layouts[n] for n in order),
+        grams=tuple(_gram(activations[n], layouts[n]) for n in order),
+    )
+    graph.graph.output_node().args = ((*outputs_of(graph), *inner),)
+    graph.recompile()
+    parts = cut(graph, at=roots, kept=roots)
+    needs = request.method.needs
+    if needs == "activations":
+        return request, ActivationBody(request, parts, len(roots))
+    if needs == "class_weights":
+        weight = pooled_linear_weight(parts.tail, layers[0])
+        return request, ClassWeightBody(request, parts, weight)
+    examples = [node.meta["val"] for node in roots]
+    scores = len(outputs_of(graph)) - len(inner) - 1
+    gradient = trace_gradient(
+        parts.tail, examples, parts.crossing, explained=scores, inner=len(inner)
+    )
+    return request, GradientBody(request, parts, len(roots), gradient)
+
+
+def _gram(activation: fx.Node, layout: Layout) -> str:
+    """Which matrix of inner products is the smaller one, of points or of channels.
+
+    Kernels cannot tell where a size is free: there, the example's decides.
+    """
+    sizes = [hint(size) for size in activation.meta["val"].shape[1:]]
+    channels = sizes[0] if layout.kind == "channels_first" else sizes[-1]
+    return "space" if math.prod(sizes) // channels <= channels else "channels"
+
+
+def _output_names(request: Request) -> tuple[str, ...]:
+    """The names of the model's own outputs, which only a run of it tells."""
+    with torch.no_grad():
+        subject = request.subject
+        image, *others = request.inputs
+        return tuple(named_outputs(subject.user_model(subject.prepared(image), *others)))
+
+
+def _as_pixels(image: Tensor) -> Tensor:
+    """An example (B, C, H, W) of prepared images as one of pixels, (B, H, W, C)."""
+    return image.new_zeros(image.shape[0], *image.shape[2:], image.shape[1], dtype=torch.uint8)

@@ -24,7 +24,7 @@ class Cut:
     """The two sides of a cut.
 
     `head` takes the graph's inputs and returns `(*kept, *crossing)`; `tail` takes
-    `(cut point, *crossing)` and returns what the graph returned. `crossing` are example values
+    `(*cut points, *crossing)` and returns what the graph returned. `crossing` are example values
     (fake tensors, sizes) of what crosses, in order.
     """
 
@@ -33,12 +33,13 @@ class Cut:
     crossing: tuple[Any, ...]
 
 
-def cut(module: fx.GraphModule, at: fx.Node, kept: Sequence[fx.Node]) -> Cut:
-    """Cut a graph at one of its values.
+def cut(module: fx.GraphModule, at: Sequence[fx.Node], kept: Sequence[fx.Node]) -> Cut:
+    """Cut a graph at some of its values.
 
     Args:
         module: a functional graph.
-        at: the value to cut at; its first axis is the batch. The tail is all that depends on it.
+        at: the values to cut at, none of which depends on another; their first axis is the batch.
+            The tail is all that depends on any of them.
         kept: head values that the head returns first.
 
     Weights, and values made of weights alone, never cross: each side makes its own from the one
@@ -49,20 +50,24 @@ def cut(module: fx.GraphModule, at: fx.Node, kept: Sequence[fx.Node]) -> Cut:
         ExportError: a size that the tail needs has no simple relation to the batch.
     """
     graph = module.graph
-    in_tail = _dependents(at)
+    in_tail = dependents(at)
     constant = _constants(graph)
-    dependent = [node for node in graph.nodes if node in in_tail and node is not at]
+    dependent = [node for node in graph.nodes if node in in_tail and node not in at]
     needed = dict.fromkeys(value for node in dependent for value in node.all_input_nodes)
     crossing = [
         value
         for value in needed
-        if value not in in_tail and value not in constant and not _counts_batch(value, at)
+        if value not in in_tail and value not in constant and not _counts_batch(value, at[0])
     ]
 
-    tail = _Copy(module, inputs=[at, *crossing], recount=at)
+    tail = _Copy(module, inputs=[*at, *crossing], recount=at[0])
     for node in dependent:
         tail.copy(node)
-    placeholders = [node for node in graph.nodes if node.op == "placeholder" and node is not at]
+    placeholders = [
+        node
+        for node in graph.nodes
+        if node.op == "placeholder" and (node not in at or node in kept)
+    ]
     head = _Copy(module, inputs=placeholders)
     head.output([*kept, *crossing])
     return Cut(head.finish(), tail.finish(), tuple(value.meta["val"] for value in crossing))
@@ -79,9 +84,10 @@ def counts(size: Any, symbol: Any) -> bool:
     return isinstance(size, torch.SymInt) and bool(size.node.expr.has(symbol))
 
 
-def _dependents(start: fx.Node) -> set[fx.Node]:
-    found = {start}
-    for node in start.graph.nodes:  # in topological order
+def dependents(starts: Sequence[fx.Node]) -> set[fx.Node]:
+    """The nodes themselves and all that is computed from any of them."""
+    found = set(starts)
+    for node in starts[0].graph.nodes:  # in topological order
         if any(value in found for value in node.all_input_nodes):
             found.add(node)
     return found

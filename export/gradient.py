@@ -21,12 +21,12 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Gradient:
-    """The tail's forward pass, and the pass back from a class's score to the activation.
+    """The tail's forward pass, and the pass back from a class's score to the activations.
 
-    `forward(activation, *crossing)` returns `(*outputs, *saved)`; `backward(classes, *saved)`
-    returns, in a tuple of one, the gradient of each image's score for its class, `classes` (B,),
-    with respect to its activation. `batch_axes` tells for each saved value which axis counts the
-    batch, None where none does.
+    `forward(*activations, *crossing)` returns `(*outputs, *saved)`; `backward(classes, *saved)`
+    returns the gradients of each image's score for its class, `classes` (B,), with respect to its
+    activations, then to the tail's inner values. `batch_axes` tells for each saved value which axis
+    counts the batch, None where none does.
 
     Classes may number K times the batch, class by class (all images for the first class, then all
     for the second): then `repeat_saved` makes what the backward pass takes.
@@ -47,26 +47,34 @@ class Gradient:
 
 
 def trace_gradient(
-    tail: fx.GraphModule, activation: Tensor, crossing: Sequence[Any], *, explained: int = 0
+    tail: fx.GraphModule,
+    activations: Sequence[Tensor],
+    crossing: Sequence[Any],
+    *,
+    explained: int = 0,
+    inner: int = 0,
 ) -> Gradient:
-    """Trace the gradient of a tail's scores with respect to its activation.
+    """Trace the gradient of a tail's scores with respect to activations.
 
     Args:
-        tail: takes `(activation, *crossing)` and returns a tuple of outputs.
-        activation, crossing: example values with symbolic sizes, as the cut gives them.
+        tail: takes `(*activations, *crossing)` and returns a tuple of outputs.
+        activations, crossing: example values with symbolic sizes, as the cut gives them.
         explained: the index of the output that holds the scores (B, N).
+        inner: how many of the last outputs are values inside the tail whose gradients are asked
+            for as well.
 
     Raises:
         ExportError: an operator of the tail has no gradient, or none in forward operators; it is
             named with its module.
     """
-    joint = _without_stand_ins(_trace_joint(tail, activation, crossing, explained))
+    joint = _without_stand_ins(_trace_joint(tail, activations, crossing, explained, inner))
     _check_rules(joint)
-    *outputs, gradient = outputs_of(joint)
-    joint.graph.output_node().args = ((gradient,),)
+    count = len(outputs_of(tail))
+    outputs, gradients = outputs_of(joint)[:count], outputs_of(joint)[count:]
+    joint.graph.output_node().args = (tuple(gradients),)
     *_, seed = joint.graph.find_nodes(op="placeholder")
-    parts = cut(joint, at=seed, kept=outputs)
-    batch = batch_symbol(activation)
+    parts = cut(joint, at=[seed], kept=outputs)
+    batch = batch_symbol(activations[0])
     return Gradient(
         parts.head,
         _seeded_by_class(parts.tail, seed.meta["val"]),
@@ -75,9 +83,13 @@ def trace_gradient(
 
 
 def _trace_joint(
-    tail: fx.GraphModule, activation: Tensor, crossing: Sequence[Any], explained: int
+    tail: fx.GraphModule,
+    activations: Sequence[Tensor],
+    crossing: Sequence[Any],
+    explained: int,
+    inner: int,
 ) -> fx.GraphModule:
-    """`(activation, *crossing, seed) -> (*outputs, gradient)` as one graph, by the gradient rules.
+    """`(*activations, *crossing, seed) -> (*outputs, *gradients)`, by the gradient rules.
 
     `make_fx` records what the autograd engine does. Exporting a module that calls `autograd.grad`
     would not: there, outputs saved for the backward pass turn into constants, and the map freezes
@@ -85,13 +97,14 @@ def _trace_joint(
     """
 
     def joint(*values: Any) -> tuple[Tensor, ...]:
-        activation, *crossing, seed = values
-        leaf = activation.detach().requires_grad_()
-        # A copy, for the tail may begin with an operator that refuses a leaf.
-        outputs = _Recorder(tail).run(leaf.clone(), *crossing)
+        *given, seed = values
+        leaves = [value.detach().requires_grad_() for value in given[: len(activations)]]
+        # Copies, for the tail may begin with an operator that refuses a leaf.
+        copies = [leaf.clone() for leaf in leaves]
+        outputs = _Recorder(tail).run(*copies, *given[len(activations) :])
+        wanted = leaves + list(outputs[len(outputs) - inner :])
         # Images do not influence each other, so the gradient of the sum holds each image's own.
-        (gradient,) = torch.autograd.grad(outputs[explained], leaf, seed)
-        return *outputs, gradient
+        return *outputs, *torch.autograd.grad(outputs[explained], wanted, seed)
 
     seed = torch.empty_like(outputs_of(tail)[explained].meta["val"])
     try:
@@ -102,7 +115,7 @@ def _trace_joint(
                 decomposition_table=RULES,
                 tracing_mode="symbolic",
                 _allow_non_fake_inputs=True,
-            )(activation, *crossing, seed)
+            )(*activations, *crossing, seed)
     except (RuntimeError, NotImplementedError) as error:
         raise ExportError(f"the tail has no gradient to trace: {first_line(error)}") from error
     return _with_weights_of(tail, graph)

@@ -1,11 +1,15 @@
 """Layers: which named modules can be explained, which is the default, and what each returns."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 from camcore.errors import ExportError, unknown_name
+from camcore.export.grids import Layout, find_layout, hint
 from camcore.export.trace import Trace, trace
 
 # What comes behind these has lost the image's grid, even where it still looks like one (VGG pools
@@ -50,22 +54,23 @@ def list_layers(model: nn.Module, example: Tensor) -> list[LayerInfo]:
     chosen = default_layer(traced)
     found = []
     for name, outputs in _outputs(traced.graph.graph).items():
-        reason = _unusable(name, outputs)
-        shape = tuple(_hint(size) for size in outputs[-1].meta["val"].shape[1:]) if outputs else ()
+        layout = _layout(traced, outputs)
+        reason = layout if isinstance(layout, str) else layout.describe()
+        shape = tuple(hint(size) for size in outputs[-1].meta["val"].shape[1:]) if outputs else ()
+        usable = name == chosen or isinstance(layout, Layout)
         if name == chosen:
-            reason = "the last output on the image's grid, before global pooling"
-        found.append(
-            LayerInfo(
-                name, kinds[name], shape, name == chosen or not reason, name == chosen, reason
-            )
-        )
+            last = "the last output on the image's grid that the prediction looks at"
+            reason = f"{last}; {reason}" if reason else last
+        found.append(LayerInfo(name, kinds[name], shape, usable, name == chosen, reason))
     return found
 
 
 def default_layer(traced: Trace) -> str:
-    """The layer that is explained unless another is named: the last one on the image's grid.
+    """The layer that is explained unless another is named.
 
-    Where several modules return that same value, it is the outermost one (`layer4`, not
+    It is the last one on the image's grid whose every point the prediction looks at: not behind
+    global pooling, and in a transformer not behind the last attention, where the class token alone
+    goes on. Where several modules return that same value, it is the outermost one (`layer4`, not
     `layer4.2.relu`).
 
     Raises:
@@ -74,17 +79,20 @@ def default_layer(traced: Trace) -> str:
     graph = traced.graph.graph
     order = {node: position for position, node in enumerate(graph.nodes)}
     pooled = _behind_global_pools(graph)
-    candidates = [
-        (order[outputs[0]], -name.count("."), name)
+    candidates = sorted(
+        (order[outputs[0]], -name.count("."), name, outputs[0])
         for name, outputs in _outputs(graph).items()
-        if not _unusable(name, outputs) and outputs[0] not in pooled
-    ]
+        if isinstance(_layout(traced, outputs), Layout) and outputs[0] not in pooled
+    )
     if not candidates:
         raise ExportError(
             "no layer of the model has an output with spatial axes (B, C, H, W): there is nothing "
             "to map"
         )
-    return max(candidates)[2]
+    tokens = [node for *_, node in candidates if node.meta["val"].ndim == 3]
+    unread = _unread_tokens(traced, tokens)
+    looked_at = [name for *_, name, node in candidates if node not in unread]
+    return (looked_at or [name for *_, name, _ in candidates])[-1]
 
 
 def check_layer_name(model: nn.Module, layer: str) -> None:
@@ -102,12 +110,19 @@ def find_activation(traced: Trace, layer: str) -> fx.Node:
             axes.
     """
     outputs = _outputs(traced.graph.graph).get(layer, [])
-    reason = _unusable(layer, outputs)
-    if reason:
+    layout = _layout(traced, outputs)
+    if isinstance(layout, str):
         raise ExportError(
-            f"layer {layer!r} cannot be explained: {reason}. `camcore layers` lists those that can"
+            f"layer {layer!r} cannot be explained: {layout}. `camcore layers` lists those that can"
         )
     return outputs[0]
+
+
+def layout_of(traced: Trace, activation: fx.Node) -> Layout:
+    """The layout of a value that `find_activation` gave."""
+    layout = _layout(traced, [activation])
+    assert isinstance(layout, Layout)
+    return layout
 
 
 def _outputs(graph: fx.Graph) -> dict[str, list[fx.Node]]:
@@ -131,22 +146,68 @@ def _outputs(graph: fx.Graph) -> dict[str, list[fx.Node]]:
     return returned
 
 
-def _unusable(name: str, outputs: list[fx.Node]) -> str:
-    """Why a module cannot be explained, empty if it can."""
+def _layout(traced: Trace, outputs: list[fx.Node]) -> Layout | str:
+    """The layout of what a module returns, or why it cannot be explained."""
     if not outputs:
         return "its output never reaches the prediction"
     if len(outputs) > 1:
         return f"it returns {len(outputs)} tensors, expected one"
-    shape = outputs[0].meta["val"].shape
-    if len(shape) < 3:
-        return f"its output has no spatial axes, its shape is (B, {', '.join(map(str, shape[1:]))})"
-    if len(shape) == 3:
-        return (
-            "its output is a row of tokens (B, T, C), which this version does not lay out as a grid"
-        )
-    if all(_hint(size) == 1 for size in shape[2:]):
-        return "its output is 1 x 1, there is nothing to map"
-    return ""
+    return find_layout(outputs[0], traced.size)
+
+
+def _unread_tokens(traced: Trace, tokens: list[fx.Node]) -> set[fx.Node]:
+    """Those rows of tokens most of which have no influence on the prediction.
+
+    Told by one pass back from random scores to all of them, for it is the model's business how its
+    tokens meet.
+    """
+    if not tokens:
+        return set()
+    generator = torch.Generator().manual_seed(20182)
+    run = _Perturbing(traced.graph, tokens)
+    with torch.enable_grad():
+        outputs = tree_leaves(run.run(*_random_inputs(traced.graph, generator)))
+        score = sum((output * _random(output, generator)).sum() for output in outputs)
+        deltas = [run.deltas[node] for node in tokens]
+        gradients = torch.autograd.grad(score, deltas, allow_unused=True, materialize_grads=True)
+    return {
+        node
+        for node, gradient in zip(tokens, gradients, strict=True)
+        if (gradient != 0).any(dim=2).float().mean() < 0.5
+    }
+
+
+def _random_inputs(graph: fx.GraphModule, generator: torch.Generator) -> list[Tensor]:
+    examples = [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")]
+    return [_random(example, generator) for example in examples]
+
+
+def _random(like: Tensor, generator: torch.Generator) -> Tensor:
+    shape = [hint(size) for size in like.shape]
+    if not like.is_floating_point():
+        return torch.randint(2, shape, generator=generator).to(like.device, like.dtype)
+    return torch.randn(shape, generator=generator).to(like.device, like.dtype)
+
+
+class _Perturbing(fx.Interpreter):
+    """Runs a graph, and adds to some of its values a zero that has the value's gradient.
+
+    Weights that are all zero, as fresh classifiers are, are replaced by some others: the way
+    through them is what is asked for.
+    """
+
+    def __init__(self, graph: fx.GraphModule, nodes: Iterable[fx.Node]) -> None:
+        super().__init__(graph)
+        self.deltas: dict[fx.Node, Tensor] = dict.fromkeys(nodes, torch.empty(0))
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.op == "get_attr" and isinstance(value, Tensor) and value.ndim > 1 and not value.any():
+            value = torch.arange(value.numel(), device=value.device).cos().reshape(value.shape)
+        if n in self.deltas:
+            self.deltas[n] = torch.zeros_like(value, requires_grad=True)
+            value = value + self.deltas[n]
+        return value
 
 
 def _behind_global_pools(graph: fx.Graph) -> set[fx.Node]:
@@ -157,8 +218,3 @@ def _behind_global_pools(graph: fx.Graph) -> set[fx.Node]:
         if node.target in _GLOBAL_POOLS or (inputs and all(value in found for value in inputs)):
             found.add(node)
     return found
-
-
-def _hint(size: int | torch.SymInt) -> int:
-    """The size at the example image."""
-    return int(size.node.hint) if isinstance(size, torch.SymInt) else size  # type: ignore[arg-type]

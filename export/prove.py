@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from camcore.errors import ExportError, ProofError
-from camcore.export.compose import Explained, Explanation, Request
-from camcore.export.reference import explain_eagerly
+from camcore.export.bodies import Request
+from camcore.export.compose import Explained
+from camcore.export.reference import Reference, explain_eagerly
 from camcore.export.trace import first_line
 
 # Single precision leaves about 1e-6 behind a deep model; what is wrong is wrong by far more.
@@ -29,7 +30,7 @@ _ROUNDING = 1e-6
 # A map with a larger error than this, however excusable, shows nothing.
 _TELLING = 0.05
 
-Runner = Callable[[Tensor, Tensor], Sequence[Any]]
+Runner = Callable[..., Sequence[Any]]
 
 
 def prove(path: Path, explained: Explained) -> dict[str, Any]:
@@ -52,61 +53,86 @@ def prove(path: Path, explained: Explained) -> dict[str, Any]:
     request = explained.request
     runtime, run = RUNTIMES[path.suffix.lower()](path)
     worst, images, contrast = 0.0, 0, 0.0
-    for image, class_ids in _fresh_inputs(explained):
+    for inputs, class_ids in _fresh_inputs(explained):
+        shape = tuple(inputs[0].shape)
         try:
-            outputs = run(image, class_ids)
+            found = [
+                torch.as_tensor(output).to(class_ids.device) for output in run(*inputs, class_ids)
+            ]
         except Exception as failure:  # each runtime has its own, derived from nothing narrower
-            shape, reason = tuple(image.shape), first_line(failure)
+            reason = first_line(failure)
             raise ProofError(f"{runtime} fails on images {shape}: {reason}") from failure
-        given = Explanation(*(torch.as_tensor(output).to(image.device) for output in outputs))
-        expected = explain_eagerly(request, image, class_ids)
-        if not torch.equal(given.classes, expected.classes):
-            expected = _agreed_on_ties(request, image, given, expected)
-        for name in ("scores", "saliency_map"):
-            error = _error(getattr(given, name), getattr(expected, name))
+        *outputs, classes, maps = found
+        expected = explain_eagerly(request, inputs, class_ids)
+        if not torch.equal(classes, expected.classes):
+            expected = _agreed_on_ties(request, inputs, classes, expected)
+        given = Reference(tuple(outputs), classes, maps, expected.ranking)
+        names = [*explained.card.outputs[:-2], "saliency_map"]
+        for n, name in enumerate(names):
+            error = _error(_part(given, n), _part(expected, n))
             if not error <= TOLERANCE:
-                error = _within_rounding(name, request, image, given, expected, runtime)
+                error = _within_rounding(name, n, request, inputs, given, expected, runtime)
             worst = max(worst, error)
-        images += len(image)
+        images += len(inputs[0])
         if error <= _TELLING:  # of the maps
             contrast = max(contrast, _contrast(expected))
     if contrast == 0:
         raise ProofError(
-            f"the maps of layer {request.layer!r} are the same for every image, in the file and in "
-            "eager PyTorch: there is nothing to explain. Choose another layer, or check the weights"
+            f"the maps of layer {_layers(request)} are the same for every image, in the file and "
+            "in eager PyTorch: there is nothing to explain. Choose another layer, or check the weights"
         )
     return {"runtime": runtime, "images": images, "worst_relative_error": float(f"{worst:.2e}")}
 
 
-def _fresh_inputs(explained: Explained) -> Iterator[tuple[Tensor, Tensor]]:
+def _part(result: Reference, n: int) -> Tensor:
+    """The n-th of the model's outputs, then the maps."""
+    return (*result.outputs, result.saliency_map)[n]
+
+
+def _layers(request: Request) -> str:
+    return ", ".join(map(repr, request.layers))
+
+
+def _fresh_inputs(explained: Explained) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
     """Random images, smooth with some noise, and class ids of every kind.
 
     One image and its best class; a row of ids for each of three; the same ids for two, some more of
-    them, since the rectified map of a class that nothing speaks for is empty.
+    them, since the rectified map of a class that nothing speaks for is empty. Other inputs are the
+    example's, row by row.
     """
-    like, num_classes = explained.request.example, explained.card.num_classes
+    request, num_classes = explained.request, explained.card.num_classes
+    like, *others = request.inputs
     last, middle = num_classes - 1, num_classes // 2
     per_image = [[-1, -1, -1], [0, -1, -1], [last, middle, 0]]
     spread = [step * last // 5 for step in range(6)]
     cases = ((1, 0, [[-1]]), (3, 16, per_image), (2, 48, [spread]))
     generator = torch.Generator().manual_seed(20180)
     for batch, growth, ids in cases:
-        size = list(like.shape[2:])
+        size = [like.shape[axis] for axis in request.spatial_axes]
         if explained.card.image.height is None:
             # Height and width by different amounts.
             size = [length + growth * axis for axis, length in enumerate(size, 1)]
-        coarse = torch.randn(batch, like.shape[1], *[4] * len(size), generator=generator)
-        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
-        smooth = F.interpolate(coarse, size=size, mode=mode)
-        noise = torch.randn(smooth.shape, generator=generator)
+        image = _random_images(batch, explained.card.image.channels, size, generator)
+        if not like.is_floating_point():
+            image = (255 * image.sigmoid()).movedim(1, -1)
         class_ids = torch.tensor(ids, device=like.device)[:, :num_classes]
-        yield (2 * smooth + 0.5 * noise).to(like), class_ids
+        rows = [torch.cat([other] * batch)[:batch] for other in others]
+        yield (image.to(like), *rows), class_ids
 
 
-def _contrast(explanation: Explanation) -> float:
+def _random_images(
+    batch: int, channels: int, size: Sequence[int], generator: torch.Generator
+) -> Tensor:
+    coarse = torch.randn(batch, channels, *[4] * len(size), generator=generator)
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
+    smooth = F.interpolate(coarse, size=list(size), mode=mode)
+    return 2 * smooth + 0.5 * torch.randn(smooth.shape, generator=generator)
+
+
+def _contrast(result: Reference) -> float:
     """How far maps of the same class are apart, from the first image to the last."""
-    first, last = explanation.classes[0], explanation.classes[-1]
-    maps = explanation.saliency_map[:, first == last]
+    first, last = result.classes[0], result.classes[-1]
+    maps = result.saliency_map[:, first == last]
     return float((maps[0] - maps[-1]).abs().max()) if maps.numel() else 0.0
 
 
@@ -120,52 +146,54 @@ def _error(given: Tensor, expected: Tensor) -> float:
 
 
 def _agreed_on_ties(
-    request: Request, image: Tensor, given: Explanation, expected: Explanation
-) -> Explanation:
+    request: Request, inputs: Sequence[Tensor], classes: Tensor, expected: Reference
+) -> Reference:
     """The reference for the classes that the file chose, if they are as good as its own.
 
     Where scores tie within rounding, runtimes may rank classes differently.
     """
-    known = given.classes.clamp(0, expected.scores.shape[1] - 1)
-    if torch.equal(known, given.classes) and known.shape == expected.classes.shape:
-        chosen, best = (expected.scores.gather(1, ids) for ids in (known, expected.classes))
+    known = classes.clamp(0, expected.ranking.shape[1] - 1)
+    if torch.equal(known, classes) and known.shape == expected.classes.shape:
+        chosen, best = (expected.ranking.gather(1, ids) for ids in (known, expected.classes))
         if _error(chosen, best) <= TOLERANCE:
-            return explain_eagerly(request, image, known)
+            return explain_eagerly(request, inputs, known)
     raise ProofError(
-        f"the file explains the classes {given.classes.tolist()}, eager PyTorch "
+        f"the file explains the classes {classes.tolist()}, eager PyTorch "
         f"{expected.classes.tolist()}"
     )
 
 
 def _within_rounding(
     name: str,
+    n: int,
     request: Request,
-    image: Tensor,
-    given: Explanation,
-    expected: Explanation,
+    inputs: tuple[Tensor, ...],
+    given: Reference,
+    expected: Reference,
     runtime: str,
 ) -> float:
     """The file's error, if the computation itself explains it; see `prove`."""
-    in_double = replace(request, model=deepcopy(request.model).double())
+    in_double = replace(request, subject=deepcopy(request.subject).double())
+    image, *others = (value.double() if value.is_floating_point() else value for value in inputs)
 
     def exactly(image: Tensor) -> Tensor:
-        result: Tensor = getattr(explain_eagerly(in_double, image, given.classes), name)
-        return result
+        return _part(explain_eagerly(in_double, (image, *others), given.classes), n)
 
-    generator = torch.Generator().manual_seed(20181)
-    exact = exactly(image.double())
-    error, eager = (_error(getattr(result, name), exact) for result in (given, expected))
+    exact = exactly(image)
+    error, eager = (_error(_part(result, n), exact) for result in (given, expected))
     moved = 0.0
-    for _ in range(3):
-        noise = torch.randn(image.shape, generator=generator, dtype=torch.float64).to(exact.device)
-        moved = max(moved, _error(exactly(image * (1 + _ROUNDING * noise)), exact))
+    if image.is_floating_point():
+        generator = torch.Generator().manual_seed(20181)
+        for _ in range(3):
+            noise = torch.randn(image.shape, generator=generator, dtype=torch.float64).to(image)
+            moved = max(moved, _error(exactly(image * (1 + _ROUNDING * noise)), exact))
     if error <= max(TOLERANCE, ROUNDING_SPREAD * eager, ROUNDING_SPREAD * moved):
         return error
     raise ProofError(
         f"{name} from {runtime} is off by {error:.1e} relative to double precision, eager PyTorch "
         f"by {eager:.1e}, an image changed by a rounding error by {moved:.1e}; allowed is "
         f"{TOLERANCE:.0e}. Seen on images {tuple(image.shape)}, method {request.method.name}, "
-        f"layer {request.layer!r}"
+        f"layer {_layers(request)}"
     )
 
 
@@ -181,8 +209,12 @@ def _onnx(path: Path) -> tuple[str, Runner]:
     options.log_severity_level = 3  # it warns of the default of `class_ids`, which is meant
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def run(image: Tensor, class_ids: Tensor) -> Sequence[Any]:
-        feeds = {"image": image.cpu().numpy(), "class_ids": class_ids.cpu().numpy()}
+    # An input with a default is listed apart.
+    ports = [*session.get_inputs(), *session.get_overridable_initializers()]
+    names = [port.name for port in ports]
+
+    def run(*inputs: Tensor) -> Sequence[Any]:
+        feeds = {name: value.cpu().numpy() for name, value in zip(names, inputs, strict=True)}
         return list(session.run(None, feeds))
 
     return f"onnxruntime {onnxruntime.__version__}", run
@@ -199,9 +231,10 @@ def _pt2(path: Path) -> tuple[str, Runner]:
     # Without the guards that torch.export guessed from its example; that is what is proven.
     module = torch.export.load(path).module(check_guards=False)
 
-    def run(image: Tensor, class_ids: Tensor) -> Sequence[Any]:
+    def run(*inputs: Tensor) -> Sequence[Any]:
+        *others, class_ids = inputs
         # The archive's signature wants a row of ids for each image.
-        outputs: Sequence[Any] = module(image, class_ids.expand(len(image), -1))
+        outputs: Sequence[Any] = module(*others, class_ids.expand(len(others[0]), -1))
         return outputs
 
     return f"torch.export, torch {torch.__version__}", torch.no_grad()(run)

@@ -4,68 +4,114 @@ Nothing of the traced graphs is used here: what the file is compared with must n
 mistakes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from camcore.export.compose import Explanation, Request
-from camcore.scaling import postprocess
+from camcore.export.bodies import Request
 
 
-def explain_eagerly(request: Request, image: Tensor, class_ids: Tensor) -> Explanation:
-    """What the explained model ought to return for images (B, C, H, W) and class ids (B or 1, K).
+class Reference(NamedTuple):
+    """What a file ought to return: the model's own outputs, classes (B, K) and maps.
+
+    `ranking` (B, N) is what the best classes are told by.
+    """
+
+    outputs: tuple[Tensor, ...]
+    classes: Tensor
+    saliency_map: Tensor
+    ranking: Tensor
+
+
+def explain_eagerly(request: Request, inputs: Sequence[Tensor], class_ids: Tensor) -> Reference:
+    """What the explained model ought to return for inputs and class ids (B or 1, K).
 
     The batch is run once forwards and K times backwards through the user's model, which is left as
     it is.
     """
-    with _recorded(request.model, request.layer) as recorded, torch.enable_grad():
-        scores = request.model(image)
-        activation = recorded[-1]
-        ranked = scores.detach().argsort(dim=1, descending=True, stable=True)
-        classes = torch.where(class_ids == -1, ranked[:, : class_ids.shape[1]], class_ids)
-        maps = [_map(request, scores, activation, column) for column in classes.unbind(dim=1)]
-    size = tuple(image.shape[2:]) if request.full_size else None
-    saliency_map = postprocess(
-        torch.stack(maps, dim=1),
-        size,
-        relu=request.relu,
-        normalize=request.normalize,
-        spatial_ndim=activation.ndim - 2,
-    )
-    return Explanation(scores.detach(), classes, saliency_map)
+    with torch.no_grad():
+        *outputs, ranking, _ = request.subject(*inputs)
+    ranked = ranking.argsort(dim=1, descending=True, stable=True)
+    classes = torch.where(class_ids == -1, ranked[:, : class_ids.shape[1]], class_ids)
+    if request.aug_smooth:
+        saliency_map = _smoothed(request, inputs, classes)
+    else:
+        saliency_map = _maps(request, inputs, classes)
+    return Reference(tuple(outputs), classes, saliency_map, ranking)
 
 
-def _map(request: Request, scores: Tensor, activation: Tensor, classes: Tensor) -> Tensor:
-    """The raw map (B, *S) of one class per image."""
-    # Images do not influence each other, so the gradient of the sum holds each image's own.
-    score = scores.gather(1, classes[:, None]).sum()
-    (gradient,) = torch.autograd.grad(score, activation, retain_graph=True)
-    evidence = gradient
+def _smoothed(request: Request, inputs: Sequence[Tensor], classes: Tensor) -> Tensor:
+    """The mean of the maps of six variants, one after the other."""
+    image, *others = inputs
+    variants = []
+    for factor in (0.9, 1.0, 1.1):
+        variants.append(_maps(request, (image * factor, *others), classes))
+        mirrored = _maps(request, (image.flip(-1) * factor, *others), classes)
+        variants.append(mirrored.flip(-1))
+    return torch.stack(variants).mean(dim=0)
+
+
+def _maps(request: Request, inputs: Sequence[Tensor], classes: Tensor) -> Tensor:
+    """The maps (B, K, *S) of classes (B, K)."""
+    model = request.subject.user_model
+    with _recorded(model, request.layers) as recorded, torch.enable_grad():
+        *_, scores = request.subject(*inputs)
+    activations = [recorded[layer][-1] for layer in request.layers]
+    columns = [_raw_maps(request, scores, activations, ids) for ids in classes.unbind(dim=1)]
+    by_layer = [torch.stack(maps, dim=1) for maps in zip(*columns, strict=True)]
+    return request.finish(by_layer, inputs[0])
+
+
+def _raw_maps(
+    request: Request, scores: Tensor, activations: list["_Recorded"], classes: Tensor
+) -> list[Tensor]:
+    """The raw map (B, *S) of one class per image, at each layer."""
+    arguments = [[_first(request, n, each.value)] for n, each in enumerate(activations)]
+    if request.method.needs != "activations":
+        # Images do not influence each other, so the gradient of the sum holds each image's own.
+        score = scores.gather(1, classes[:, None]).sum()
+        deltas = [each.delta for each in activations]
+        found = torch.autograd.grad(score, deltas, retain_graph=True)
+        for n, (row, gradient) in enumerate(zip(arguments, found, strict=True)):
+            row.append(_first(request, n, gradient))
     if request.method.needs == "class_weights":
         # Behind global pooling the gradient is constant, the class's weight over the positions.
-        evidence = gradient.flatten(2).sum(dim=2)
-    raw_map: Tensor = request.method.kernel(
-        activation.detach(), evidence, spatial_ndim=activation.ndim - 2, **request.options
-    )
-    return raw_map
+        for row in arguments:
+            row[1] = row[1].flatten(2).sum(dim=2)
+    return [kernel(*row) for kernel, row in zip(request.kernels(), arguments, strict=True)]
+
+
+def _first(request: Request, layer: int, value: Tensor) -> Tensor:
+    return request.layouts[layer].channels_first(value)
+
+
+class _Recorded(NamedTuple):
+    """What a layer returned, and a zero that was added to it and has its gradient."""
+
+    value: Tensor
+    delta: Tensor
 
 
 @contextmanager
-def _recorded(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
-    """While it lasts, each call of the layer appends its output, a leaf the rest depends on."""
-    outputs: list[Tensor] = []
+def _recorded(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, list[_Recorded]]]:
+    """While it lasts, each call of one of the layers is noted under its name."""
+    calls: dict[str, list[_Recorded]] = {layer: [] for layer in layers}
 
-    def hook(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
-        leaf = output.detach().clone().requires_grad_()
-        outputs.append(leaf)
-        # Not the leaf itself: what follows may work in place and change the recorded value.
-        return leaf.clone()
+    def note(layer: str) -> Any:
+        def hook(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
+            # A copy, for what follows may work in place and change the recorded value.
+            delta = torch.zeros_like(output, requires_grad=True)
+            calls[layer].append(_Recorded(output.detach().clone(), delta))
+            return output + delta
 
-    handle = model.get_submodule(layer).register_forward_hook(hook)
+        return hook
+
+    handles = [model.get_submodule(layer).register_forward_hook(note(layer)) for layer in layers]
     try:
-        yield outputs
+        yield calls
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()

@@ -1,14 +1,18 @@
 """Step 1, trace: an eager model becomes one functional ATen graph."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from camcore.errors import ExportError, InputError
+from camcore.errors import CamcoreError, ExportError, InputError
 
 # Nodes that check and compute nothing. They do not export, and the written file is proven anyway.
 _ASSERTIONS = {
@@ -23,56 +27,76 @@ _ASSERTIONS = {
 class Trace:
     """A traced model.
 
-    `graph` takes the images (B, C, H, W) and returns what the model returned; its weights are the
-    model's own tensors, under their own names. Each node's `meta["nn_module_stack"]` tells the
-    modules it came from. `dynamic_size` says whether height and width are free, `notes` why not.
+    `graph` takes the inputs and returns what the model returned; its weights are the model's own
+    tensors, under their own names. Each node's `meta["nn_module_stack"]` tells the modules it came
+    from. `size` is the example's; `dynamic_size` says whether it is free, `notes` why not.
     """
 
     graph: fx.GraphModule
+    size: tuple[int, ...]
     dynamic_size: bool
     notes: tuple[str, ...] = ()
 
 
-def trace(model: nn.Module, example: Tensor, *, dynamic_size: bool | None = None) -> Trace:
+def trace(
+    model: nn.Module,
+    example: Tensor | tuple[Tensor, ...],
+    *,
+    dynamic_size: bool | None = None,
+    spatial_axes: int = 2,
+    root: str = "",
+) -> Trace:
     """Trace a model in eval mode.
 
     Args:
-        model: a module that takes images and returns class scores (B, N); it is not changed.
-        example: images of a shape that the model accepts, (B, C, H, W); only the shape matters.
+        model: a module that takes images, and maybe more; it is not changed.
+        example: inputs that the model accepts, images first; only the shapes matter. The first axis
+            of each is the batch.
         dynamic_size: True asks for free height and width, False fixes the example's, None frees
             them where the model allows it. The batch is always free.
+        spatial_axes: where height and width begin in the images.
+        root: the submodule that names of modules are relative to.
 
     Raises:
         InputError: training mode, weights that are not finite, or no batch of images.
         ExportError: `torch.export` cannot trace the model, or not with the freedom asked for.
     """
-    _check(model, example)
-    images = two_images(example)
+    inputs = example if isinstance(example, tuple) else (example,)
+    check_model(model.get_submodule(root))
+    _check_example(inputs, pixels=spatial_axes == 1)
+    inputs = tuple(map(two_of, inputs))
+    axes = range(spatial_axes, spatial_axes + inputs[0].ndim - 2)
+    size = tuple(inputs[0].shape[axis] for axis in axes)
     reason = "on request"
     if dynamic_size is not False:
         try:
-            _try_another_size(model, images)
-            return Trace(_capture(model, images, free_size=True), dynamic_size=True)
+            _try_another_size(model, inputs, axes, attention=dynamic_size is True)
+            graph = _relative_to(root, _capture(model, inputs, free=axes))
+            return Trace(graph, size, dynamic_size=True)
         except Exception as error:
             if dynamic_size:
                 raise ExportError(
                     "the model cannot be exported with free height and width: "
                     f"{first_line(error)}. Leave dynamic_size out, or set it to False"
                 ) from error
-            reason = f"because the model fixes them ({first_line(error)})"
+            reason = f"because the model fixes them: {first_line(error)}"
     try:
-        graph = _capture(model, images, free_size=False)
+        graph = _relative_to(root, _capture(model, inputs, free=()))
+    except CamcoreError:
+        raise
     except Exception as error:
         raise ExportError(f"torch.export cannot trace the model: {first_line(error)}") from error
-    return Trace(graph, dynamic_size=False, notes=(f"height and width are fixed {reason}",))
+    notes = (f"height and width are fixed {reason}",)
+    return Trace(graph, size, dynamic_size=False, notes=notes)
 
 
-def two_images(example: Tensor) -> Tensor:
+def two_of(example: Tensor) -> Tensor:
     """An example batch of two: a batch of one would be traced as a constant."""
     return torch.cat([example[:1].detach()] * 2)
 
 
-def _check(model: nn.Module, example: Tensor) -> None:
+def check_model(model: nn.Module) -> None:
+    """Raises an `InputError` in training mode, and for weights that are not finite."""
     modules = model.named_modules()
     training = [name or "the model itself" for name, module in modules if module.training]
     if training:
@@ -85,28 +109,84 @@ def _check(model: nn.Module, example: Tensor) -> None:
             raise InputError(
                 f"the weights hold NaN or infinity in {name!r}; load sound weights first"
             )
-    if example.ndim < 3 or not example.is_floating_point() or 0 in example.shape:
+
+
+def _check_example(inputs: tuple[Tensor, ...], *, pixels: bool) -> None:
+    image, *others = inputs
+    right_type = image.dtype == torch.uint8 if pixels else image.is_floating_point()
+    if image.ndim < 3 or not right_type or 0 in image.shape:
         raise InputError(
-            f"example has shape {tuple(example.shape)} and dtype {example.dtype}, expected a batch "
+            f"example has shape {tuple(image.shape)} and dtype {image.dtype}, expected a batch "
             "of images (B, C, H, W) of a floating-point dtype"
         )
+    for other in others:
+        if other.ndim < 1 or other.shape[0] != image.shape[0]:
+            raise InputError(
+                f"an input beside the images has shape {tuple(other.shape)}, expected a first axis "
+                f"of {image.shape[0]}, the batch"
+            )
 
 
-def _try_another_size(model: nn.Module, images: Tensor) -> None:
-    """Run the model on larger images: `torch.export` may take a size for free that is not."""
-    size = [length + 16 * axis for axis, length in enumerate(images.shape[2:], 1)]
-    with torch.no_grad():
-        model(images.new_zeros(*images.shape[:2], *size))
+def _try_another_size(
+    model: nn.Module, inputs: tuple[Tensor, ...], axes: range, *, attention: bool
+) -> None:
+    """Run the model on larger images: `torch.export` may take a size for free that is not.
+
+    Without `attention` a model that has any is refused. Its windows and positions are usually made
+    for one size, and where they are not, tracing them for every size takes minutes (Swin: five).
+    """
+    images, *others = inputs
+    shape = list(images.shape)
+    for growth, axis in enumerate(axes, 1):
+        shape[axis] += 16 * growth
+    with torch.no_grad(), _AttentionWatch() as watch:
+        model(images.new_zeros(shape), *others)
+    if watch.seen and not attention:
+        raise ExportError("it has attention; dynamic_size=True tries to free them nevertheless")
 
 
-def _capture(model: nn.Module, example: Tensor, *, free_size: bool) -> fx.GraphModule:
-    free = dict.fromkeys(range(2, example.ndim), Dim.DYNAMIC) if free_size else {}
+class _AttentionWatch(TorchDispatchMode):
+    """Notes whether attention is computed while it lasts: a softmax of more than class scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = func._schema.name
+        rank = args[0].ndim if args and isinstance(args[0], Tensor) else 0
+        if "scaled_dot_product" in name or (name.endswith("softmax") and rank > 2):
+            self.seen = True
+        return func(*args, **(kwargs or {}))
+
+
+def _capture(model: nn.Module, inputs: tuple[Tensor, ...], *, free: Sequence[int]) -> Any:
+    batch = {0: Dim.DYNAMIC}
+    shapes: tuple[Any, ...] = (batch | dict.fromkeys(free, Dim.DYNAMIC),)
+    if len(inputs) > 1:
+        others = tuple(batch for _ in inputs[1:])
+        rest = any(p.kind is p.VAR_POSITIONAL for p in signature(model.forward).parameters.values())
+        shapes += (others,) if rest else others
     # The plain form of attention has gradient rules; the fused kernels have none.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        exported = torch.export.export(model, (example,), dynamic_shapes=({0: Dim.DYNAMIC} | free,))
+        exported = torch.export.export(model, inputs, dynamic_shapes=shapes)
         graph = exported.run_decompositions({}).module(check_guards=False)
     assert isinstance(graph, fx.GraphModule)
     return without_assertions(_frozen(graph))
+
+
+def _relative_to(root: str, graph: fx.GraphModule) -> fx.GraphModule:
+    """The graph with the names of modules, in what its nodes know, relative to a submodule."""
+    if root:
+        for node in graph.graph.nodes:
+            stack = node.meta.get("nn_module_stack", {})
+            node.meta["nn_module_stack"] = {
+                call: ("" if name == root else name.removeprefix(f"{root}."), kind)
+                for call, (name, kind) in stack.items()
+            }
+    return graph
 
 
 def _frozen(graph: fx.GraphModule) -> fx.GraphModule:

@@ -5,8 +5,9 @@ they are proven.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import BytesIO
+from itertools import zip_longest
 
 import numpy as np
 import onnx
@@ -16,10 +17,12 @@ from torch import fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config
 
+from camcore.card import Card
 from camcore.errors import ExportError
 from camcore.export.compose import Explained
 from camcore.export.rules import FORWARD_RULES
-from camcore.export.trace import first_line, outputs_of, two_images, without_assertions
+from camcore.export.subject import MODEL
+from camcore.export.trace import first_line, outputs_of, two_of, without_assertions
 
 OPSET = 18
 # Protobuf refuses messages of 2 GiB; the usual limit for a single file leaves it some room.
@@ -29,12 +32,13 @@ aten = torch.ops.aten
 
 
 def capture(explained: Explained) -> ExportedProgram:
-    """The explained module as one program of `(image, class_ids)`, batch and K free."""
-    image = two_images(explained.request.example)
+    """The explained module as one program of `(*inputs, class_ids)`, batch and K free."""
+    image, *others = map(two_of, explained.request.inputs)
     k = min(3, explained.card.num_classes)
     class_ids = torch.full((2, k), -1, dtype=torch.int64, device=image.device)
-    spatial = range(2, image.ndim) if explained.card.image.height is None else ()
+    spatial = explained.request.spatial_axes if explained.card.image.height is None else ()
     free_image = dict.fromkeys([0, *spatial], Dim.DYNAMIC)
+    free_others = [{0: Dim.DYNAMIC} for _ in others]
     # A model of one class can explain no more than that one.
     free_ids = dict.fromkeys([0, 1] if k > 1 else [0], Dim.DYNAMIC)
     try:
@@ -43,8 +47,8 @@ def capture(explained: Explained) -> ExportedProgram:
         with torch.no_grad(), oblivious:
             program = torch.export.export(
                 explained.body,
-                (image, class_ids),
-                dynamic_shapes=(free_image, free_ids),
+                (image, *others, class_ids),
+                dynamic_shapes=((free_image, *free_others, free_ids),),
             )
             if spatial and any(node.target in FORWARD_RULES for node in program.graph.nodes):
                 program = program.run_decompositions(FORWARD_RULES)
@@ -55,15 +59,15 @@ def capture(explained: Explained) -> ExportedProgram:
     return program
 
 
-def to_onnx(program: ExportedProgram, outputs: tuple[str, ...]) -> bytes:
+def to_onnx(program: ExportedProgram, card: Card) -> bytes:
     """A serialised ONNX model of opset 18, standard operators only, weights inside."""
     try:
         written = torch.onnx.export(
             program,
             dynamo=True,
             opset_version=OPSET,
-            input_names=["image", "class_ids"],
-            output_names=list(outputs),
+            input_names=list(card.inputs),
+            output_names=list(card.outputs),
             verbose=False,
         )
     except torch.onnx.errors.OnnxExporterError as error:
@@ -107,43 +111,50 @@ def _strip(model: ir.Model) -> None:
         value.metadata_props.clear()
     for value in list(model.graph.initializers.values()):
         part, _, name = str(value.name).partition(".")
+        name = name.removeprefix(f"{MODEL}.")
         if part in {"head", "tail", "backward_pass"} and name not in model.graph.initializers:
             value.name = name
 
 
 def _name_axes(graph: ir.Graph) -> None:
-    image, class_ids = graph.inputs
-    _rename_free(image, ["batch", "channels", "height", "width"])
+    *inputs, class_ids = graph.inputs
+    *outputs, classes, saliency_map = graph.outputs
+    space = _SPACE[(saliency_map.shape or ir.Shape([])).rank() - 2]
+    image = inputs[0]
+    channels_last = image.dtype == ir.DataType.UINT8
+    _rename_free(image, ["batch", *space, "channels"] if channels_last else ["batch", "", *space])
     # Not `batch`: one row of ids serves any batch.
     _rename_free(class_ids, ["ids_batch", "k"])
-    scores, classes, saliency_map = graph.outputs
-    _rename_free(scores, ["batch", "classes"])
+    for value in [*inputs[1:], *outputs]:
+        _rename_free(value, ["batch"])
     _rename_free(classes, ["batch", "k"])
-    _rename_free(saliency_map, ["batch", "k", "height", "width"])
+    _rename_free(saliency_map, ["batch", "k", *space])
+
+
+_SPACE = {1: ["length"], 2: ["height", "width"], 3: ["depth", "height", "width"]}
 
 
 def _rename_free(value: ir.Value, names: list[str]) -> None:
+    """Name the free sizes of a value; those for which there is no name keep the exporter's."""
     assert value.shape is not None
+    pairs = zip_longest(value.shape, names[: len(value.shape)], fillvalue="")
     value.shape = ir.Shape(
-        [
-            size if isinstance(size, int) else name
-            for size, name in zip(value.shape, names, strict=True)
-        ]
+        [size if isinstance(size, int) or not name else name for size, name in pairs]
     )
 
 
 def _default_class_ids(graph: ir.Graph) -> None:
     """Let a caller leave `class_ids` out: an initializer of the name of an input is its default."""
-    class_ids = graph.inputs[1]
+    class_ids = graph.inputs[-1]
     class_ids.const_value = ir.tensor(np.array([[-1]], dtype=np.int64), name=class_ids.name)
     graph.register_initializer(class_ids)
 
 
-def to_torchscript(program: ExportedProgram) -> bytes:
+def to_torchscript(program: ExportedProgram, card: Card) -> bytes:
     """A TorchScript archive: the captured graph, scripted, for a trace would fix its sizes."""
     graph = program.module(check_guards=False)
     assert isinstance(graph, fx.GraphModule)
-    scriptable = _scriptable(without_assertions(graph))
+    scriptable = _scriptable(without_assertions(graph), card.inputs)
     buffer = BytesIO()
     with warnings.catch_warnings():
         # PyTorch deprecates TorchScript as a whole; whoever asks for this format knows. The other
@@ -157,10 +168,12 @@ def to_torchscript(program: ExportedProgram) -> bytes:
     return buffer.getvalue()
 
 
-def _scriptable(module: fx.GraphModule) -> nn.Module:
+def _scriptable(module: fx.GraphModule, names: Sequence[str]) -> nn.Module:
     """The graph in the operators' names and argument types that TorchScript knows."""
     graph = module.graph
-    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    inputs = graph.find_nodes(op="placeholder")
+    for node, name in zip(inputs, names, strict=True):
+        node.target = name
     with graph.inserting_after(inputs[-1]):
         # Constants made on the way go to the image's device, not to that of the exporting machine.
         device = graph.call_function(torch.ops.prim.device, (inputs[0],))
@@ -176,7 +189,7 @@ def _scriptable(module: fx.GraphModule) -> nn.Module:
     return fx.GraphModule(module, graph)
 
 
-def to_pt2(program: ExportedProgram) -> bytes:
+def to_pt2(program: ExportedProgram, card: Card) -> bytes:
     """A `torch.export` archive, good for every size that the proof tries."""
     # Newer versions of PyTorch save what they guessed from the example's sizes, "batch is not 1"
     # among it, and `module()` would insist on it.
@@ -186,8 +199,8 @@ def to_pt2(program: ExportedProgram) -> bytes:
     return buffer.getvalue()
 
 
-WRITERS: dict[str, Callable[[ExportedProgram, tuple[str, ...]], bytes]] = {
+WRITERS: dict[str, Callable[[ExportedProgram, Card], bytes]] = {
     ".onnx": to_onnx,
-    ".pt": lambda program, outputs: to_torchscript(program),
-    ".pt2": lambda program, outputs: to_pt2(program),
+    ".pt": to_torchscript,
+    ".pt2": to_pt2,
 }

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from camcore.methods import METHODS
+from camcore.weighting import randomcam_weights
 from tests.camcore import references
 
 # Relative to the largest expected value.
@@ -96,8 +98,30 @@ def _map(
         raw = references.weighted_sum(a, g.sum(axis=1)).reshape(space)
         # No rectification: shifted so that it changes nothing.
         return references.postprocess(raw - raw.min(), size)
-    equation = getattr(references, method.replace("++", "_plus_plus").replace("-", "_"))
-    return references.postprocess(equation(a, g, **options).reshape(space), size)
+    if method == "randomcam":
+        # Random by definition: only that the same weights come out is to be seen.
+        weights = randomcam_weights(activation, **options)
+        return references.postprocess(references.weighted_sum(a, weights).reshape(space), size)
+    if method in EIGEN:
+        raw = EIGEN[method](a, g, **options)
+    elif not METHODS[method].class_specific:
+        raw = getattr(references, method)(a, **options)
+    else:
+        equation = getattr(references, method.replace("++", "_plus_plus").replace("-", "_"))
+        raw = equation(a, g, **options)
+    return references.postprocess(raw.reshape(space), size)
+
+
+def _flipped(raw: np.ndarray) -> np.ndarray:
+    return -raw if abs(raw.min()) > abs(raw.max()) else raw
+
+
+EIGEN: dict[str, Any] = {
+    "eigencam": lambda a, g: references.first_component(a),
+    "eigengradcam": lambda a, g: references.first_component(g * a),
+    "segeigencam": lambda a, g: _flipped(references.first_component(abs(g) * a)),
+    "kpcacam": lambda a, g, **options: references.kpcacam(a, **options),
+}
 
 
 def run_file(path: Path, image: Tensor, class_ids: Tensor) -> Result:

@@ -37,7 +37,7 @@ def weight(*head: nn.Module) -> tuple[Tensor, nn.Module]:
     model = build(lambda: Head(nn.Sequential(*head)))
     traced = trace(model, torch.zeros(1, 3, 24, 24))
     activation = find_activation(traced, "conv")
-    parts = cut(traced.graph, at=activation, kept=[activation])
+    parts = cut(traced.graph, at=[activation], kept=[activation])
     return pooled_linear_weight(parts.tail, "conv"), model
 
 

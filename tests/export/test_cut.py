@@ -17,7 +17,7 @@ aten = torch.ops.aten
 def cut_at(model: nn.Module, layer: str, example: Tensor | None = None) -> Any:
     traced = trace(model, torch.zeros(1, 3, 24, 24) if example is None else example)
     activation = find_activation(traced, layer)
-    return cut(traced.graph, at=activation, kept=[activation])
+    return cut(traced.graph, at=[activation], kept=[activation])
 
 
 def rejoined(parts: Any, image: Tensor) -> Tensor:

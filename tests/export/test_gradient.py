@@ -26,8 +26,8 @@ from tests.export.models import (
 def traced(model: nn.Module, layer: str, **options: Any) -> tuple[Any, Any]:
     found = trace(model, torch.zeros(1, 3, 24, 24), **options)
     activation = find_activation(found, layer)
-    parts = cut(found.graph, at=activation, kept=[activation])
-    return parts, trace_gradient(parts.tail, activation.meta["val"], parts.crossing)
+    parts = cut(found.graph, at=[activation], kept=[activation])
+    return parts, trace_gradient(parts.tail, [activation.meta["val"]], parts.crossing)
 
 
 def gradients(parts: Any, gradient: Any, image: Tensor, classes: Tensor) -> Tensor:

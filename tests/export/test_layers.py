@@ -140,7 +140,7 @@ def test_the_activation_is_what_the_module_returned_before_work_in_place(
     """`stem.1` returns values of both signs, on which `stem.2` then works in place."""
     traced = trace(small_net, EXAMPLE)
     activation = find_activation(traced, "stem.1")
-    (value,) = cut(traced.graph, at=activation, kept=[activation]).head(images(1, 2, 24, 24))
+    (value,) = cut(traced.graph, at=[activation], kept=[activation]).head(images(1, 2, 24, 24))
     assert value.min() < 0 < value.max()
 
 

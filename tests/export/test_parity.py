@@ -73,6 +73,6 @@ def test_eager(method: str, layer: str, model: nn.Module) -> None:
 def test_onnx(method: str, layer: str, model: nn.Module, tmp_path: Path) -> None:
     explained = explain(model, torch.zeros(1, 3, 24, 24), method=method, layer=layer)
     path = tmp_path / "model.onnx"
-    path.write_bytes(to_onnx(capture(explained), explained.card.outputs))
+    path.write_bytes(to_onnx(capture(explained), explained.card))
     given = run_file(path, IMAGE, IDS).saliency_map[:, 0]
     np.testing.assert_allclose(given, peer_maps(method, layer, model), rtol=0, atol=1e-4)

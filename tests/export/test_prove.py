@@ -27,8 +27,8 @@ class Tampered(nn.Module):
         self.body = body
         self.change = change
 
-    def forward(self, image: Tensor, class_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.change(image, *self.body(image, class_ids))  # type: ignore[no-any-return]
+    def forward(self, *values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.change(values[0], *self.body(*values))  # type: ignore[no-any-return]
 
 
 def tampered(explained: Explained, change: Callable[..., Any]) -> Explained:
@@ -56,8 +56,8 @@ def test_the_file_of_another_model(
     suffix: str, explained: Explained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = explain(build(SmallNet, seed=1), EXAMPLE, layer=LAYER)
-    content = write.WRITERS[suffix](write.capture(other), other.card.outputs)
-    monkeypatch.setitem(write.WRITERS, suffix, lambda program, outputs: content)
+    content = write.WRITERS[suffix](write.capture(other), other.card)
+    monkeypatch.setitem(write.WRITERS, suffix, lambda program, card: content)
     assert_refused(explained, tmp_path / f"model{suffix}", r"\d")
 
 
@@ -66,8 +66,8 @@ def test_the_file_of_another_layer(
 ) -> None:
     """Scores and classes are right, the maps are of the wrong layer."""
     other = explain(small_net, EXAMPLE, layer="block.conv1")
-    content = write.to_torchscript(write.capture(other))
-    monkeypatch.setitem(write.WRITERS, ".pt", lambda program, outputs: content)
+    content = write.to_torchscript(write.capture(other), other.card)
+    monkeypatch.setitem(write.WRITERS, ".pt", lambda program, card: content)
     assert_refused(explained, tmp_path / "model.pt", r"saliency_map .* off by \d")
 
 
@@ -125,9 +125,8 @@ def test_gradients_frozen_from_the_example(small_net: nn.Module, tmp_path: Path)
     """Subtler: the activations follow the image, the gradients do not."""
     subject = explain(small_net, EXAMPLE, layer=LAYER, dynamic_size=False)
     body: Any = subject.body
-    activations, *crossing = body.head(EXAMPLE)
-    scores, *saved = body.tail(activations, *crossing)
-    best = scores.argmax(1)
+    _, (_, saved) = body.observe([EXAMPLE])
+    best = small_net(EXAMPLE).argmax(1)
     gradient = body.backward_pass(best, *body._repeat_saved(saved, 1))[0].detach()
 
     class Frozen(nn.Module):
@@ -155,20 +154,20 @@ def test_a_map_that_is_the_same_for_every_image(method: str, tmp_path: Path) -> 
 def test_fresh_inputs_differ_from_the_example(explained: Explained) -> None:
     """Other content, batch sizes, image sizes, numbers and kinds of class ids."""
     inputs = list(_fresh_inputs(explained))
-    example = explained.request.example
-    assert len({len(image) for image, _ in inputs}) >= 3
-    assert len({image.shape[2:] for image, _ in inputs}) >= 3
+    (example,) = explained.request.inputs
+    assert len({len(image) for (image,), _ in inputs}) >= 3
+    assert len({image.shape[2:] for (image,), _ in inputs}) >= 3
     assert len({ids.shape[1] for _, ids in inputs}) >= 2
     assert any((ids == -1).any() for _, ids in inputs)
     assert any((ids >= 0).any() for _, ids in inputs)
-    for image, _ in inputs:
+    for (image,), _ in inputs:
         assert image.std() > 0.5
         assert image.shape != example.shape or (image - example).abs().max() > 1
 
 
 def test_fresh_inputs_of_a_fixed_size(small_net: nn.Module) -> None:
     explained = explain(small_net, EXAMPLE, dynamic_size=False)
-    assert {image.shape[1:] for image, _ in _fresh_inputs(explained)} == {(3, 24, 24)}
+    assert {image.shape[1:] for (image,), _ in _fresh_inputs(explained)} == {(3, 24, 24)}
 
 
 def test_the_error_that_is_measured() -> None:

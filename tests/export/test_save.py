@@ -24,8 +24,8 @@ def quick(
     files: dict[str, Path], explained: Explained, monkeypatch: pytest.MonkeyPatch
 ) -> Explained:
     """An explained module whose file is not written anew for each test, but proven as ever."""
-    content = write.to_torchscript(write.capture(explained))
-    monkeypatch.setitem(write.WRITERS, ".pt", lambda program, outputs: content)
+    content = write.to_torchscript(write.capture(explained), explained.card)
+    monkeypatch.setitem(write.WRITERS, ".pt", lambda program, card: content)
     monkeypatch.setattr("camcore.export.capture", lambda explained: None)
     return explained
 

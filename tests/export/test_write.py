@@ -150,9 +150,7 @@ def test_axes(proto: onnx.ModelProto) -> None:
 
 def test_axes_of_a_fixed_size(small_net: nn.Module) -> None:
     explained = explain(small_net, torch.zeros(1, 3, 24, 32), dynamic_size=False)
-    graph = onnx.load_from_string(
-        write.to_onnx(write.capture(explained), explained.card.outputs)
-    ).graph
+    graph = onnx.load_from_string(write.to_onnx(write.capture(explained), explained.card)).graph
     assert axes(graph.input[0]) == ["batch", 3, 24, 32]
     assert axes(graph.output[2]) == ["batch", "k", 24, 32]
 
@@ -260,7 +258,7 @@ def test_nothing_is_printed(
     explained: Explained, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        write.to_onnx(write.capture(explained), explained.card.outputs)
+        write.to_onnx(write.capture(explained), explained.card)
     assert capsys.readouterr() == ("", "")
     assert not caplog.records
 

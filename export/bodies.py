@@ -1,0 +1,256 @@
+"""Bodies: what an explained model does, from images to prediction and maps, as plain modules.
+
+A body runs the head, the tail and what its method needs beside them, and hands the maps to the
+common end: rectify, scale, resize, average over layers. Each is also what is exported, so it takes
+and returns tuples of tensors and knows nothing of files.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from camcore.errors import InputError
+from camcore.export.cut import Cut
+from camcore.export.gradient import Gradient
+from camcore.export.grids import Layout
+from camcore.export.subject import Subject
+from camcore.methods import Method
+from camcore.scaling import normalize, postprocess, resize
+from camcore.targets import select_classes
+
+# The test-time augmentation of pytorch-grad-cam: brightness, and each of them mirrored.
+_BRIGHTNESS = (1.0, 0.9, 1.1)
+
+
+def aggregate(maps, how):
+    total = maps[0]
+    for other in maps[1:]:
+        total = total + other if how == "mean" else total * other
+    return total / len(maps) if how == "mean" else total
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for: the proof asks eager PyTorch for the same.
+
+    Of each of the `layers`, `layouts` tells where its points are, and `grams` which matrix of inner
+    products is the smaller one.
+    """
+
+    subject: Subject
+    inputs: tuple[Tensor, ...]
+    method: Method
+    layers: tuple[str, ...]
+    layouts: tuple[Layout, ...] = ()
+    grams: tuple[str, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    relu: bool = True
+    normalize: bool = True
+    full_size: bool = True
+    combine: str = "mean"
+    eigen_smooth: bool = False
+    aug_smooth: bool = False
+
+    @property
+    def spatial_axes(self) -> range:
+        """Where height and width are in the input `image`."""
+        first = self.subject.spatial_axes
+        return range(first, first + self.inputs[0].ndim - 2)
+
+    def kernels(self) -> list[Callable[..., Tensor]]:
+        """The method's kernel for each layer, which takes activations and what the method needs."""
+        return [self._kernel(gram) for gram in self.grams]
+
+    def _kernel(self, gram: str) -> Callable[..., Tensor]:
+        options = dict(self.options, spatial_ndim=len(self.spatial_axes))
+        if options.get("gram", "given") is None:
+            options["gram"] = gram
+        if not self.eigen_smooth:
+            return partial(self.method.kernel, **options)
+        weights = partial(self.method.weights, **options)
+        rank = options["spatial_ndim"]
+
+        def smoothed(activations: Tensor, *evidence: Tensor) -> Tensor:
+            weighted = weights(activations, *evidence)
+            return smooth_by_component(activations, weighted, gram=gram, spatial_ndim=rank)  # type: ignore[no-any-return]
+
+        return smoothed
+
+    def finish(self, maps: Sequence[Tensor], image: Tensor) -> Tensor:
+        """Raw maps (B, K, *S), one tensor a layer, as saliency maps (B, K, H, W)."""
+        size = tuple(image.shape[axis] for axis in self.spatial_axes) if self.full_size else None
+        rank = len(self.spatial_axes)
+        options: dict[str, Any] = {"relu": self.relu, "normalize": self.normalize}
+        if len(maps) == 1:
+            finished: Tensor = postprocess(maps[0], size, spatial_ndim=rank, **options)
+            return finished
+        assert size is not None
+        scaled = [postprocess(each, None, spatial_ndim=rank, **options) for each in maps]
+        finished = aggregate([resize(each, size) for each in scaled], how=self.combine)
+        if self.normalize:
+            finished = normalize(finished, spatial_ndim=rank)
+        return finished
+
+    def described(self) -> dict[str, Any]:
+        """The options, for the card."""
+        post = ("relu", "normalize", "combine", "eigen_smooth", "aug_smooth")
+        target = {"target": self.subject.target_name}
+        return self.options | target | {name: getattr(self, name) for name in post}
+
+
+class Body(nn.Module):
+    """From `(*inputs, class_ids)` to `(*outputs, classes, saliency_map)`.
+
+    The method in between is a subclass's: `observe` runs the model, `raw_maps` explains classes.
+    """
+
+    def __init__(self, request: Request) -> None:
+        super().__init__()
+        # In a tuple, for the request holds the user's model, which must not become a submodule.
+        self._request = (request,)
+        self._kernels = request.kernels()
+        self._layouts = request.layouts
+
+    def observe(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Any]:
+        """The model's `(*outputs, ranking)`, and whatever `raw_maps` wants of this pass."""
+        raise NotImplementedError
+
+    def raw_maps(self, seen: Any, classes: Tensor) -> list[Tensor]:
+        """Raw maps (B, K, *S), one tensor a layer, of classes (B, K)."""
+        raise NotImplementedError
+
+    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        (request,) = self._request
+        *inputs, class_ids = values
+        image = inputs[0]
+        if request.aug_smooth:
+            return self._averaged(inputs, class_ids)
+        (*outputs, ranking), seen = self.observe(inputs)
+        classes = select_classes(ranking, class_ids)
+        maps = request.finish(self.raw_maps(seen, classes), image)
+        return *outputs, classes, _for_each_class(maps, classes)
+
+    def _averaged(self, inputs: Sequence[Tensor], class_ids: Tensor) -> tuple[Tensor, ...]:
+        """The mean over brightness and mirror image, all in one batch, the plain image first."""
+        (request,) = self._request
+        image, *others = inputs
+        brighter = torch.cat([image * factor for factor in _BRIGHTNESS])
+        times = 2 * len(_BRIGHTNESS)
+        varied = [torch.cat([brighter, brighter.flip(-1)])]
+        varied += [other.repeat(times, *[1] * (other.ndim - 1)) for other in others]
+        observed, seen = self.observe(varied)
+        batch = image.shape[0]
+        *outputs, ranking = (output.narrow(0, 0, batch) for output in observed)
+        classes = select_classes(ranking, class_ids)
+        raw = self.raw_maps(seen, classes.repeat(times, 1))
+        maps = request.finish(raw, varied[0])
+        maps = maps.reshape(times, batch, *maps.shape[1:])
+        straight, mirrored = maps.chunk(2)
+        maps = torch.cat([straight, mirrored.flip(-1)]).mean(dim=0)
+        return *outputs, classes, _for_each_class(maps, classes)
+
+
+def _for_each_class(maps: Tensor, classes: Tensor) -> Tensor:
+    """Maps (B, 1, *S) that no class has a say in, given to each of classes (B, K)."""
+    if maps.shape[1] != 1 or classes.shape[1] is maps.shape[1]:
+        return maps
+    return maps.expand(-1, classes.shape[1], *[-1] * (maps.ndim - 2))
+
+
+class ActivationBody(Body):
+    """Maps from activations alone, the same for every class: no pass but the prediction's."""
+
+    def __init__(self, request: Request, parts: Cut, roots: int) -> None:
+        super().__init__(request)
+        self.head, self.tail = parts.head, parts.tail
+        self._roots = roots
+
+    def observe(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Any]:
+        crossing = self.head(*inputs)
+        observed = list(self.tail(*crossing))
+        inner = len(self._layouts) - self._roots
+        end = len(observed) - inner
+        activations = [*crossing[: self._roots], *observed[end:]]
+        return observed[: end - 1], activations
+
+    def raw_maps(self, seen: Any, classes: Tensor) -> list[Tensor]:
+        return [
+            kernel(layout.channels_first(activation)).unsqueeze(1)
+            for kernel, layout, activation in zip(self._kernels, self._layouts, seen, strict=True)
+        ]
+
+
+class GradientBody(Body):
+    """Maps from activations and gradients: one head pass, one tail pass, K passes back."""
+
+    def __init__(self, request: Request, parts: Cut, roots: int, gradient: Gradient) -> None:
+        super().__init__(request)
+        self.head, self.tail = parts.head, gradient.forward
+        self.backward_pass = gradient.backward
+        self._repeat_saved = gradient.repeat_saved
+        self._roots = roots
+        self._saved = len(gradient.batch_axes)
+
+    def observe(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Any]:
+        crossing = self.head(*inputs)
+        observed = list(self.tail(*crossing))
+        inner = len(self._layouts) - self._roots
+        end = len(observed) - self._saved
+        activations = [*crossing[: self._roots], *observed[end - inner : end]]
+        return observed[: end - inner - 1], (activations, observed[end:])
+
+    def raw_maps(self, seen: Any, classes: Tensor) -> list[Tensor]:
+        activations, saved = seen
+        batch, k = classes.shape
+        rows = classes.t().reshape(-1)
+        found = self.backward_pass(rows, *self._repeat_saved(saved, k))
+        maps = []
+        for kernel, layout, activation, gradient in zip(
+            self._kernels, self._layouts, activations, found, strict=True
+        ):
+            each = layout.channels_first(gradient)
+            each = each.reshape(k, batch, *each.shape[1:])
+            maps.append(kernel(layout.channels_first(activation), each).transpose(0, 1))
+        return maps
+
+
+class ClassWeightBody(Body):
+    """Maps from activations and the classifier's weights: no pass but the prediction's."""
+
+    def __init__(self, request: Request, parts: Cut, weight: Tensor) -> None:
+        super().__init__(request)
+        self.head, self.tail = parts.head, parts.tail
+        self.weight = nn.Buffer(weight)
+
+    def observe(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Any]:
+        activations, *crossing = self.head(*inputs)
+        *observed, _ = self.tail(activations, *crossing)
+        return observed, activations
+
+    def raw_maps(self, seen: Any, classes: Tensor) -> list[Tensor]:
+        (kernel,) = self._kernels
+        weights = self.weight.index_select(0, classes.reshape(-1)).reshape(*classes.shape, -1)
+        return [kernel(seen.unsqueeze(1), weights)]
+
+
+def check_combination(request: Request) -> None:
+    """Raises an `InputError` for options that do not go together."""
+    if len(request.layers) > 1 and not request.full_size:
+        raise InputError(
+            f"maps of {len(request.layers)} layers have different sizes and are combined at image "
+            "size: leave full_size on, or give one layer"
+        )
+    if len(request.layers) > 1 and request.method.needs == "class_weights":
+        raise InputError(
+            f"{request.method.name} explains the one layer before the pooling, got "
+            f"{', '.join(request.layers)}"
+        )
+    if request.aug_smooth and not request.inputs[0].is_floating_point():
+        raise InputError(
+            "aug_smooth changes the brightness of prepared images, the graph is to take uint8: "
+            "leave one of them out"
+        )

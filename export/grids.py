@@ -1,0 +1,149 @@
+"""Grids: where the image's rows and columns are in an activation.
+
+Convolutional networks keep (B, C, H, W). Others keep channels last, (B, H, W, C), or a row of
+tokens, (B, T, C), with class and register tokens before the patches. Which it is, and how many
+tokens a row of patches has, is read off the traced graph.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from camcore.layouts import channels_last_to_first, tokens_to_grid
+
+aten = torch.ops.aten
+
+# Class, distillation and register tokens; no model known to us has more.
+_MOST_PREFIX_TOKENS = 16
+
+# These want their channels first, those last: it decides where sizes alone do not.
+_CHANNELS_FIRST = {aten.conv1d, aten.conv2d, aten.conv3d, aten.convolution, aten.batch_norm}
+_CHANNELS_LAST = {aten.linear, aten.layer_norm}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How an activation becomes (B, C, *S).
+
+    `kind` is `channels_first` (B, C, *S), `channels_last` (B, *S, C) or `tokens` (B, T, C), where
+    `prefix` tokens stand before those of `grid`.
+    """
+
+    kind: str
+    spatial_ndim: int
+    grid: tuple[int, ...] = ()
+    prefix: int = 0
+
+    def channels_first(self, x: Tensor) -> Tensor:
+        """Activations, or gradients of the same shape, as (B, C, *S)."""
+        if self.kind == "channels_last":
+            return channels_last_to_first(x, spatial_ndim=self.spatial_ndim)  # type: ignore[no-any-return]
+        if self.kind == "tokens":
+            return tokens_to_grid(x, self.grid, prefix_tokens=self.prefix)  # type: ignore[no-any-return]
+        return x
+
+    def describe(self) -> str:
+        """The layout in words, empty for the usual one."""
+        if self.kind == "channels_last":
+            return "channels last"
+        if self.kind == "tokens":
+            rows = " x ".join(map(str, self.grid))
+            return f"{rows} tokens" + (f" behind {self.prefix} others" if self.prefix else "")
+        return ""
+
+
+def find_layout(node: fx.Node, size: tuple[int, ...]) -> Layout | str:
+    """The layout of an activation of a model for images of that size, or why it has none.
+
+    Spatial sizes are told by their proportions, which are the image's. Where both readings of a
+    shape have them, the operators around decide. The grid of tokens is that of the nearest value
+    before them that still has one.
+    """
+    shape = _sizes(node)
+    batch = _shape(node)[0]
+    if not isinstance(batch, torch.SymInt) or not batch.node.expr.is_Symbol:
+        return f"its first axis is not the batch, its shape is {_show(shape)}"
+    if len(shape) == len(size) + 2:
+        return _layout_of_map(node, shape, size)
+    if len(shape) == 3:
+        return _layout_of_tokens(node, shape, size)
+    return f"its output has no spatial axes, its shape is {_show(('B', *shape[1:]))}"
+
+
+def _layout_of_map(node: fx.Node, shape: tuple[int, ...], size: tuple[int, ...]) -> Layout | str:
+    first, last = _is_grid(shape[2:], size), _is_grid(shape[1:-1], size)
+    if first and last:
+        first = not _speaks_for_channels_last(node)
+    if last and not first:
+        return _unless_a_point(Layout("channels_last", len(size)), shape[1:-1])
+    # Sizes out of proportion (a crop, an uneven stride) are left to the usual reading.
+    return _unless_a_point(Layout("channels_first", len(size)), shape[2:])
+
+
+def _layout_of_tokens(node: fx.Node, shape: tuple[int, ...], size: tuple[int, ...]) -> Layout | str:
+    for grid in _grids_before(node, size):
+        prefix = shape[1] - math.prod(grid)
+        if 0 <= prefix <= _MOST_PREFIX_TOKENS and math.prod(grid) > 1:
+            return Layout("tokens", len(size), grid, prefix)
+    return f"its output {_show(('B', *shape[1:]))} is no row of tokens that fills a grid"
+
+
+def _unless_a_point(layout: Layout, grid: Sequence[int]) -> Layout | str:
+    if all(length == 1 for length in grid):
+        return f"its output is {' x '.join(map(str, grid))}, there is nothing to map"
+    return layout
+
+
+def _is_grid(grid: tuple[int, ...], size: tuple[int, ...]) -> bool:
+    """Whether these sizes are the image's, reduced alike: within one point, for strides round."""
+    stride = math.prod(size) ** (1 / len(size)) / max(math.prod(grid), 1) ** (1 / len(grid))
+    return all(
+        abs(points - length / stride) <= 1 and points <= length
+        for points, length in zip(grid, size, strict=True)
+    )
+
+
+def _speaks_for_channels_last(node: fx.Node) -> bool:
+    """Whether the nearest operator that cares reads the value with channels last."""
+    for near in [node, *node.users, *node.all_input_nodes]:
+        packet = getattr(near.target, "overloadpacket", None)
+        if packet in _CHANNELS_FIRST | _CHANNELS_LAST:
+            return packet in _CHANNELS_LAST
+    return False
+
+
+def _grids_before(node: fx.Node, size: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """The spatial sizes of the values that lead to this one, nearest first."""
+    seen, queue = {node}, deque([node])
+    while queue:
+        current = queue.popleft()
+        shape = _sizes(current)
+        if len(shape) == len(size) + 2:
+            yield from (grid for grid in (shape[2:], shape[1:-1]) if _is_grid(grid, size))
+        for value in current.all_input_nodes:
+            if value not in seen:
+                seen.add(value)
+                queue.append(value)
+
+
+def _show(shape: Sequence[int | str]) -> str:
+    return f"({', '.join(map(str, shape))})"
+
+
+def _shape(node: fx.Node) -> Sequence[int | torch.SymInt]:
+    value = node.meta.get("val")
+    return value.shape if isinstance(value, Tensor) else ()
+
+
+def _sizes(node: fx.Node) -> tuple[int, ...]:
+    """The sizes at the example image."""
+    return tuple(map(hint, _shape(node)))
+
+
+def hint(size: int | torch.SymInt) -> int:
+    """The size at the example image."""
+    return int(size.node.hint) if isinstance(size, torch.SymInt) else size  # type: ignore[arg-type]

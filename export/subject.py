@@ -1,0 +1,171 @@
+"""The subject: what is traced. The model, with its image prepared and its outputs in a row."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from camcore.card import ImageSpec
+from camcore.errors import ExportError, UnknownNameError, unknown_name
+from camcore.export.targets import Target
+
+# The name under which the subject holds the user's model; names of layers are relative to it.
+MODEL = "model"
+
+
+class Subject(nn.Module):
+    """From the graph's inputs to `(*outputs, ranking, scores)`.
+
+    `outputs` are the model's own, in a row; `ranking` (B, N) says which classes are the best,
+    `scores` (B, N) is what is explained. For a plain classifier all three are one tensor.
+
+    Args:
+        model: the user's; it is held, not changed.
+        target: what of the output is explained.
+        output: the name or the index of the explained output; None takes the first.
+        pixels: the mean and the standard deviation of images that are given as uint8
+            (B, H, W, C), None where they are given as (B, C, H, W), prepared.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target: Target,
+        output: str | int | None = None,
+        pixels: ImageSpec | None = None,
+    ) -> None:
+        super().__init__()
+        self.add_module(MODEL, model)
+        # Not `eval()`, which would change the user's model.
+        self.training = False
+        self._target = target
+        self._output = output
+        self._pixels = pixels
+
+    @property
+    def user_model(self) -> nn.Module:
+        return self.get_submodule(MODEL)
+
+    @property
+    def target_name(self) -> str:
+        return self._target.name
+
+    @property
+    def spatial_axes(self) -> int:
+        """The first spatial axis of the input `image`."""
+        return 2 if self._pixels is None else 1
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        parameters = self.user_model.parameters()
+        return next((p.dtype for p in parameters if p.is_floating_point()), torch.float32)
+
+    def forward(self, image: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        returned = self.user_model(self.prepared(image), *others)
+        outputs = named_outputs(returned)
+        ranking, scores = self.scores_of(returned)
+        return *outputs.values(), ranking, scores
+
+    def prepared(self, image: Tensor) -> Tensor:
+        """The images as the model takes them, (B, C, H, W)."""
+        if self._pixels is None:
+            return image
+        mean, std = (
+            torch.tensor(values, dtype=self._dtype, device=image.device)
+            for values in (self._pixels.mean, self._pixels.std)
+        )
+        scaled = image.to(self._dtype) / 255
+        return ((scaled - mean) / std).permute(0, 3, 1, 2)
+
+    def scores_of(self, returned: Any) -> tuple[Tensor, Tensor]:
+        """What the classes are ranked by, and what is explained, both (B, N).
+
+        Raises:
+            ExportError: the target makes something else of the model's output.
+        """
+        explained: Any = returned
+        if not self._target.takes_everything:
+            outputs = named_outputs(returned)
+            explained = outputs[pick_output(outputs, self._output)]
+        ranking = self._target.scores(explained)
+        if ranking.ndim == 1:
+            ranking = ranking[:, None]
+        if ranking.ndim != 2:
+            shapes = {name: tuple(value.shape) for name, value in named_outputs(returned).items()}
+            raise ExportError(
+                f"the target {self._target.name!r} makes a tensor of rank {ranking.ndim} of the "
+                f"model's outputs {shapes}, expected scores (B, N) or (B,). Choose an output or a "
+                "target that fits; for a segmentation model, target='segmentation'"
+            )
+        return ranking, self._target.explained(ranking)
+
+
+def named_outputs(returned: Any) -> dict[str, Tensor]:
+    """The tensors that a model returned, in order, with names: a single one is called `scores`.
+
+    Dictionaries and named tuples keep their names, other sequences count: `output_0`, `output_1`.
+
+    Raises:
+        ExportError: something in it is no tensor, or there is none.
+    """
+    if isinstance(returned, Tensor):
+        return {"scores": returned}
+    found = {_as_name(name): value for name, value in _flatten("", returned)}
+    if not found:
+        raise ExportError("the model returns no tensor, so there is nothing to explain")
+    taken = {"classes", "saliency_map", "image", "class_ids"} & set(found)
+    if taken:
+        raise ExportError(
+            f"the model's own outputs are called {sorted(taken)}, as the explanation's are. Wrap "
+            "the model in a module that calls them otherwise"
+        )
+    return found
+
+
+def _flatten(name: str, value: Any) -> list[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        return [(name, value)]
+    if value is None:
+        return []
+    items: Sequence[tuple[Any, Any]]
+    if isinstance(value, Mapping):
+        items = list(value.items())
+    elif hasattr(value, "_fields"):
+        items = list(zip(value._fields, value, strict=True))
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        items = [(f"{'' if name else 'output_'}{index}", part) for index, part in enumerate(value)]
+    else:
+        raise ExportError(
+            f"the model returns a {type(value).__name__}, expected tensors, alone or in tuples, "
+            "lists and dictionaries. Wrap the model in a module that returns those"
+        )
+    prefix = f"{name}_" if name else ""
+    return [pair for key, part in items for pair in _flatten(f"{prefix}{key}", part)]
+
+
+def _as_name(name: str) -> str:
+    """The name with nothing in it that a field of a record may not have."""
+    plain = re.sub(r"\W", "_", name).lstrip("_")
+    return plain if plain.isidentifier() else f"output_{plain}"
+
+
+def pick_output(outputs: Mapping[str, Tensor], output: str | int | None) -> str:
+    """The name of the explained output.
+
+    Raises:
+        UnknownNameError: no output of that name or index.
+    """
+    names = list(outputs)
+    if output is None:
+        return names[0]
+    if isinstance(output, str):
+        if output not in outputs:
+            raise unknown_name("output", output, names)
+        return output
+    if not -len(names) <= output < len(names):
+        raise UnknownNameError(
+            f"the model has {len(names)} outputs ({', '.join(names)}), no output number {output}"
+        )
+    return names[output]
