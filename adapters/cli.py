@@ -4,9 +4,11 @@ Each command imports what it needs when it runs: running a file never imports to
 """
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -88,6 +90,10 @@ ModelFile = Annotated[
 
 def main() -> None:
     """The entry point of the `camcore` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # A name that the terminal cannot show is no reason to fail.
+            stream.reconfigure(errors="backslashreplace")
     app()
 
 
@@ -225,7 +231,8 @@ def run(
 
     - `camcore run resnet18.onnx a.jpg b.jpg --output overlays/ --json results.json`
 
-    In the JSON, peak is where the map is highest, x and y in the pixels of the image.
+    In the JSON, peak is where the map is highest, x and y in the pixels of the image, and null for
+    a map that is zero everywhere.
     """
     with _needs("run"):
         from camcore.adapters import images as image_files
@@ -239,13 +246,18 @@ def run(
     runner = load(file, device)
     if top is not None and top > runner.card.num_classes:
         raise InputError(f"--top {top}, but {file} knows {runner.card.num_classes} classes")
-    wanted = [class_index(runner.card, name) for name in classes or ()] or [-1] * (top or 1)
+    # By whatever names a class was given, it is explained once.
+    named = list(dict.fromkeys(class_index(runner.card, name) for name in classes or ()))
+    wanted = named or [-1] * (top or 1)
 
     results = []
     for number, path in enumerate(images):
         image = image_files.read_image(path)
-        array, placement = image_files.prepare(image, runner.card.image)
-        explanation = runner(array, wanted)
+        try:
+            array, placement = image_files.prepare(image, runner.card.image)
+            explanation = runner(array, wanted)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
         result = _result(path, explanation, placement, runner.card, top or _LISTED)
         if pictures is not None:
             panels = []
@@ -258,7 +270,7 @@ def run(
             result["overlay"] = str(pictures[number])
         results.append(result)
 
-    text = json.dumps({"file": str(file), "images": results}, indent=2)
+    text = json.dumps(_finite({"file": str(file), "images": results}), indent=2, allow_nan=False)
     if json_path == _STDOUT:
         sys.stdout.write(text + "\n")
         return
@@ -360,6 +372,15 @@ def _write_text(path: Path, text: str) -> None:
         raise FileError(f"{path} cannot be written: {error.strerror}") from error
 
 
+def _finite(value: Any) -> Any:
+    """The value with None for each NaN and infinity in it, which JSON knows no words for."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _check_output(
     output: Path | None, json_path: Path | None, file: Path, images: Sequence[Path]
 ) -> list[Path] | None:
@@ -402,7 +423,7 @@ def _result(
         row, column = np.unravel_index(np.argmax(saliency_map), saliency_map.shape)
         centre = np.array([column + 0.5, row + 0.5])
         x, y = placement.points_to_original(centre, saliency_map.shape)
-        # A map that is zero everywhere has no highest point.
+        # A map that is zero, or not finite, everywhere has no highest point.
         peak = (
             {"x": round(float(x), 1), "y": round(float(y), 1)} if saliency_map.max() > 0 else None
         )

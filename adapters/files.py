@@ -5,6 +5,7 @@ file the outer protobuf fields are walked, which is a few lines
 (https://protobuf.dev/programming-guides/encoding/).
 """
 
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -90,6 +91,24 @@ def unchanged(path: Path) -> Iterator[None]:
     yield
     if _state(path) != before:
         raise FileError(f"{path} was changed while it was loaded; load it again")
+
+
+def check_reopenable(path: Path) -> None:
+    """Raises a `FileError` where a runtime cannot open, by its name, what was read before."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise FileError(f"{path}: the runtimes open names in UTF-8 alone; rename it") from error
+    if stat.S_ISFIFO(_mode(path)):
+        raise FileError(f"{path} is a pipe, which can be read but once; write it to a file")
+
+
+def _mode(path: Path) -> int:
+    """The file's type and permissions, 0 where there is none: reading it will tell why."""
+    try:
+        return path.stat().st_mode
+    except OSError:
+        return 0
 
 
 def _state(path: Path) -> tuple[int, ...] | None:

@@ -4,6 +4,7 @@ The steps are torchvision's: resize the shorter side, cut the centre out, scale 
 normalise; with Pillow, whose resizing is the one that torchvision's own weights were measured with.
 """
 
+import math
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -27,6 +28,10 @@ _FILTERS = {
     "hamming": Image.Resampling.HAMMING,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+
+# Only strips of a shape that nobody photographs are resized to more: 2000 times as long as wide.
+_MOST_PIXELS = 2**27
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,8 @@ def prepare(image: NDArray[np.uint8], spec: ImageSpec) -> tuple[NDArray[Any], Pl
     image is stretched to that size.
 
     Raises:
-        InputError: not a uint8 RGB image, or a spec that this function cannot follow.
+        InputError: not a uint8 RGB image, one too long for its width, or a spec that this function
+        cannot follow.
 
     >>> spec = ImageSpec(None, None, resize=256, crop=(224, 224))
     >>> array, placement = prepare(np.zeros((512, 1024, 3), np.uint8), spec)
@@ -129,7 +135,13 @@ def prepare(image: NDArray[np.uint8], spec: ImageSpec) -> tuple[NDArray[Any], Pl
     picture = Image.fromarray(image)
     if spec.channels == 1:
         picture = picture.convert("L")
-    picture = _resize(picture, _shorter_side(picture.size, spec.resize), spec)
+    resized = _shorter_side(picture.size, spec.resize)
+    if math.prod(resized) > _MOST_PIXELS:
+        raise InputError(
+            f"image is {height} x {width} (height x width), and would be {resized[1]} x "
+            f"{resized[0]} with its shorter side resized to {spec.resize}; crop it first"
+        )
+    picture = _resize(picture, resized, spec)
     seen = (0, 0, *picture.size)
     scale = np.array([width / picture.width, height / picture.height] * 2)
     if spec.crop is not None:

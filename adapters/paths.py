@@ -73,7 +73,8 @@ def check_folder(folder: Path, option: str, *, make: bool = False) -> None:
         FileError: there is no such folder, it cannot be made, or it may not be written to.
     """
     there = folder
-    while make and not os.access(there, os.F_OK) and there != there.parent:
+    # A link that leads nowhere is in the way of a folder.
+    while make and not os.path.lexists(there) and there != there.parent:
         there = there.parent
     if not os.access(there, os.F_OK):
         raise FileError(f"{option}: there is no folder {folder}; make it first")

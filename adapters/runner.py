@@ -17,7 +17,7 @@ import numpy as np
 from array_api_compat import array_namespace, is_numpy_array
 from numpy.typing import ArrayLike, NDArray
 
-from camcore.adapters.files import read_card, unchanged
+from camcore.adapters.files import check_reopenable, read_card, unchanged
 from camcore.card import Card, ImageSpec
 from camcore.errors import FileError, InputError, UnknownNameError, unknown_name
 
@@ -110,6 +110,7 @@ def load(path: str | Path, device: Device = "cpu") -> Runner:
     if device not in ("cpu", "cuda"):
         raise InputError(f"device is {device!r}; expected 'cpu' or 'cuda'")
     path = Path(path)
+    check_reopenable(path)
     open_graph = {".onnx": _open_onnx, ".pt": _open_torchscript, ".pt2": _open_exported}
     try:
         # The runtimes read the file again: handing them the bytes would copy those once more.
@@ -130,6 +131,7 @@ def class_index(card: Card, name: str) -> int:
 
     Raises:
         UnknownNameError: no class has that name; the message lists the nearest.
+        InputError: several classes have it.
 
     >>> image = ImageSpec(None, None)
     >>> card = Card("gradcam", "layer4", image, 2, ("scores",), class_names=("cat", "dog"))
@@ -137,11 +139,13 @@ def class_index(card: Card, name: str) -> int:
     1
     """
     names = card.class_names or ()
-    if name in names:
-        return names.index(name)
-    folded = [known.casefold() for known in names]
-    if name.casefold() in folded:
-        return folded.index(name.casefold())
+    for same in (str, str.casefold):
+        found = [index for index, known in enumerate(names) if same(known) == same(name)]
+        if len(found) > 1:
+            listed = ", ".join(map(str, found))
+            raise InputError(f"{len(found)} classes are called {name!r}: give an index, {listed}")
+        if found:
+            return found[0]
     try:
         index = int(name)
     except ValueError:

@@ -32,7 +32,7 @@ def predictions_table(result: dict[str, Any]) -> Table:
         if explained is None:
             place = ""
         elif explained["peak"] is None:
-            place = "the map is zero"
+            place = "none"
         else:
             place = f"{explained['peak']['x']:g}, {explained['peak']['y']:g}"
         table.add_row(

@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,7 +15,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from camcore.adapters import cli, load
+from camcore.adapters import Explanation, cli, load
 from camcore.adapters.images import prepare, read_image
 from camcore.card import Card, ImageSpec
 from camcore.errors import ExportError, ProofError
@@ -168,6 +170,87 @@ def test_several_images_go_to_a_folder(
         "photo-2.png",
         "photo.png",
     ]
+
+
+def test_image_that_is_given_twice(toy_folder: Path, photos: list[Path], tmp_path: Path) -> None:
+    arguments = ("--output", tmp_path / "o", "--json", "-")
+    result = camcore("run", toy_folder / "toy.onnx", photos[0], photos[0], *arguments)
+    first, second = json.loads(result.stdout)["images"]
+    assert first.pop("overlay") == str(tmp_path / "o" / "photo.png")
+    assert second.pop("overlay") == str(tmp_path / "o" / "photo-2.png")
+    assert first == second
+    pictures = [read_image(path) for path in (tmp_path / "o").iterdir()]
+    np.testing.assert_array_equal(*pictures)
+
+
+def test_class_that_is_given_by_several_names_is_explained_once(
+    toy_folder: Path, photos: list[Path]
+) -> None:
+    names = [word for name in ("dog", "1", "DOG", "cat", "0", "dog") for word in ("-c", name)]
+    result = camcore("run", toy_folder / "toy.onnx", photos[0], *names, "--json", "-")
+    (entry,) = json.loads(result.stdout)["images"]
+    assert [explained["class"] for explained in entry["explained"]] == [1, 0]
+
+
+def test_class_name_of_several_classes(photos: list[Path], tmp_path: Path) -> None:
+    card = replace(CARD, class_names=("crane", "dog", "boxer", "crane"))
+    path = write_toy(tmp_path / "toy.onnx", card)
+    message = failed(camcore("run", path, photos[0], "--class", "crane"))
+    assert "2 classes are called 'crane': give an index, 0, 3" in message
+    text = done(camcore("run", path, photos[0], "--class", "3"))
+    assert text.count("crane") == 2
+
+
+def test_image_that_the_graph_cannot_take_is_named(photos: list[Path], tmp_path: Path) -> None:
+    strip = tmp_path / "strip.png"
+    Image.fromarray(np.zeros((1, 60_000, 3), np.uint8)).save(strip)
+    path = write_toy(tmp_path / "toy.onnx", replace(CARD, image=ImageSpec(None, None, resize=256)))
+    message = failed(camcore("run", path, photos[0], strip))
+    assert f"camcore: {strip}: image is 1 x 60000 (height x width), and would be" in message
+
+
+@pytest.mark.parametrize("worst", [np.nan, np.inf, -np.inf])
+def test_scores_and_maps_that_are_not_finite_stay_json(
+    toy_folder: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch, worst: float
+) -> None:
+    file = toy_folder / "toy.onnx"
+    runner = load(file)
+
+    def broken(array: Any, wanted: Any) -> Any:
+        given = runner(array, wanted)
+        scores, saliency_map = given.scores.copy(), np.full_like(given.saliency_map, np.nan)
+        scores[0, 2] = worst
+        return Explanation({**given, "scores": scores, "saliency_map": saliency_map})
+
+    broken.card = runner.card  # type: ignore[attr-defined]
+    monkeypatch.setattr("camcore.adapters.runner.load", lambda *_: broken)
+    text = camcore("run", file, photos[0], "-c", "boxer", "--json", "-").stdout
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    (entry,) = json.loads(text)["images"]
+    expected = {"class": 2, "name": "boxer", "score": None, "peak": None}
+    assert entry["explained"] == [expected]
+    assert f"boxer │ 2 │ {worst:.3f}" in done(camcore("run", file, photos[0], "-c", "boxer"))
+
+
+def test_names_that_the_terminal_cannot_show(
+    toy_folder: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    """Neither a letter that its encoding lacks nor bytes that are no letters end in a traceback."""
+    names = ["café.png", "bad\udcff.png"]
+    for name in names:
+        shutil.copyfile(photos[0], tmp_path / name)
+    shown = subprocess.run(
+        [sys.executable, "-m", "camcore.adapters.cli", "run", toy_folder / "toy.onnx", *names],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": "ascii:strict"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "caf\\xe9.png" in shown.stdout
+    assert "bad\\udcff.png" in shown.stdout
 
 
 def test_map_that_is_zero_has_no_peak(photos: list[Path], tmp_path: Path) -> None:

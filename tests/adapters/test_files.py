@@ -9,7 +9,14 @@ import onnx
 import pytest
 import torch
 
-from camcore.adapters.files import Port, onnx_ports, read_card, read_file, unchanged
+from camcore.adapters.files import (
+    Port,
+    check_reopenable,
+    onnx_ports,
+    read_card,
+    read_file,
+    unchanged,
+)
 from camcore.card import KEY, SCHEMA, Card, seal_onnx
 from camcore.errors import FileError
 from tests.adapters.toy import CARD, onnx_content, write_toy
@@ -164,6 +171,13 @@ def test_onnx_ports(toy_folder: Path) -> None:
 
 def test_card_type_is_the_core_one(toy_folder: Path) -> None:
     assert isinstance(read_card(toy_folder / "toy.pt"), Card)
+
+
+@pytest.mark.parametrize("name", ["none.onnx", "n" * 300 + ".onnx"])
+def test_file_that_is_not_there_is_left_to_who_reads_it(tmp_path: Path, name: str) -> None:
+    check_reopenable(tmp_path / name)
+    with pytest.raises(FileError, match="does not exist|cannot be read: File name too long"):
+        read_card(tmp_path / name)
 
 
 def test_unchanged(tmp_path: Path) -> None:

@@ -268,6 +268,15 @@ def test_uint8_at_a_fixed_size() -> None:
     assert pixels.shape == (1, 24, 32, 3)
 
 
+def test_strip_that_would_fill_the_memory_is_refused() -> None:
+    spec = ImageSpec(None, None, resize=256, crop=(224, 224))
+    for strip in (np.zeros((1, 60_000, 3), np.uint8), np.zeros((60_000, 1, 3), np.uint8)):
+        with pytest.raises(InputError, match=r"60000 .* with its shorter side resized to 256; cr"):
+            prepare(strip, spec)
+    array, _ = prepare(np.zeros((1, 1_500, 3), np.uint8), spec)
+    assert array.shape == (1, 3, 224, 224)
+
+
 def test_a_spot_comes_back_to_where_it_was() -> None:
     """Whatever is cropped away: a bright spot in the input marks the spot in the image."""
     for height, width, y, x in ((300, 400, 150, 260), (517, 333, 300, 101), (90, 90, 20, 70)):

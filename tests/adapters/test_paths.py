@@ -90,6 +90,9 @@ def test_folders(monkeypatch: pytest.MonkeyPatch) -> None:
             check_folder(Path("file"), "-o", make=make)
     with pytest.raises(FileError, match="-o: file is a file; give a folder"):
         check_folder(Path("file/none"), "-o", make=True)
+    Path("link").symlink_to("nowhere")
+    with pytest.raises(FileError, match="-o: there is no folder link/more; make it first"):
+        check_folder(Path("link/more"), "-o", make=True)
     forbid(monkeypatch, "folder", os.W_OK)
     with pytest.raises(FileError, match="-o: folder folder cannot be written to"):
         check_folder(Path("folder/none"), "-o", make=True)

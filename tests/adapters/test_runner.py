@@ -1,3 +1,4 @@
+import os
 import shutil
 import subprocess
 import sys
@@ -348,6 +349,17 @@ def test_class_index() -> None:
         class_index(replace(CARD, class_names=None), "boxer")
 
 
+def test_class_name_of_several_classes() -> None:
+    card = replace(CARD, class_names=("crane", "dog", "Crane", "crane"))
+    assert class_index(card, "Crane") == 2  # as it is written
+    assert class_index(card, "DOG") == 1
+    assert class_index(card, "3") == 3
+    with pytest.raises(InputError, match="2 classes are called 'crane': give an index, 0, 3"):
+        class_index(card, "crane")
+    with pytest.raises(InputError, match="3 classes are called 'CRANE': give an index, 0, 2, 3"):
+        class_index(card, "CRANE")
+
+
 def test_unknown_device(toy_folder: Path) -> None:
     with pytest.raises(InputError, match="expected 'cpu' or 'cuda'"):
         load(toy_folder / "toy.onnx", "tpu")  # type: ignore[arg-type]
@@ -432,6 +444,18 @@ def test_file_that_is_replaced_while_it_is_loaded(
     monkeypatch.setattr("camcore.adapters.runner.read_card", read_then_replace)
     with pytest.raises(FileError, match="was changed while it was loaded; load it again"):
         load(path)
+
+
+def test_names_that_no_runtime_opens(toy_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "toy\udcff.onnx"
+    shutil.copyfile(toy_folder / "toy.onnx", path)
+    assert read_card(path) == CARD
+    with pytest.raises(FileError, match="the runtimes open names in UTF-8 alone; rename it"):
+        load(path)
+    pipe = tmp_path / "pipe.onnx"
+    os.mkfifo(pipe)
+    with pytest.raises(FileError, match="is a pipe, which can be read but once"):
+        load(pipe)
 
 
 def test_missing_runtime_names_the_extra(toy_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

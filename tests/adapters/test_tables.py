@@ -36,7 +36,7 @@ def test_predictions_table() -> None:
     lines = printed(tables.predictions_table(result))
     assert row(lines, "cat") == ["cat [tabby]", "3", "1.500", "10.5, 4"]
     assert row(lines, "dog") == ["dog", "0", "-2.000", ""]
-    assert row(lines, "owl") == ["owl", "7", "-9.000", "the map is zero"]
+    assert row(lines, "owl") == ["owl", "7", "-9.000", "none"]
 
 
 def test_card_table() -> None:
