@@ -6,6 +6,7 @@ model into a file; `camcore.adapters` runs that file.
 
 from importlib.metadata import version
 
+from camcore.attention import legrad
 from camcore.errors import (
     CamcoreError,
     ExportError,
@@ -14,6 +15,7 @@ from camcore.errors import (
     ProofError,
     UnknownNameError,
 )
+from camcore.fullgrad import fullgrad_bias, fullgrad_input
 from camcore.layouts import channels_last_to_first, tokens_to_grid
 from camcore.methods import METHODS, Method, get_method
 from camcore.metrics import box_iou, pointing_game, threshold_box
@@ -26,7 +28,7 @@ from camcore.projection import (
     segeigencam,
     smooth_by_component,
 )
-from camcore.scaling import normalize, postprocess, resize
+from camcore.scaling import aggregate, normalize, postprocess, resize
 from camcore.targets import select_classes
 from camcore.weighting import (
     activation,
@@ -69,6 +71,7 @@ __all__ = [
     "UnknownNameError",
     "activation",
     "activation_weights",
+    "aggregate",
     "box_iou",
     "cam",
     "cam_weights",
@@ -78,6 +81,8 @@ __all__ = [
     "fem",
     "fem_weights",
     "first_component",
+    "fullgrad_bias",
+    "fullgrad_input",
     "get_method",
     "gradcam",
     "gradcam_elementwise",
@@ -90,6 +95,7 @@ __all__ = [
     "kpcacam",
     "layercam",
     "layercam_weights",
+    "legrad",
     "normal_noise",
     "normalize",
     "pointing_game",

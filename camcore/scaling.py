@@ -5,12 +5,16 @@ Maps are (..., *S), floating point, of any array API library; other arrays and s
 maps of its batch alone.
 """
 
-from typing import Any
+import functools
+import operator
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from array_api_compat import device
 
 from camcore._arrays import (
     Array,
+    agree,
     cast,
     check_maps,
     floating_kernel,
@@ -23,6 +27,7 @@ from camcore._arrays import (
 from camcore._arrays import relu as positive_part
 from camcore.errors import InputError
 
+How = Literal["mean", "product", "sum"]
 Size = tuple[Any, ...]  # of int; while a graph is traced, of symbolic integers
 
 
@@ -90,6 +95,44 @@ def postprocess(
         _check_size(size, spatial_ndim)
         maps = _interpolate(maps, size)
     return _min_max(maps, spatial_ndim) if normalize else maps
+
+
+def aggregate(maps: Sequence[Array], /, *, how: How = "mean") -> Array:
+    """The maps of several layers, each (..., *S) at the same size, as one: (..., *S).
+
+    The mean is pytorch-grad-cam's, the product RefineCAM's, which keeps what all layers agree on,
+    and the sum FullGrad's. Neither rectified nor scaled.
+
+    Source: https://github.com/jacobgil/pytorch-grad-cam, aggregate_multi_layers and RefineCAM
+
+    Raises:
+        InputError: no maps, or maps of different shapes.
+
+    >>> import numpy as np
+    >>> aggregate([np.full((2, 2), 0.5), np.full((2, 2), 0.25)], how="product")
+    array([[0.125, 0.125],
+           [0.125, 0.125]])
+    """
+    if not maps:
+        raise InputError("expected the maps of at least one layer, got none")
+    return _aggregate(*maps, how=how)
+
+
+@floating_kernel
+def _aggregate(*maps: Array, how: How) -> Array:
+    if how not in ("mean", "product", "sum"):
+        raise InputError(f"expected how 'mean', 'product' or 'sum', got {how!r}")
+    shape = maps[0].shape
+    for other in maps[1:]:
+        if other.ndim != len(shape) or not all(map(agree, shape, other.shape)):
+            raise InputError(
+                "expected maps of one shape, resized first, got "
+                f"{' and '.join(show(each.shape) for each in maps)}"
+            )
+    if how == "product":
+        return functools.reduce(operator.mul, maps)
+    total = functools.reduce(operator.add, maps)
+    return total / len(maps) if how == "mean" else total
 
 
 def _min_max(maps: Array, spatial_ndim: int, eps: float = 1e-7) -> Array:

@@ -1,10 +1,24 @@
-"""Targets: which classes the maps are for."""
+"""Targets: which classes the maps are for, and what about them is explained.
+
+Scores are (..., N), floating point, of any array API library; other arrays and shapes raise
+`InputError`. All functions but `select_classes` can be differentiated where the library can.
+"""
 
 from typing import Any
 
-from array_api_compat import is_torch_namespace
+from array_api_compat import device, is_torch_namespace
 
-from camcore._arrays import Array, broadcasts, cast, known, namespace, show, working_dtype
+from camcore._arrays import (
+    Array,
+    agree,
+    broadcasts,
+    cast,
+    floating_kernel,
+    known,
+    namespace,
+    show,
+    working_dtype,
+)
 from camcore.errors import InputError
 
 
@@ -29,27 +43,132 @@ def select_classes(scores: Array, class_ids: Array, /) -> Array:
     >>> select_classes(scores, np.asarray([[0, -1]]))
     array([[0, 2]])
     """
-    xp = namespace(scores, class_ids)
-    if not xp.isdtype(scores.dtype, "real floating") or not xp.isdtype(class_ids.dtype, "integral"):
-        raise InputError(
-            f"expected floating-point scores and integer class ids, got {scores.dtype} and "
-            f"{class_ids.dtype}"
-        )
+    xp = _check(scores, class_ids)
     asked, classes = class_ids.shape[-1:], scores.shape[-1:]
-    if (
-        min(scores.ndim, class_ids.ndim) < 1
-        or not broadcasts(scores.shape[:-1], class_ids.shape[:-1])
-        or (known(asked) and known(classes) and asked > classes)
-    ):
+    if known(asked) and known(classes) and asked > classes:
         raise InputError(
-            "expected scores (..., N) and class ids (..., K) with K at most N and leading axes "
-            f"that broadcast, got {show(scores.shape)} and {show(class_ids.shape)}"
+            "expected scores (..., N) and class ids (..., K) with K at most N, got "
+            f"{show(scores.shape)} and {show(class_ids.shape)}"
         )
     # The cast changes no order, and sorting halves is what runtimes lack.
     scores = cast(xp, scores, working_dtype(xp, scores.dtype))
     ranked = _rank(xp, scores, class_ids.shape[-1])
     class_ids = cast(xp, class_ids, xp.int64)
     return xp.where(class_ids == -1, ranked, class_ids)
+
+
+@floating_kernel
+def probability(scores: Array, /) -> Array:
+    """Each class's probability, (..., N): the softmax of the scores.
+
+    >>> import numpy as np
+    >>> probability(np.log(np.asarray([[1.0, 3.0]]))).round(3)
+    array([[0.25, 0.75]])
+    """
+    xp = namespace(_with_classes(scores))
+    powers = xp.exp(scores - xp.max(scores, axis=-1, keepdims=True))
+    return powers / xp.sum(powers, axis=-1, keepdims=True)
+
+
+@floating_kernel
+def rest(scores: Array, /) -> Array:
+    """ReST, (..., N): 2 z - logsumexp z, the sum of each class's score and its log probability.
+
+    Source: Cai 2025, https://arxiv.org/abs/2501.06261
+
+    >>> import numpy as np
+    >>> rest(np.zeros((1, 4))).round(3)
+    array([[-1.386, -1.386, -1.386, -1.386]])
+    """
+    xp = namespace(_with_classes(scores))
+    highest = xp.max(scores, axis=-1, keepdims=True)
+    powers = xp.exp(scores - highest)
+    return 2 * scores - highest - xp.log(xp.sum(powers, axis=-1, keepdims=True))
+
+
+@floating_kernel
+def binary(scores: Array, /) -> Array:
+    """The one score z (..., 1) of a yes-or-no classifier as two classes' scores (..., 2): -z, z.
+
+    Source: pytorch-grad-cam's BinaryClassifierOutputTarget,
+    https://github.com/jacobgil/pytorch-grad-cam
+
+    >>> import numpy as np
+    >>> binary(np.asarray([[0.5], [-2.0]]))
+    array([[-0.5,  0.5],
+           [ 2. , -2. ]])
+    """
+    if scores.ndim < 1 or not agree(scores.shape[-1], 1):
+        raise InputError(f"expected one score for each image, (..., 1), got {show(scores.shape)}")
+    return namespace(scores).concat([-scores, scores], axis=-1)
+
+
+def finer(scores: Array, class_ids: Array, /, *, alpha: float = 1.0, comparisons: int = 3) -> Array:
+    """Finer-CAM's contrast, (..., K): a class's score less `alpha` times that of similar classes.
+
+    For class c of `class_ids` (..., K) it is sum_d p_d (z_c - alpha z_d) / sum_d p_d over the
+    `comparisons` classes d whose scores are nearest to z_c, all others if there are fewer, with p
+    the softmax of the scores. The probabilities are part of what is differentiated. Ids are 0 to
+    N - 1; -1 is not looked up.
+
+    Source: Zhang et al. 2025, https://arxiv.org/abs/2501.11309, weighted as in pytorch-grad-cam's
+    FinerWeightedTarget
+
+    >>> import numpy as np
+    >>> finer(np.asarray([[3.0, 1.0, 2.0]]), np.asarray([[0]]), comparisons=1)
+    array([[1.]])
+    """
+    xp = _check(scores, class_ids)
+    if comparisons < 1 or (known(scores.shape[-1:]) and scores.shape[-1] < 2):
+        raise InputError(
+            "expected scores of at least two classes and one comparison, got "
+            f"{show(scores.shape)} and {comparisons}"
+        )
+    classes = scores.shape[-1]
+    if known((classes,)):
+        comparisons = min(comparisons, classes - 1)
+    z = cast(xp, scores, working_dtype(xp, scores.dtype))[..., None, :]  # (..., 1, N)
+    index = xp.arange(classes, device=device(scores))
+    own = index == class_ids[..., None]  # (..., K, N)
+    z_c = _pick(xp, own, z)
+    # The class itself comes first, whoever has the same score.
+    distances = xp.where(own, -1.0, xp.abs(z - z_c[..., None]))
+    nearest = _rank(xp, -distances, comparisons + 1)[..., 1:]
+    z_d = _pick(xp, index == nearest[..., None], z[..., None, :])  # (..., K, comparisons)
+    # The other classes' part of the softmax cancels, and with it the danger of 0 / 0.
+    contrast = xp.sum(probability(z_d) * (z_c[..., None] - alpha * z_d), axis=-1)
+    return cast(xp, contrast, scores.dtype)
+
+
+def _pick(xp: Any, chosen: Array, values: Array) -> Array:
+    """The one chosen value of each row. A sum, for its gradient needs no scattering."""
+    return xp.sum(xp.where(chosen, values, 0.0), axis=-1)
+
+
+def _with_classes(scores: Array) -> Array:
+    if scores.ndim < 1 or 0 in known(scores.shape[-1:]):
+        raise InputError(
+            f"expected scores (..., N) of at least one class, got {show(scores.shape)}"
+        )
+    return scores
+
+
+def _check(scores: Array, class_ids: Array) -> Any:
+    """The namespace of floating-point scores (..., N) and integer ids (..., K) that fit."""
+    xp = namespace(scores, class_ids)
+    if not xp.isdtype(scores.dtype, "real floating") or not xp.isdtype(class_ids.dtype, "integral"):
+        raise InputError(
+            f"expected floating-point scores and integer class ids, got {scores.dtype} and "
+            f"{class_ids.dtype}"
+        )
+    if min(scores.ndim, class_ids.ndim) < 1 or not broadcasts(
+        scores.shape[:-1], class_ids.shape[:-1]
+    ):
+        raise InputError(
+            "expected scores (..., N) and class ids (..., K) with leading axes that broadcast, got "
+            f"{show(scores.shape)} and {show(class_ids.shape)}"
+        )
+    return xp
 
 
 def _rank(xp: Any, scores: Array, k: Any) -> Array:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import camcore
+from camcore import targets
 
 DYNAMIC = torch.export.Dim.DYNAMIC
 
@@ -164,3 +165,81 @@ def test_layouts_and_metrics() -> None:
     ran = session.run(None, {name: x.numpy() for name, x in zip(names, given, strict=True)})
     for actual, expected in zip(ran, Others()(*given), strict=True):
         np.testing.assert_allclose(actual, expected.numpy(), rtol=1e-5, atol=2e-6)
+
+
+class Rest(nn.Module):
+    """What needs no image: targets, terms of FullGrad, LeGrad, layers put together, smoothing."""
+
+    def forward(
+        self, scores: Tensor, ids: Tensor, activations: Tensor, gradients: Tensor, attention: Tensor
+    ) -> tuple[Tensor, ...]:
+        weights = camcore.gradcam_weights(activations, gradients)
+        layers = [camcore.gradcam(activations, gradients), camcore.fem(activations)]
+        return (
+            targets.finer(scores, ids, alpha=0.6),
+            targets.rest(scores),
+            targets.probability(scores),
+            targets.binary(scores[:, :1]),
+            camcore.fullgrad_input(activations, gradients, scale="layer"),
+            camcore.fullgrad_bias(weights[0, :], gradients),
+            camcore.legrad(attention, (2, 3), prefix_tokens=1),
+            camcore.aggregate(layers, how="product"),
+            camcore.smooth_by_component(activations, weights),
+            camcore.smoothgradcam_plus_plus(activations, gradients[None, ...]),
+            camcore.shapleycam(activations, gradients, gradients * activations),
+        )
+
+
+def test_the_other_kernels() -> None:
+    def inputs(batch: int, side: int) -> tuple[Tensor, ...]:
+        generator = torch.Generator().manual_seed(batch)
+        random = functools.partial(torch.randn, generator=generator)
+        return (
+            random(batch, 10),
+            torch.randint(10, (batch, 2), generator=generator),
+            random(batch, 4, side, side + 1).relu(),
+            random(batch, 4, side, side + 1),
+            random(batch, 3, 7, 7),
+        )
+
+    space = {0: DYNAMIC, 2: DYNAMIC, 3: DYNAMIC}
+    program = torch.export.export(
+        Rest(),
+        inputs(2, 5),
+        dynamic_shapes=({0: DYNAMIC}, {0: DYNAMIC}, space, space, {0: DYNAMIC}),
+    )
+    onnx_program = torch.onnx.export(program, dynamo=True, opset_version=18, verbose=False)
+    session = onnxruntime.InferenceSession(onnx_program.model_proto.SerializeToString())
+    given = inputs(6, 9)
+    names = [each.name for each in session.get_inputs()]
+    ran = session.run(None, {name: x.numpy() for name, x in zip(names, given, strict=True)})
+    for actual, expected in zip(ran, Rest()(*given), strict=True):
+        np.testing.assert_allclose(actual, expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "shape", "most"),
+    [
+        pytest.param("eigencam", (2048, 7, 7), 60, id="eigencam"),
+        pytest.param("eigencam", (64, 56, 56), 60, id="eigencam-early"),
+        pytest.param("kpcacam", (256, 14, 14), 85, id="kpcacam"),
+    ],
+)
+def test_components_are_lean(method: str, shape: tuple[int, int, int], most: int) -> None:
+    """No loop, no unrolled hundreds of steps, and what they give is what eager gives."""
+
+    class Raw(nn.Module):
+        def forward(self, activations: Tensor) -> Any:
+            return camcore.get_method(method).kernel(activations)
+
+    activations = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
+    onnx_program = torch.onnx.export(
+        Raw().eval(), (activations,), dynamo=True, opset_version=18, verbose=False
+    )
+    assert len(onnx_program.model_proto.graph.node) <= most
+    session = onnxruntime.InferenceSession(onnx_program.model_proto.SerializeToString())
+    (name,) = (each.name for each in session.get_inputs())
+    other = torch.rand(1, *shape, generator=torch.Generator().manual_seed(1))
+    (ran,) = session.run(None, {name: other.numpy()})
+    expected = Raw()(other).numpy()
+    np.testing.assert_allclose(ran, expected, rtol=0, atol=1e-5 * np.abs(expected).max())

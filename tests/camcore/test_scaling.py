@@ -169,3 +169,31 @@ def test_wrong_shapes_and_sizes_are_refused(backend: Backend) -> None:
         camcore.postprocess(maps, (4,))
     with pytest.raises(camcore.InputError, match=r"floating-point arrays, got .*int64"):
         camcore.postprocess(backend.array([[1, 2], [3, 4]]), (4, 4))
+
+
+@given(data=st.data())
+def test_aggregate_equals_the_equation(backend: Backend, data: st.DataObject) -> None:
+    case = data.draw(maps(backend))
+    layers = data.draw(st.integers(1, 4))
+    stack = np.stack(
+        [backend.rounded(case.values * (n + 1) - n, case.dtype) for n in range(layers)]
+    )
+    arrays = [backend.array(each, case.dtype) for each in stack]
+    for how, function in (("mean", np.mean), ("product", np.prod), ("sum", np.sum)):
+        expected = function(stack, axis=0)
+        with np.errstate(over="ignore"):
+            actual = camcore.aggregate(arrays, how=how)
+        backend.assert_close(actual, expected, case.dtype)
+
+
+def test_aggregate_refuses_what_does_not_fit(backend: Backend) -> None:
+    square = backend.array(np.ones((2, 4, 4)))
+    with pytest.raises(camcore.InputError, match="at least one layer"):
+        camcore.aggregate([])
+    for other in (np.ones((2, 4, 5)), np.ones((4, 4)), np.ones((1, 4, 4))):
+        with pytest.raises(camcore.InputError, match=r"one shape.*\(2, 4, 4\) and \("):
+            camcore.aggregate([square, backend.array(other)])
+    with pytest.raises(camcore.InputError, match="'mean', 'product' or 'sum', got 'max'"):
+        camcore.aggregate([square], how="max")  # type: ignore[arg-type]
+    with pytest.raises(camcore.InputError, match="floating-point"):
+        camcore.aggregate([backend.array([[1]])])

@@ -1,0 +1,36 @@
+"""Attention: maps of transformers, from the gradients of their attention.
+
+Floating-point arrays of any array API library; other arrays and shapes raise `InputError`.
+"""
+
+from typing import Any
+
+from camcore._arrays import Array, agree, floating_kernel, namespace, relu, show
+from camcore.errors import InputError
+from camcore.layouts import tokens_to_grid
+
+
+@floating_kernel
+def legrad(gradients: Array, grid: tuple[Any, ...], /, *, prefix_tokens: int = 1) -> Array:
+    """LeGrad, raw maps (..., *grid) of one layer: how far attending to a patch raises the score.
+
+    `gradients` (..., heads, T, T), queries before keys, are those of the score with respect to the
+    layer's attention after the softmax; the score is that of the layer's own output, pooled and
+    sent through the classifier. Negative ones are left out, the others averaged over heads and
+    queries, and the keys of the patches laid out on `grid` (see `tokens_to_grid`). The maps of
+    several layers are averaged (`camcore.aggregate`).
+
+    Source: Bousselham et al. 2024, https://arxiv.org/abs/2404.03214
+
+    >>> import numpy as np
+    >>> legrad(np.ones((4, 12, 197, 197)), (14, 14)).shape
+    (4, 14, 14)
+    """
+    if gradients.ndim < 3 or not agree(*gradients.shape[-2:]):
+        raise InputError(
+            f"expected gradients of an attention, (..., heads, T, T), got {show(gradients.shape)}"
+        )
+    keys = namespace(gradients).mean(relu(gradients), axis=(-3, -2))
+    return tokens_to_grid(keys[..., None], grid, prefix_tokens=prefix_tokens)[
+        (..., 0, *(slice(None),) * len(grid))
+    ]
