@@ -167,6 +167,49 @@ def test_shapley_weights() -> None:
     np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-12)
 
 
+def test_fullgrad() -> None:
+    rng = np.random.default_rng(0)
+    size = (12, 10)
+    image = torch.from_numpy(rng.normal(size=(2, 3, *size)).astype(np.float32)).requires_grad_()
+    image.grad = torch.from_numpy(rng.normal(size=image.shape).astype(np.float32))
+    biases = [rng.normal(size=channels).astype(np.float32) for channels in (4, 6)]
+    gradients = [
+        rng.normal(size=(2, len(bias), *space)).astype(np.float32)
+        for bias, space in zip(biases, [(6, 5), (3, 3)], strict=True)
+    ]
+    peer = pytorch_grad_cam.FullGrad
+    instance = SimpleNamespace(
+        bias_data=biases,
+        activations_and_grads=SimpleNamespace(gradients=list(map(torch.from_numpy, gradients))),
+        get_target_width_height=lambda _: size[::-1],
+    )
+    layers = peer.compute_cam_per_layer(instance, image, None, False)
+    expected = peer.aggregate_multi_layers(instance, layers)
+
+    terms = [camcore.fullgrad_input(image.detach().numpy(), image.grad.numpy())]
+    terms += map(camcore.fullgrad_bias, biases, gradients)
+    total = camcore.aggregate([camcore.resize(term, size) for term in terms], how="sum")
+    np.testing.assert_allclose(layers[:, 0], total, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(camcore.normalize(total), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_several_layers() -> None:
+    rng = np.random.default_rng(0)
+    layers = rng.random((3, 2, 6, 5), dtype=np.float32)
+    peer = pytorch_grad_cam.GradCAM
+    expected = peer.aggregate_multi_layers(None, [layer[:, None] for layer in layers])
+    actual = camcore.normalize(camcore.aggregate(list(layers)))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+    refine = SimpleNamespace(base_cam_per_layer=[partial(_same, layer) for layer in layers])
+    expected = pytorch_grad_cam.RefineCAM.forward(refine, None)
+    actual = camcore.normalize(camcore.aggregate(list(layers), how="product"))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def _same(layer: np.ndarray, *_: object) -> np.ndarray:
+    return layer
+
+
 def test_nan_is_not_zero() -> None:
     """A divergence: the peer's component takes a NaN for 0, camcore's map says NaN."""
     A, G = features(0, 2, 1.0)
