@@ -19,18 +19,12 @@ from camcore.export.gradient import Gradient
 from camcore.export.grids import Layout
 from camcore.export.subject import Subject
 from camcore.methods import Method
-from camcore.scaling import normalize, postprocess, resize
+from camcore.projection import Gram, smooth_by_component
+from camcore.scaling import How, aggregate, normalize, postprocess, resize
 from camcore.targets import select_classes
 
 # The test-time augmentation of pytorch-grad-cam: brightness, and each of them mirrored.
 _BRIGHTNESS = (1.0, 0.9, 1.1)
-
-
-def aggregate(maps, how):
-    total = maps[0]
-    for other in maps[1:]:
-        total = total + other if how == "mean" else total * other
-    return total / len(maps) if how == "mean" else total
 
 
 @dataclass(frozen=True)
@@ -46,12 +40,12 @@ class Request:
     method: Method
     layers: tuple[str, ...]
     layouts: tuple[Layout, ...] = ()
-    grams: tuple[str, ...] = ()
+    grams: tuple[Gram, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     relu: bool = True
     normalize: bool = True
     full_size: bool = True
-    combine: str = "mean"
+    combine: How = "mean"
     eigen_smooth: bool = False
     aug_smooth: bool = False
 
@@ -65,20 +59,19 @@ class Request:
         """The method's kernel for each layer, which takes activations and what the method needs."""
         return [self._kernel(gram) for gram in self.grams]
 
-    def _kernel(self, gram: str) -> Callable[..., Tensor]:
+    def _kernel(self, gram: Gram) -> Callable[..., Tensor]:
         options = dict(self.options, spatial_ndim=len(self.spatial_axes))
         if options.get("gram", "given") is None:
             options["gram"] = gram
         if not self.eigen_smooth:
             return partial(self.method.kernel, **options)
-        weights = partial(self.method.weights, **options)
-        rank = options["spatial_ndim"]
-
-        def smoothed(activations: Tensor, *evidence: Tensor) -> Tensor:
-            weighted = weights(activations, *evidence)
-            return smooth_by_component(activations, weighted, gram=gram, spatial_ndim=rank)  # type: ignore[no-any-return]
-
-        return smoothed
+        method, rank = self.method, options["spatial_ndim"]
+        assert method.weights is not None
+        weigh = partial(method.weights, **options)
+        smooth = partial(
+            smooth_by_component, spatial_ndim=rank, per_point=method.per_point, gram=gram
+        )
+        return lambda activations, *evidence: smooth(activations, weigh(activations, *evidence))
 
     def finish(self, maps: Sequence[Tensor], image: Tensor) -> Tensor:
         """Raw maps (B, K, *S), one tensor a layer, as saliency maps (B, K, H, W)."""
@@ -98,7 +91,7 @@ class Request:
     def described(self) -> dict[str, Any]:
         """The options, for the card."""
         post = ("relu", "normalize", "combine", "eigen_smooth", "aug_smooth")
-        target = {"target": self.subject.target_name}
+        target = {"target": self.subject.target.name}
         return self.options | target | {name: getattr(self, name) for name in post}
 
 
@@ -248,6 +241,11 @@ def check_combination(request: Request) -> None:
         raise InputError(
             f"{request.method.name} explains the one layer before the pooling, got "
             f"{', '.join(request.layers)}"
+        )
+    if request.eigen_smooth and request.method.weights is None:
+        raise InputError(
+            f"eigen_smooth smooths a weighted sum of activations, which {request.method.name} is "
+            "not: leave it out, or choose another method"
         )
     if request.aug_smooth and not request.inputs[0].is_floating_point():
         raise InputError(

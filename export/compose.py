@@ -30,6 +30,8 @@ from camcore.export.subject import MODEL, Subject, named_outputs
 from camcore.export.targets import Target, get_target
 from camcore.export.trace import Trace, check_model, first_line, outputs_of, trace
 from camcore.methods import get_method
+from camcore.projection import Gram
+from camcore.scaling import How
 
 
 class Explanation(NamedTuple):
@@ -94,7 +96,7 @@ def explain(
     relu: bool | None = None,
     normalize: bool = True,
     full_size: bool = True,
-    combine: str = "mean",
+    combine: How = "mean",
     eigen_smooth: bool = False,
     aug_smooth: bool = False,
     dynamic_size: bool | None = None,
@@ -189,7 +191,7 @@ def explain(
     height, width = (None, None) if traced.dynamic_size else traced.size[-2:]
     card = Card(
         method=method,
-        layer=", ".join(request.layers),
+        layer=", ".join(layers or request.layers),
         image=replace(
             spec,
             height=height,
@@ -253,12 +255,17 @@ def _compose(asked: Request, traced: Trace) -> tuple[Request, Body]:
     examples = [node.meta["val"] for node in roots]
     scores = len(outputs_of(graph)) - len(inner) - 1
     gradient = trace_gradient(
-        parts.tail, examples, parts.crossing, explained=scores, inner=len(inner)
+        parts.tail,
+        examples,
+        parts.crossing,
+        explained=scores,
+        inner=len(inner),
+        contrast=request.subject.target.contrast,
     )
     return request, GradientBody(request, parts, len(roots), gradient)
 
 
-def _gram(activation: fx.Node, layout: Layout) -> str:
+def _gram(activation: fx.Node, layout: Layout) -> Gram:
     """Which matrix of inner products is the smaller one, of points or of channels.
 
     Kernels cannot tell where a size is free: there, the example's decides.

@@ -1,19 +1,19 @@
 """The gradient of a tail, traced once into two graphs of forward operators."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.fx import traceback as fx_traceback
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from camcore.errors import ExportError
 from camcore.export.cut import batch_symbol, counts, cut
-from camcore.export.rules import KEPT, RULES
+from camcore.export.rules import KEPT, POOLS, RULES
 from camcore.export.trace import first_line, module_of, outputs_of
 
 aten = torch.ops.aten
@@ -33,7 +33,7 @@ class Gradient:
     """
 
     forward: fx.GraphModule
-    backward: fx.GraphModule
+    backward: nn.Module
     batch_axes: tuple[int | None, ...]
 
     def repeat_saved(self, saved: Sequence[Any], times: int) -> list[Any]:
@@ -53,6 +53,7 @@ def trace_gradient(
     *,
     explained: int = 0,
     inner: int = 0,
+    contrast: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Gradient:
     """Trace the gradient of a tail's scores with respect to activations.
 
@@ -62,6 +63,8 @@ def trace_gradient(
         explained: the index of the output that holds the scores (B, N).
         inner: how many of the last outputs are values inside the tail whose gradients are asked
             for as well.
+        contrast: a function of scores (B, N) and classes (B, 1) that is explained in place of the
+            classes' scores.
 
     Raises:
         ExportError: an operator of the tail has no gradient, or none in forward operators; it is
@@ -75,11 +78,16 @@ def trace_gradient(
     *_, seed = joint.graph.find_nodes(op="placeholder")
     parts = cut(joint, at=[seed], kept=outputs)
     batch = batch_symbol(activations[0])
-    return Gradient(
-        parts.head,
-        _seeded_by_class(parts.tail, seed.meta["val"]),
-        tuple(_batch_axis(value, batch) for value in parts.crossing),
-    )
+    axes = tuple(_batch_axis(value, batch) for value in parts.crossing)
+    if contrast is None:
+        return Gradient(parts.head, _seeded_by_class(parts.tail, seed.meta["val"]), axes)
+    # The seed depends on the scores then, so they are saved as well.
+    scores = outputs[explained]
+    forward = parts.head
+    forward.graph.output_node().args = ((*outputs_of(forward), outputs_of(forward)[explained]),)
+    forward.recompile()
+    seeds = _trace_seeds(contrast, scores.meta["val"])
+    return Gradient(forward, _SeededByContrast(seeds, parts.tail), (*axes, 0))
 
 
 def _trace_joint(
@@ -125,6 +133,10 @@ class _Recorder(fx.Interpreter):
     """Runs a tail while it is traced, with stand-ins for the operators of `KEPT`."""
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if target in POOLS and all(size == 1 for size in args[1]):
+            # PyTorch does the same, and then moves the strides of a result in channels-last order,
+            # which no exporter understands.
+            return args[0].mean(dim=list(range(-len(args[1]), 0)), keepdim=True)
         return super().call_function(KEPT.get(target, target), args, kwargs)
 
 
@@ -205,6 +217,35 @@ def _seeded_by_class(backward: fx.GraphModule, seed_value: Tensor) -> fx.GraphMo
     graph.erase_node(seed)
     backward.recompile()
     return backward
+
+
+def _trace_seeds(contrast: Callable[[Tensor, Tensor], Tensor], scores: Tensor) -> fx.GraphModule:
+    """`(scores, classes) -> seeds`, the gradient of the contrast with respect to the scores."""
+
+    def seeds(scores: Tensor, classes: Tensor) -> Tensor:
+        leaf = scores.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(contrast(leaf, classes[:, None]).sum(), leaf)
+        return gradient
+
+    classes = scores.new_zeros(scores.shape[0], dtype=torch.int64)
+    traced: fx.GraphModule = make_fx(seeds, decomposition_table=RULES, tracing_mode="symbolic")(
+        scores, classes
+    )
+    _check_rules(traced)
+    return traced
+
+
+class _SeededByContrast(nn.Module):
+    """The backward graph with classes and scores as its input, in place of the seed."""
+
+    def __init__(self, seeds: fx.GraphModule, backward: fx.GraphModule) -> None:
+        super().__init__()
+        self.seeds = seeds
+        self.backward_pass = backward
+
+    def forward(self, classes: Tensor, *saved: Any) -> Any:
+        *others, scores = saved
+        return self.backward_pass(self.seeds(scores, classes), *others)
 
 
 def _is_product_with_weight(node: Any) -> bool:

@@ -79,7 +79,8 @@ def prove(path: Path, explained: Explained) -> dict[str, Any]:
     if contrast == 0:
         raise ProofError(
             f"the maps of layer {_layers(request)} are the same for every image, in the file and "
-            "in eager PyTorch: there is nothing to explain. Choose another layer, or check the weights"
+            "in eager PyTorch: there is nothing to explain. Choose another layer, or look at the "
+            "weights"
         )
     return {"runtime": runtime, "images": images, "worst_relative_error": float(f"{worst:.2e}")}
 

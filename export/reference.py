@@ -69,12 +69,15 @@ def _raw_maps(
     request: Request, scores: Tensor, activations: list["_Recorded"], classes: Tensor
 ) -> list[Tensor]:
     """The raw map (B, *S) of one class per image, at each layer."""
+    target = request.subject.target
     arguments = [[_first(request, n, each.value)] for n, each in enumerate(activations)]
     if request.method.needs != "activations":
         # Images do not influence each other, so the gradient of the sum holds each image's own.
-        score = scores.gather(1, classes[:, None]).sum()
+        column = classes[:, None]
+        contrast = target.contrast
+        picked = scores.gather(1, column) if contrast is None else contrast(scores, column)
         deltas = [each.delta for each in activations]
-        found = torch.autograd.grad(score, deltas, retain_graph=True)
+        found = torch.autograd.grad(picked.sum(), deltas, retain_graph=True)
         for n, (row, gradient) in enumerate(zip(arguments, found, strict=True)):
             row.append(_first(request, n, gradient))
     if request.method.needs == "class_weights":

@@ -384,13 +384,12 @@ def _adaptive_average_pool(x: Tensor, output_size: Sequence[int]) -> Any:
     return x
 
 
-# Forward operators that exporters get wrong when a size is free.
-FORWARD_RULES: dict[torch._ops.OpOverload, Rule] = dict.fromkeys(
-    (
-        aten.adaptive_avg_pool2d.default,
-        aten._adaptive_avg_pool2d.default,
-        aten.adaptive_avg_pool3d.default,
-        aten._adaptive_avg_pool3d.default,
-    ),
-    _adaptive_average_pool,
+POOLS = (
+    aten.adaptive_avg_pool2d.default,
+    aten._adaptive_avg_pool2d.default,
+    aten.adaptive_avg_pool3d.default,
+    aten._adaptive_avg_pool3d.default,
 )
+
+# Forward operators that exporters get wrong when a size is free.
+FORWARD_RULES: dict[torch._ops.OpOverload, Rule] = dict.fromkeys(POOLS, _adaptive_average_pool)

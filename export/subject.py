@@ -40,17 +40,13 @@ class Subject(nn.Module):
         self.add_module(MODEL, model)
         # Not `eval()`, which would change the user's model.
         self.training = False
-        self._target = target
+        self.target = target
         self._output = output
         self._pixels = pixels
 
     @property
     def user_model(self) -> nn.Module:
         return self.get_submodule(MODEL)
-
-    @property
-    def target_name(self) -> str:
-        return self._target.name
 
     @property
     def spatial_axes(self) -> int:
@@ -86,20 +82,20 @@ class Subject(nn.Module):
             ExportError: the target makes something else of the model's output.
         """
         explained: Any = returned
-        if not self._target.takes_everything:
+        if not self.target.takes_everything:
             outputs = named_outputs(returned)
             explained = outputs[pick_output(outputs, self._output)]
-        ranking = self._target.scores(explained)
+        ranking = self.target.scores(explained)
         if ranking.ndim == 1:
             ranking = ranking[:, None]
         if ranking.ndim != 2:
             shapes = {name: tuple(value.shape) for name, value in named_outputs(returned).items()}
             raise ExportError(
-                f"the target {self._target.name!r} makes a tensor of rank {ranking.ndim} of the "
+                f"the target {self.target.name!r} makes a tensor of rank {ranking.ndim} of the "
                 f"model's outputs {shapes}, expected scores (B, N) or (B,). Choose an output or a "
                 "target that fits; for a segmentation model, target='segmentation'"
             )
-        return ranking, self._target.explained(ranking)
+        return ranking, self.target.explained(ranking)
 
 
 def named_outputs(returned: Any) -> dict[str, Tensor]:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from camcore import targets
 from camcore.errors import unknown_name
 
 
@@ -22,26 +22,16 @@ def _as_it_is(scores: Tensor) -> Tensor:
 class Target:
     """`scores` turns the output into (B, N), by which classes are ranked; `explained` turns those
     into what the maps explain. With `takes_everything` the model's whole output is given.
+
+    Where it depends on the class what is explained, `contrast` takes the scores (B, N) and classes
+    (B, 1) and gives (B, 1).
     """
 
     name: str
     scores: Callable[[Any], Tensor] = _as_it_is
     explained: Callable[[Tensor], Tensor] = _as_it_is
+    contrast: Callable[[Tensor, Tensor], Tensor] | None = None
     takes_everything: bool = False
-
-
-def rest(scores: Tensor) -> Tensor:
-    """ReST, 2 z_c - logsumexp z.
-
-    Source: Cai et al. 2025, https://arxiv.org/abs/2501.06261
-    """
-    return 2 * scores - torch.logsumexp(scores, dim=1, keepdim=True)
-
-
-def binary(logit: Tensor) -> Tensor:
-    """One logit (B, 1) or (B,) as the scores of two classes, no and yes: (B, 2)."""
-    logit = logit.reshape(logit.shape[0], -1)
-    return torch.cat([-logit, logit], dim=1)
 
 
 def segmentation(mask: Tensor | None = None) -> Target:
@@ -62,10 +52,11 @@ TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
         Target("logit"),
-        Target("probability", explained=lambda scores: scores.softmax(dim=1)),
-        Target("binary", scores=binary),
+        Target("probability", explained=targets.probability),
+        Target("binary", scores=targets.binary),
         Target("value"),
-        Target("rest", explained=rest),
+        Target("rest", explained=targets.rest),
+        Target("finer", contrast=targets.finer),
         segmentation(),
     )
 }

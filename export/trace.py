@@ -145,11 +145,11 @@ def _try_another_size(
         raise ExportError("it has attention; dynamic_size=True tries to free them nevertheless")
 
 
-class _AttentionWatch(TorchDispatchMode):
+class _AttentionWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes whether attention is computed while it lasts: a softmax of more than class scores."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen = False
 
     def __torch_dispatch__(

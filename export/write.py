@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 import onnx
@@ -182,11 +183,17 @@ def _scriptable(module: fx.GraphModule, names: Sequence[str]) -> nn.Module:
             node.update_kwarg("device", device)
         if node.target is aten.sym_size.int:
             node.target = aten.size
+        elif node.target in _OF_SIZES:
+            node.target = _OF_SIZES[node.target]
         elif isinstance(node.target, torch._ops.OpOverload):
             node.target = node.target.overloadpacket
     graph.output_node().args = (tuple(outputs_of(module)),)
     graph.set_codegen(fx.graph.CodeGen())
     return fx.GraphModule(module, graph)
+
+
+# What is asked of symbolic sizes, and of the integers they are in TorchScript.
+_OF_SIZES: dict[Any, Any] = {torch.sym_min: min, torch.sym_max: max}
 
 
 def to_pt2(program: ExportedProgram, card: Card) -> bytes:
