@@ -4,7 +4,7 @@ This package holds the kernels and imports neither torch nor onnx. `camcore.expo
 model into a file; `camcore.adapters` runs that file.
 """
 
-from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from camcore.attention import legrad
 from camcore.errors import (
@@ -58,7 +58,17 @@ from camcore.weighting import (
     xgradcam_weights,
 )
 
-__version__ = version("camcore")
+if TYPE_CHECKING:
+    __version__: str
+else:
+    # On demand: what reads a distribution's metadata takes as long to import as all the rest.
+    def __getattr__(name):
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib.metadata import version
+
+        return version("camcore")
+
 
 __all__ = [
     "METHODS",

@@ -52,7 +52,8 @@ class Layout:
             return "channels last"
         if self.kind == "tokens":
             rows = " x ".join(map(str, self.grid))
-            return f"{rows} tokens" + (f" behind {self.prefix} others" if self.prefix else "")
+            others = f"{self.prefix} other{'s' if self.prefix > 1 else ''}"
+            return f"{rows} tokens" + (f" behind {others}" if self.prefix else "")
         return ""
 
 

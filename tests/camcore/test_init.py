@@ -22,7 +22,7 @@ MODULES = ["camcore"] + [
 
 
 def test_importing_camcore_imports_no_framework() -> None:
-    program = "import sys, camcore; print(*sys.modules)"
+    program = "import sys; before = {*sys.modules}; import camcore; print(*{*sys.modules} - before)"
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
@@ -30,13 +30,15 @@ def test_importing_camcore_imports_no_framework() -> None:
     assert "camcore.weighting" in imported
     unwanted = {"camcore.export", "camcore.adapters", "cv2", "jax", "onnx", "onnxruntime", "torch"}
     assert not imported & unwanted
+    # What the version alone needs.
+    assert not imported & {"importlib.metadata", "email"}
 
 
 def test_all_lists_what_is_there() -> None:
     public = {
         name
         for name, value in vars(camcore).items()
-        if not name.startswith("_") and not inspect.ismodule(value) and name != "version"
+        if not name.startswith("_") and not inspect.ismodule(value) and name != "TYPE_CHECKING"
     }
     assert set(camcore.__all__) == public
     assert camcore.__all__ == sorted(camcore.__all__, key=lambda name: (not name.isupper(), name))
@@ -45,6 +47,11 @@ def test_all_lists_what_is_there() -> None:
 def test_the_version_is_the_projects() -> None:
     pyproject = Path(__file__).parents[2] / "pyproject.toml"
     assert camcore.__version__ == tomllib.loads(pyproject.read_text())["project"]["version"]
+    from camcore import __version__
+
+    assert __version__ == camcore.__version__
+    with pytest.raises(AttributeError, match="'camcore' has no attribute 'versoin'"):
+        camcore.versoin  # type: ignore[attr-defined]  # noqa: B018
 
 
 @pytest.mark.parametrize("name", MODULES)
