@@ -5,6 +5,7 @@ own library on their own device. An `.onnx` file never imports torch; CUDA array
 and come back, without a copy.
 """
 
+import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,18 +28,21 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 Device = Literal["cpu", "cuda"]
 ClassIds = ArrayLike | None  # integers
-# Checked image and class_ids in, the graph's outputs in order out.
-Graph = Callable[[Any, NDArray[np.int64]], Sequence[Any]]
+# The model's checked inputs, image first, and class_ids in; the graph's outputs in order out.
+Graph = Callable[[Sequence[Any], NDArray[np.int64]], Sequence[Any]]
 
 _CPU, _CUDA = 1, 2  # DLPack's device types
+
+# Those of camcore.export.targets.TARGETS whose classes are the columns of the model's output.
+_TARGETS_BY_CLASS = ("logit", "probability", "value", "rest", "finer")
 
 
 class Explanation(Mapping[str, A]):
     """What a file gives for a batch of images: arrays by the names of the graph's outputs.
 
     Each is an attribute and an item: `explanation.saliency_map` is `explanation["saliency_map"]`.
-    `scores` is (B, N), `classes` int64 (B, K), `saliency_map` (B, K, H, W) in [0, 1];
-    `card.outputs` lists what else there is.
+    `classes` is int64 (B, K), `saliency_map` (B, K, H, W) in [0, 1]. Before them come the model's
+    own outputs: `scores` (B, N) where it returns one tensor, else those that `card.outputs` names.
 
     >>> Explanation({"scores": [[0.1, 0.9]], "classes": [[1]]}).classes
     [[1]]
@@ -67,28 +71,41 @@ class Runner:
 
     Call it with `image`, float32 (B, 3, H, W) normalised as `card.image` says
     (`camcore.adapters.images.prepare` does that), or uint8 (B, H, W, 3) where `card.image.dtype` is
-    uint8; and with `class_ids`, the classes to explain: None for the highest-scoring one, an
-    integer, or integers (K,) or (B, K). -1 in column k means the k-th best.
+    uint8; with the model's further inputs, if it has any, in the order of `card.inputs` or by those
+    names, arrays of the image's library with B rows; and with `class_ids`, the classes to explain:
+    None for the highest-scoring one, an integer, or integers (K,) or (B, K). -1 in column k means
+    the k-th best. Ids may come last without their name.
     """
 
     card: Card
     device: Device
     _graph: Graph = field(repr=False)
 
-    def __call__(self, image: A, class_ids: ClassIds = None) -> Explanation[A]:
-        """Scores and maps of a batch of images.
+    def __call__(
+        self, image: A, *others: Any, class_ids: ClassIds = None, **named: Any
+    ) -> Explanation[A]:
+        """The model's outputs and the maps of a batch of images.
 
         Raises:
-            InputError: the image or the class ids do not fit the card, or are not finite.
+            InputError: the image, another input or the class ids do not fit the card, or are not
+                finite.
+            UnknownNameError: an input of a name that the file does not have.
         """
+        inputs, class_ids = _in_order(self.card.inputs, others, class_ids, named)
         batch = check_image(image, self.card.image)
+        for name, value in inputs.items():
+            _check_input(name, value, image, batch)
         ids = check_class_ids(class_ids, batch, self.card.num_classes)
-        _check_device(image, self.device)
+        for name, value in {"image": image, **inputs}.items():
+            _check_device(name, value, self.device)
         try:
-            outputs = self._graph(image, ids)
+            outputs = self._graph([image, *inputs.values()], ids)
         except Exception as error:  # each runtime has its own, derived from nothing narrower
-            shape = tuple(cast(Any, image).shape)
-            raise InputError(f"the graph failed on an image of shape {shape}: {error}") from error
+            given = ", ".join(
+                f"{name} of shape {tuple(cast(Any, value).shape)}"
+                for name, value in {"an image": image, **inputs}.items()
+            )
+            raise InputError(f"the graph failed on {given}: {error}") from error
         return Explanation(dict(zip(self.card.outputs, outputs, strict=True)))
 
 
@@ -160,6 +177,75 @@ def class_index(card: Card, name: str) -> int:
     return index
 
 
+def class_scores(card: Card, explanation: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
+    """The scores (B, N) of the classes among what a file gave, None where it gives none.
+
+    A segmentation model gives scores for pixels, and some targets make their own scores inside the
+    graph. Where several outputs look like scores, there is no telling which of them is explained.
+
+    >>> card = Card("gradcam", "layer4", ImageSpec(None, None), 2, ("out", "classes"))
+    >>> class_scores(card, {"out": np.array([[0.5, 2.0]]), "classes": np.array([[1]])})
+    array([[0.5, 2. ]])
+    >>> class_scores(card, {"out": np.zeros((1, 2, 8, 8)), "classes": np.array([[1]])}) is None
+    True
+    """
+    if card.options.get("target", "logit") not in _TARGETS_BY_CLASS:
+        return None
+    own = [explanation[name] for name in card.outputs if name not in ("classes", "saliency_map")]
+    found = [
+        output.reshape(len(output), -1)
+        for output in own
+        # A model of one value may return (B,).
+        if output.ndim < 3 and math.prod(output.shape[1:]) == card.num_classes
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _in_order(
+    names: Sequence[str], others: Sequence[Any], class_ids: Any, named: Mapping[str, Any]
+) -> tuple[dict[str, Any], Any]:
+    """The inputs behind the image by their names in the file's order, and the class ids."""
+    further = names[1:-1]
+    for name in named:
+        if name not in further:
+            raise unknown_name("input", name, names)
+    left = [name for name in further if name not in named]
+    if len(others) == len(left) + 1 and class_ids is None:
+        *others, class_ids = others
+    if len(others) != len(left):
+        raise InputError(
+            f"{len(others)} inputs were given behind image and {len(named)} by name; the file "
+            f"takes {', '.join(names)}"
+        )
+    values = {**named, **dict(zip(left, others, strict=True))}
+    return {name: values[name] for name in further}, class_ids
+
+
+def _check_input(name: str, value: Any, image: Any, batch: int) -> None:
+    """Raises an `InputError` unless it is an array like the image, one row for each, and finite."""
+    expected = f"expected an array of the image's library with {batch} rows"
+    try:
+        same = _namespace(value) is _namespace(image)
+    except TypeError:
+        same = False
+    if not same:
+        raise InputError(f"{name} is {type(value).__name__}; {expected}")
+    dtype = str(value.dtype).removeprefix("torch.")
+    given = f"{name} is {dtype} {tuple(value.shape)}"
+    if value.ndim < 1 or value.shape[0] != batch:
+        raise InputError(f"{given}; {expected}, as image has")
+    if "float" in dtype and not bool(_namespace(value).all(_namespace(value).isfinite(value))):
+        raise InputError(f"{given} and holds NaN or infinity; every value must be finite")
+
+
+def _namespace(array: Any) -> Any:
+    """The array's functions.
+
+    For NumPy its own do: array-api-compat's would import all of NumPy, 40 ms more.
+    """
+    return np if is_numpy_array(array) else array_namespace(array)
+
+
 def check_image(image: Any, spec: ImageSpec) -> int:
     """The batch size of an image that the graph takes.
 
@@ -172,8 +258,7 @@ def check_image(image: Any, spec: ImageSpec) -> int:
     form = ("B", *size, spec.channels) if pixels else ("B", spec.channels, *size)
     expected = f"expected {spec.dtype} ({', '.join(map(str, form))})"
     try:
-        # For NumPy its own functions do: array-api-compat's would import all of NumPy, 40 ms more.
-        xp = np if is_numpy_array(image) else array_namespace(image)
+        xp = _namespace(image)
     except TypeError as error:
         raise InputError(
             f"image is {type(image).__name__}; {expected} as a NumPy, torch or CuPy array; "
@@ -256,14 +341,14 @@ def _on_the_cpu(class_ids: Any) -> NDArray[Any]:
     return np.asarray(class_ids)
 
 
-def _check_device(image: Any, device: Device) -> None:
-    kind = _CPU if is_numpy_array(image) else image.__dlpack_device__()[0]
+def _check_device(name: str, array: Any, device: Device) -> None:
+    kind = _CPU if is_numpy_array(array) else array.__dlpack_device__()[0]
     if kind not in (_CPU, _CUDA):
-        raise InputError(f"image lies on DLPack device type {kind}; move it to the CPU or to CUDA")
+        raise InputError(f"{name} lies on DLPack device type {kind}; move it to the CPU or to CUDA")
     if kind == _CUDA and device == "cpu":
         raise InputError(
-            "image lies on CUDA, the file was loaded on the CPU: load(path, device='cuda'), or "
-            "move the image"
+            f"{name} lies on CUDA, the file was loaded on the CPU: load(path, device='cuda'), or "
+            f"move {name}"
         )
 
 
@@ -298,31 +383,34 @@ def _open_onnx(path: Path, card: Card, device: Device) -> Graph:
         )
     names = list(card.outputs)
 
-    def run(image: Any, class_ids: NDArray[np.int64]) -> Sequence[Any]:
-        if is_numpy_array(image):
-            feeds = {"image": np.ascontiguousarray(image), "class_ids": class_ids}
-            return cast(Sequence[Any], session.run(names, feeds))
-        return _run_bound(session, names, image, class_ids)
+    def run(inputs: Sequence[Any], class_ids: NDArray[np.int64]) -> Sequence[Any]:
+        feeds = dict(zip(card.inputs, [*inputs, class_ids], strict=True))
+        if is_numpy_array(inputs[0]):
+            dense = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+            return cast(Sequence[Any], session.run(names, dense))
+        return _run_bound(session, names, feeds)
 
     return run
 
 
-def _run_bound(
-    session: Any, names: list[str], image: Any, class_ids: NDArray[np.int64]
-) -> Sequence[Any]:
+def _run_bound(session: Any, names: list[str], feeds: Mapping[str, Any]) -> Sequence[Any]:
     """Run on another library's memory, and hand out results as arrays of that library, uncopied."""
     import onnxruntime
     from onnxruntime.capi.onnxruntime_pybind11_state import OrtValue as RawValue
 
+    image = feeds["image"]
     xp = array_namespace(image)
     device_type, device_id = image.__dlpack_device__()
-    # The raw class: onnxruntime 1.22 has no public `OrtValue.from_dlpack` yet.
-    raw = RawValue.from_dlpack(_dense(image, xp).__dlpack__(), False)
     binding = session.io_binding()
-    binding.bind_ortvalue_input("image", onnxruntime.OrtValue(raw))
-    # Not bind_cpu_input: it does not know inputs that have a default.
-    ids = onnxruntime.OrtValue.ortvalue_from_numpy(class_ids)
-    binding.bind_ortvalue_input("class_ids", ids)
+    for name, array in feeds.items():
+        if is_numpy_array(array):  # class_ids
+            # Not bind_cpu_input: it does not know inputs that have a default.
+            value = onnxruntime.OrtValue.ortvalue_from_numpy(array)
+        else:
+            # The raw class: onnxruntime 1.22 has no public `OrtValue.from_dlpack` yet.
+            raw = RawValue.from_dlpack(_dense(array, xp).__dlpack__(), False)
+            value = onnxruntime.OrtValue(raw)
+        binding.bind_ortvalue_input(name, value)
     for name in names:
         binding.bind_output(name, "cuda" if device_type == _CUDA else "cpu", device_id)
     # The caller's library and onnxruntime work on streams of their own: wait for both.
@@ -332,9 +420,9 @@ def _run_bound(
     return [xp.from_dlpack(value._ortvalue) for value in binding.get_outputs()]
 
 
-def _dense(image: Any, xp: Any) -> Any:
-    """The image with its pixels in order in memory; onnxruntime takes no strides."""
-    return xp.reshape(xp.reshape(image, (-1,)), image.shape)
+def _dense(array: Any, xp: Any) -> Any:
+    """The array with its values in order in memory; onnxruntime takes no strides."""
+    return xp.reshape(xp.reshape(array, (-1,)), array.shape)
 
 
 def _open_torchscript(path: Path, card: Card, device: Device) -> Graph:
@@ -361,8 +449,13 @@ def _open_exported(path: Path, card: Card, device: Device) -> Graph:
         program = move_to_device_pass(program, device)
     # Without the guards that torch.export guessed from its example: the file was proven without.
     module = program.module(check_guards=False)
-    # One row of ids serves any batch; the archive's signature wants one a image.
-    return _torch_graph(lambda image, ids: module(image, ids.expand(len(image), -1)), device)
+
+    def run(*values: Any) -> Any:
+        *inputs, ids = values
+        # One row of ids serves any batch; the archive's signature wants one an image.
+        return module(*inputs, ids.expand(len(inputs[0]), -1))
+
+    return _torch_graph(run, device)
 
 
 def _torch(device: Device) -> Any:
@@ -376,16 +469,18 @@ def _torch(device: Device) -> Any:
 def _torch_graph(module: Callable[..., Sequence["torch.Tensor"]], device: Device) -> Graph:
     import torch
 
-    def run(image: Any, class_ids: NDArray[np.int64]) -> Sequence[Any]:
+    def run(inputs: Sequence[Any], class_ids: NDArray[np.int64]) -> Sequence[Any]:
+        image = inputs[0]
         if is_numpy_array(image):
             # torch knows no negative strides, and warns about memory that is read-only.
-            image = np.require(image, requirements=("C", "W"))
-        tensor = torch.utils.dlpack.from_dlpack(image)
+            inputs = [np.require(array, requirements=("C", "W")) for array in inputs]
+        tensors = [torch.utils.dlpack.from_dlpack(array) for array in inputs]
+        ids = torch.from_numpy(class_ids)
         with torch.no_grad():
-            outputs = module(tensor.to(device), torch.from_numpy(class_ids).to(device))
+            outputs = module(*(tensor.to(device) for tensor in [*tensors, ids]))
         if is_numpy_array(image):  # not by from_dlpack, which would make them read-only
             return [output.numpy(force=True) for output in outputs]
         xp = array_namespace(image)
-        return [xp.from_dlpack(output.to(tensor.device)) for output in outputs]
+        return [xp.from_dlpack(output.to(tensors[0].device)) for output in outputs]
 
     return run

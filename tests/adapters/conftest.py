@@ -2,7 +2,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from camcore.export import explain, save
+from tests.adapters.nets import build_segmenter, build_with_table
 from tests.adapters.toy import CARD, UINT8_CARD, write_toy
 
 
@@ -28,3 +31,32 @@ def fixed_size_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file whose card says that it takes images of 24 x 32 alone."""
     spec = replace(CARD.image, height=24, width=32, resize=None, crop=None)
     return write_toy(tmp_path_factory.mktemp("fixed") / "fixed.onnx", replace(CARD, image=spec))
+
+
+@pytest.fixture(scope="session")
+def with_table_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of a picture and a row of numbers in the three formats, by the real exporter."""
+    folder = tmp_path_factory.mktemp("table")
+    example = (torch.zeros(1, 3, 24, 24), torch.zeros(1, 2))
+    for suffix in (".onnx", ".pt", ".pt2"):
+        explained = explain(build_with_table().eval(), example, output="logits")
+        save(explained, folder / f"table{suffix}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def segmenter_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A segmentation model by the real exporter, with maps at image size and at the layer's own."""
+    folder = tmp_path_factory.mktemp("segmenter")
+    for size in ("image", "feature"):
+        explained = explain(
+            build_segmenter().eval(),
+            torch.zeros(1, 3, 32, 32),
+            layer="backbone",
+            target="segmentation",
+            full_size=size == "image",
+            model_name="segmenter",
+            class_names=("sky", "sea", "sand"),
+        )
+        save(explained, folder / f"{size}.onnx")
+    return folder

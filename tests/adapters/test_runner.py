@@ -23,10 +23,13 @@ from camcore.adapters.runner import (
     check_class_ids,
     check_image,
     class_index,
+    class_scores,
     load,
 )
 from camcore.card import Card, ImageSpec, seal_onnx
 from camcore.errors import FileError, InputError, UnknownNameError
+from camcore.export.targets import TARGETS
+from tests.adapters.nets import build_segmenter, build_with_table
 from tests.adapters.toy import CARD, onnx_content, reference, write_toy
 
 SUFFIXES = [".onnx", ".pt", ".pt2"]
@@ -305,6 +308,127 @@ def test_class_ids_outside_reach_no_format(toy_folder: Path, suffix: str) -> Non
     for ids in (torch.tensor([[0], [-2]]), OnlyDLPack(np.array([4]))):
         with pytest.raises(InputError, match="expected integers from -1 to 3"):
             load(toy_folder / f"toy{suffix}")(image(), ids)  # type: ignore[arg-type]
+
+
+def table(batch: int = 2) -> NDArray[np.float32]:
+    return np.random.default_rng(5).standard_normal((batch, 2), dtype=np.float32)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_further_inputs_by_position_and_by_name(with_table_folder: Path, suffix: str) -> None:
+    runner = load(with_table_folder / f"table{suffix}")
+    model = build_with_table().eval()
+    with torch.no_grad():
+        expected = model(torch.from_numpy(image()), torch.from_numpy(table()))
+    given = runner(image(), table(), [2, -1])
+    assert tuple(given) == ("embedding", "logits", "classes", "saliency_map")
+    for name, value in expected.items():
+        np.testing.assert_allclose(given[name], value.numpy(), rtol=1e-4, atol=1e-6)
+    best = expected["logits"].argsort(descending=True)[:, 1]
+    np.testing.assert_array_equal(given.classes, [[2, best[0]], [2, best[1]]])
+    assert given.saliency_map.shape == (2, 2, 8, 9)
+    tensors = torch.from_numpy(image()), torch.from_numpy(table()[:, ::-1].copy()).flip(1)
+    for again in (
+        runner(image(), table(), class_ids=[2, -1]),
+        runner(image(), input_1=table(), class_ids=[2, -1]),
+        runner(image(), [2, -1], input_1=table()[:, ::-1][:, ::-1]),
+        runner(image=image(), input_1=table(), class_ids=[2, -1]),
+        runner(tensors[0], tensors[1], torch.tensor([2, -1])),
+    ):
+        for name in given:
+            np.testing.assert_allclose(np.asarray(again[name]), given[name], rtol=1e-5, atol=1e-6)
+    assert not np.allclose(runner(image(), 0 * table())["logits"], given["logits"], atol=1e-3)
+    np.testing.assert_array_equal(runner(image(1), table(1)).classes.shape, (1, 1))
+
+
+@pytest.mark.parametrize(
+    ("others", "named", "message"),
+    [
+        (
+            (),
+            {},
+            "0 inputs were given behind image and 0 by name; the file takes image, input_1, c",
+        ),
+        (([0],), {}, r"input_1 is list; expected an array of the image's library with 2 rows"),
+        ((None,), {}, "input_1 is NoneType"),
+        ((torch.zeros(2, 2),), {}, "input_1 is Tensor; expected an array of the image's library"),
+        ((table(3),), {}, r"input_1 is float32 \(3, 2\); expected .* 2 rows, as image has"),
+        ((np.float32(1),), {}, r"input_1 is float32 \(\); expected"),
+        ((np.array(1.0),), {}, r"input_1 is float64 \(\); expected"),
+        ((table() * np.nan,), {}, "input_1 is float32 .* holds NaN or infinity"),
+        ((table(), 0, 1), {}, "3 inputs were given behind image"),
+        ((table(), 0), {"class_ids": 0}, "2 inputs were given behind image"),
+        ((table(), 0), {"input_1": table()}, "2 inputs were given behind image and 1 by name"),
+        ((), {"input_2": table()}, "unknown input 'input_2'; nearest: input_1"),
+        ((table()[:, :1],), {}, r"failed on an image of shape .*, input_1 of shape \(2, 1\)"),
+    ],
+)
+def test_wrong_further_inputs(
+    with_table_folder: Path, others: tuple[Any, ...], named: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError if "unknown" not in message else UnknownNameError, match=message):
+        load(with_table_folder / "table.onnx")(image(), *others, **named)
+
+
+def test_inputs_that_a_file_does_not_have(toy_folder: Path) -> None:
+    runner = load(toy_folder / "toy.onnx")
+    with pytest.raises(
+        InputError, match=r"2 inputs were given behind image.*takes image, class_ids"
+    ):
+        runner(image(), table(), 0)
+    with pytest.raises(UnknownNameError, match="unknown input 'table'"):
+        runner(image(), table=table())
+
+
+def test_further_input_on_another_device(
+    with_table_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = iter([(1, 0), (2, 0)])
+    monkeypatch.setattr(torch.Tensor, "__dlpack_device__", lambda self: next(asked))
+    with pytest.raises(InputError, match=r"input_1 lies on CUDA.*or move input_1"):
+        load(with_table_folder / "table.onnx")(torch.zeros(2, 3, 8, 9), torch.zeros(2, 2))
+
+
+def test_segmentation_in_onnxruntime(segmenter_folder: Path) -> None:
+    runner = load(segmenter_folder / "image.onnx")
+    given = runner(image(2, 40, 36), [2, -1, -1])
+    with torch.no_grad():
+        expected = build_segmenter().eval()(torch.from_numpy(image(2, 40, 36)))
+    np.testing.assert_allclose(given["out"], expected["out"].numpy(), rtol=1e-4, atol=1e-5)
+    assert given.saliency_map.shape == (2, 3, 40, 36)
+    assert class_scores(runner.card, given) is None
+    assert load(segmenter_folder / "feature.onnx")(image(2, 40, 36)).saliency_map.shape[2:] == (
+        10,
+        9,
+    )
+
+
+def shaped(card: Card, **shapes: tuple[int, ...]) -> Any:
+    """The scores among outputs of these shapes, of which each holds its number alone."""
+    outputs = {name: np.full(shape, n) for n, (name, shape) in enumerate(shapes.items())}
+    outputs |= {"classes": np.zeros((2, card.num_classes)), "saliency_map": np.zeros((2, 1, 4, 4))}
+    return class_scores(replace(card, outputs=tuple(outputs)), outputs)
+
+
+def test_scores_are_told_by_their_shape() -> None:
+    assert (shaped(CARD, embedding=(2, 8), logits=(2, 4), hidden=(2, 4, 4)) == 1).all()
+    assert shaped(CARD, scores=(2, 4)).shape == (2, 4)
+    assert shaped(CARD, embedding=(2, 8)) is None
+    assert shaped(CARD, out=(2, 4, 6, 6), aux=(2, 4, 6, 6)) is None
+    assert shaped(CARD, left=(2, 4), right=(2, 4)) is None
+    one = replace(CARD, num_classes=1)
+    assert shaped(one, scores=(2,)).shape == (2, 1)
+    assert shaped(one, scores=(2, 1)).shape == (2, 1)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_scores_of_targets_whose_classes_are_the_models(target: str) -> None:
+    card = replace(CARD, options={"target": target})
+    assert (shaped(card, scores=(2, 4)) is None) == (target in ("binary", "segmentation"))
+
+
+def test_scores_of_a_target_of_ones_own() -> None:
+    assert shaped(replace(CARD, options={"target": "ratio"}), scores=(2, 4)) is None
 
 
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=5)
