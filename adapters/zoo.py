@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 import torch
@@ -27,6 +28,11 @@ SCENES = "scenes"
 
 # Where training scripts put the state dict in a checkpoint.
 _STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
+
+_ON_A_BACKBONE = [
+    *models.list_models(models.segmentation),
+    *models.list_models(models.detection),
+]
 
 State = dict[str, torch.Tensor]
 
@@ -160,8 +166,7 @@ def load_state_dict(model: nn.Module, state: State, source: str) -> None:
 
 def _from_torchvision(name: str, weights: str) -> BuiltModel:
     # Not the video and quantised ones: files take images, and quantised layers have no gradients.
-    families = (models, models.segmentation, models.detection)
-    known = [known for family in families for known in models.list_models(family)]
+    known = [*models.list_models(models), *_ON_A_BACKBONE]
     if name not in known:
         hint = "A model of your own is given as module:function."
         raise unknown_name("model", name, [*known, SCENES], hint)
@@ -197,6 +202,10 @@ def _without_weights(name: str, state: State | None) -> nn.Module:
         if state is not None:  # as torchvision itself does when it loads its weights
             aux = any(key.startswith(("aux", "AuxLogits")) for key in state)
             options |= {"transform_input": True, "aux_logits": aux}
+    elif name in _ON_A_BACKBONE:  # whose weights would be downloaded
+        options = {"weights_backbone": None}
+        if state is not None and any(key.startswith("aux_classifier.") for key in state):
+            options["aux_loss"] = True
     model = cast(nn.Module, models.get_model(name, weights=None, **options))
     classes = None if state is None else _last_weight(state, model)
     if classes in (None, _last_weight(model.state_dict(), model)):
@@ -253,8 +262,33 @@ def _from_function(name: str, weights: str) -> BuiltModel:
 
 def _find_function(name: str) -> Callable[[], object]:
     module_name, _, function_name = name.partition(":")
+    module = _import(name, module_name)
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        functions = [key for key, value in vars(module).items() if callable(value)]
+        raise unknown_name(f"function of {module_name}", function_name, functions)
+    return cast(Callable[[], object], function)
+
+
+def find_object(name: str) -> object:
+    """What `module:name` is, in the working folder or installed.
+
+    Raises:
+        UnknownNameError: no such module, or nothing of that name in it.
+        InputError: importing the module fails.
+    """
+    module_name, _, own_name = name.partition(":")
+    with _working_folder_importable():
+        module = _import(name, module_name)
+    if not hasattr(module, own_name):
+        known = [key for key in vars(module) if not key.startswith("_")]
+        raise unknown_name(f"name in {module_name}", own_name, known)
+    return getattr(module, own_name)
+
+
+def _import(name: str, module_name: str) -> ModuleType:
     try:
-        module = importlib.import_module(module_name)
+        return importlib.import_module(module_name)
     except Exception as error:  # somebody else's module
         missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
         if missing and f"{module_name}.".startswith(f"{missing}."):
@@ -262,11 +296,6 @@ def _find_function(name: str) -> Callable[[], object]:
                 f"{name}: no module {module_name!r} in the working folder or installed"
             ) from error
         raise InputError(f"{name}: importing {module_name} failed: {error}") from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        functions = [key for key, value in vars(module).items() if callable(value)]
-        raise unknown_name(f"function of {module_name}", function_name, functions)
-    return cast(Callable[[], object], function)
 
 
 @contextmanager

@@ -299,3 +299,34 @@ def test_with_size() -> None:
     assert with_size(spec, (448, 448)) == ImageSpec(None, None, resize=512, crop=(448, 448))
     assert with_size(spec, (96, 128)) == ImageSpec(None, None)
     assert with_size(ImageSpec(None, None), (64, 64)) == ImageSpec(None, None)
+
+
+def test_segmentation_model_downloads_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise AssertionError(f"download of {arguments}")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    built = build_model("lraspp_mobilenet_v3_large", "none")
+    assert built.class_names is not None
+    assert built.class_names[:2] == ("__background__", "aeroplane")
+    assert (built.image.resize, built.image.crop) == (520, None)
+
+
+def test_segmentation_model_from_a_file(tmp_path: Path) -> None:
+    """Of five classes, and with the auxiliary head that it was trained with."""
+    trained = models.segmentation.deeplabv3_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=5, aux_loss=True
+    )
+    path = tmp_path / "trained.safetensors"
+    save_file(trained.state_dict(), path)
+    built = build_model("deeplabv3_mobilenet_v3_large", str(path))
+    assert built.class_names is None
+    with torch.no_grad():
+        given = built.model(torch.ones(1, 3, 32, 32))
+        expected = trained.eval()(torch.ones(1, 3, 32, 32))
+    assert list(given) == ["out", "aux"]
+    for name in given:
+        torch.testing.assert_close(given[name], expected[name])

@@ -1,0 +1,99 @@
+"""What the command line writes as text: options of a method, targets, outputs."""
+
+from collections.abc import Iterator, Sequence
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from camcore.errors import InputError, unknown_name
+from camcore.methods import get_method
+
+
+def parse_options(method: str, pairs: Sequence[str]) -> dict[str, Any]:
+    """Options written as `name=value`, with the values that the method's kernel takes.
+
+    Raises:
+        UnknownNameError: no such method, or it has no such option.
+        InputError: no `=`, a value that the option cannot be, or an option given twice.
+
+    >>> parse_options("gradcam++", ["eps=0"])
+    {'eps': 0.0}
+    """
+    chosen = get_method(method)
+    hints = get_type_hints(chosen.kernel)
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = (part.strip() for part in pair.partition("="))
+        if not equals:
+            raise InputError(f"--option {pair!r}; expected name=value, as in --option eps=0")
+        if not chosen.options:
+            raise InputError(f"--option {pair}: {method} has no options")
+        if name not in chosen.options:
+            raise unknown_name(f"option of {method}", name, chosen.options)
+        if name in found:
+            raise InputError(f"--option {name} is given twice")
+        # What the exporter takes itself, and the kernel does not, is of its default's type.
+        kinds = list(_kinds(hints.get(name, type(chosen.options[name]))))
+        found[name] = _parse(pair, text, kinds)
+    return found
+
+
+def _kinds(hint: Any) -> Iterator[Any]:
+    """What may be given for an option of that type: types, and strings by themselves."""
+    if get_origin(hint) is Literal:
+        yield from get_args(hint)
+    elif get_args(hint):
+        for part in get_args(hint):
+            yield from _kinds(part)
+    else:
+        yield hint
+
+
+def _parse(pair: str, text: str, kinds: Sequence[Any]) -> Any:
+    for kind in kinds:
+        if text == kind:
+            return text
+        if kind is NoneType and text.lower() == "none":
+            return None
+        if kind in (int, float):
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    expected = " or ".join(_WORDS.get(kind, str(kind)) for kind in kinds)
+    raise InputError(f"--option {pair}; expected {expected}")
+
+
+_WORDS = {int: "a whole number", float: "a number", NoneType: "none"}
+
+
+def parse_output(text: str | None) -> str | int | None:
+    """The name of a model's output, or its index.
+
+    >>> parse_output("logits"), parse_output("-1")
+    ('logits', -1)
+    """
+    try:
+        return None if text is None else int(text)
+    except ValueError:
+        return text
+
+
+def parse_target(text: str | None) -> Any:
+    """A target by name; or, by `module:name`, a function of the model's output, or a `Target`.
+
+    Raises:
+        UnknownNameError: no such module, or nothing of that name in it.
+        InputError: the module cannot be imported, or what was found is neither.
+    """
+    if text is None or ":" not in text:
+        return text
+    from camcore.adapters.zoo import find_object
+    from camcore.export.targets import Target
+
+    found = find_object(text)
+    if not (callable(found) or isinstance(found, Target)):
+        raise InputError(
+            f"--target {text} is {type(found).__name__}; expected a function from the model's "
+            "output to scores (B, N), or a camcore.export.targets.Target"
+        )
+    return found
