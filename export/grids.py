@@ -65,14 +65,21 @@ def find_layout(node: fx.Node, size: tuple[int, ...]) -> Layout | str:
     before them that still has one.
     """
     shape = _sizes(node)
-    batch = _shape(node)[0]
-    if not isinstance(batch, torch.SymInt) or not batch.node.expr.is_Symbol:
+    if not _is_batch(_shape(node)[0]):
         return f"its first axis is not the batch, its shape is {_show(shape)}"
     if len(shape) == len(size) + 2:
         return _layout_of_map(node, shape, size)
     if len(shape) == 3:
         return _layout_of_tokens(node, shape, size)
     return f"its output has no spatial axes, its shape is {_show(('B', *shape[1:]))}"
+
+
+def is_in_proportion(node: fx.Node, size: tuple[int, ...]) -> bool:
+    """Whether a value has two neighbouring axes that are the image's, reduced alike."""
+    shape = _sizes(node)
+    return len(shape) == len(size) + 2 and any(
+        _is_grid(grid, size) for grid in (shape[2:], shape[1:-1])
+    )
 
 
 def _layout_of_map(node: fx.Node, shape: tuple[int, ...], size: tuple[int, ...]) -> Layout | str:
@@ -99,6 +106,10 @@ def _unless_a_point(layout: Layout, grid: Sequence[int]) -> Layout | str:
     return layout
 
 
+def _is_batch(size: int | torch.SymInt) -> bool:
+    return isinstance(size, torch.SymInt) and bool(size.node.expr.is_Symbol)
+
+
 def _is_grid(grid: tuple[int, ...], size: tuple[int, ...]) -> bool:
     """Whether these sizes are the image's, reduced alike: within one point, for strides round."""
     stride = math.prod(size) ** (1 / len(size)) / max(math.prod(grid), 1) ** (1 / len(grid))
@@ -123,7 +134,7 @@ def _grids_before(node: fx.Node, size: tuple[int, ...]) -> Iterator[tuple[int, .
     while queue:
         current = queue.popleft()
         shape = _sizes(current)
-        if len(shape) == len(size) + 2:
+        if len(shape) == len(size) + 2 and _is_batch(_shape(current)[0]):
             yield from (grid for grid in (shape[2:], shape[1:-1]) if _is_grid(grid, size))
         for value in current.all_input_nodes:
             if value not in seen:

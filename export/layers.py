@@ -1,5 +1,6 @@
 """Layers: which named modules can be explained, which is the default, and what each returns."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,8 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from camcore.errors import ExportError, unknown_name
-from camcore.export.grids import Layout, find_layout, hint
-from camcore.export.trace import Trace, trace
+from camcore.export.grids import Layout, find_layout, hint, is_in_proportion
+from camcore.export.trace import Trace, outputs_of, trace
 
 # What comes behind these has lost the image's grid, even where it still looks like one (VGG pools
 # to 7 x 7).
@@ -22,6 +23,12 @@ _GLOBAL_POOLS = {
     torch.ops.aten.mean.dim,
 }
 
+# What lies between a map of scores and the same at the image's size.
+_RESIZES = {
+    torch.ops.aten.upsample_nearest2d.vec,
+    torch.ops.aten.upsample_bilinear2d.vec,
+    torch.ops.aten.upsample_bicubic2d.vec,
+}
 
 # torch.export's name for what it adds itself.
 _NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"
@@ -70,29 +77,26 @@ def default_layer(traced: Trace) -> str:
 
     It is the last one on the image's grid whose every point the prediction looks at: not behind
     global pooling, and in a transformer not behind the last attention, where the class token alone
-    goes on. Where several modules return that same value, it is the outermost one (`layer4`, not
+    goes on, nor in it, where queries, keys and values are each but a part of what a token says.
+    Where the model answers for every point, as in segmentation, it is the last one on the coarsest
+    grid (Vinogradova et al. 2020, https://arxiv.org/abs/2002.11434), which is not the answer.
+
+    Where several modules return that same value, it is the outermost one (`layer4`, not
     `layer4.2.relu`).
 
     Raises:
         ExportError: no layer has spatial axes.
     """
-    graph = traced.graph.graph
-    order = {node: position for position, node in enumerate(graph.nodes)}
-    pooled = _behind_global_pools(graph)
-    candidates = sorted(
-        (order[outputs[0]], -name.count("."), name, outputs[0])
-        for name, outputs in _outputs(graph).items()
-        if isinstance(_layout(traced, outputs), Layout) and outputs[0] not in pooled
-    )
+    candidates = _candidates(traced)
     if not candidates:
         raise ExportError(
             "no layer of the model has an output with spatial axes (B, C, H, W): there is nothing "
             "to map"
         )
-    tokens = [node for *_, node in candidates if node.meta["val"].ndim == 3]
-    unread = _unread_tokens(traced, tokens)
-    looked_at = [name for *_, name, node in candidates if node not in unread]
-    return (looked_at or [name for *_, name, _ in candidates])[-1]
+    values = dict.fromkeys(candidates.values())
+    passed_over = _unfit_in_transformers(traced, values) | _unfit_in_dense_models(traced, values)
+    fit = [name for name, value in candidates.items() if value not in passed_over]
+    return (fit or list(candidates))[-1]
 
 
 def check_layer_name(model: nn.Module, layer: str) -> None:
@@ -155,14 +159,64 @@ def _layout(traced: Trace, outputs: list[fx.Node]) -> Layout | str:
     return find_layout(outputs[0], traced.size)
 
 
+def _candidates(traced: Trace) -> dict[str, fx.Node]:
+    """What the layers return that have a grid before global pooling, the best of them last."""
+    graph = traced.graph.graph
+    order = {node: position for position, node in enumerate(graph.nodes)}
+    pooled = _behind_global_pools(graph)
+    found = sorted(
+        (order[outputs[0]], -name.count("."), name, outputs[0])
+        for name, outputs in _outputs(graph).items()
+        if isinstance(_layout(traced, outputs), Layout) and outputs[0] not in pooled
+    )
+    return {name: value for *_, name, value in found}
+
+
+def _unfit_in_transformers(traced: Trace, values: Iterable[fx.Node]) -> set[fx.Node]:
+    """Tokens that are not read or are mere projections, and beside them what only looks like a map.
+
+    The queries of an attention's heads, (B, heads, T, C), have as many axes as a map has.
+    """
+    layouts = {value: layout_of(traced, value) for value in values}
+    tokens = [value for value, layout in layouts.items() if layout.kind == "tokens"]
+    if not tokens:
+        return set()
+    projections = {value for value in tokens if value.target is torch.ops.aten.linear.default}
+    odd = {value for value in layouts if not is_in_proportion(value, traced.size)} - set(tokens)
+    return _unread_tokens(traced, tokens) | projections | odd
+
+
+def _unfit_in_dense_models(traced: Trace, values: Iterable[fx.Node]) -> set[fx.Node]:
+    """Where the model returns maps: these, and all that lies on a finer grid than the coarsest."""
+    answers = {
+        output for output in outputs_of(traced.graph) if is_in_proportion(output, traced.size)
+    }
+    if not answers:
+        return set()
+    pending = list(answers)
+    while pending:
+        answer = pending.pop()
+        if answer.target in _RESIZES and answer.all_input_nodes[0] not in answers:
+            answers.add(answer.all_input_nodes[0])
+            pending.append(answer.all_input_nodes[0])
+    points = {value: _points(value, layout_of(traced, value)) for value in values}
+    coarsest = min((n for value, n in points.items() if value not in answers), default=0)
+    return answers | {value for value, n in points.items() if n > coarsest}
+
+
+def _points(value: fx.Node, layout: Layout) -> int:
+    if layout.kind == "tokens":
+        return math.prod(layout.grid)
+    sizes = [hint(size) for size in value.meta["val"].shape]
+    return math.prod(sizes[1:-1] if layout.kind == "channels_last" else sizes[2:])
+
+
 def _unread_tokens(traced: Trace, tokens: list[fx.Node]) -> set[fx.Node]:
     """Those rows of tokens most of which have no influence on the prediction.
 
     Told by one pass back from random scores to all of them, for it is the model's business how its
     tokens meet.
     """
-    if not tokens:
-        return set()
     generator = torch.Generator().manual_seed(20182)
     run = _Perturbing(traced.graph, tokens)
     with torch.enable_grad():

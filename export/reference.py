@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from camcore.export.bodies import Request
 
@@ -104,11 +105,16 @@ def _recorded(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, lis
     calls: dict[str, list[_Recorded]] = {layer: [] for layer in layers}
 
     def note(layer: str) -> Any:
-        def hook(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
+        def hook(module: nn.Module, arguments: Any, returned: Any) -> Any:
+            # A tensor may come in a tuple or a record; of several, the first is the activation.
+            leaves, structure = tree_flatten(returned)
+            place = next(n for n, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
+            output = leaves[place]
             # A copy, for what follows may work in place and change the recorded value.
             delta = torch.zeros_like(output, requires_grad=True)
             calls[layer].append(_Recorded(output.detach().clone(), delta))
-            return output + delta
+            leaves[place] = output + delta
+            return tree_unflatten(leaves, structure)
 
         return hook
 

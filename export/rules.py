@@ -385,6 +385,7 @@ def _adaptive_average_pool(x: Tensor, output_size: Sequence[int]) -> Any:
 
 
 POOLS = (
+    aten.adaptive_avg_pool1d.default,
     aten.adaptive_avg_pool2d.default,
     aten._adaptive_avg_pool2d.default,
     aten.adaptive_avg_pool3d.default,

@@ -131,3 +131,53 @@ class Warp(nn.Module):
         return F.grid_sample(
             x.tanh(), F.affine_grid(turn, list(x.shape), align_corners=False), align_corners=False
         )
+
+
+class Attention(nn.Module):
+    """Attention with a layer each for queries, keys and values, the first of them normalised."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q, self.k, self.v = (nn.Linear(channels, channels) for _ in range(3))
+        self.q_norm = nn.LayerNorm(channels // heads)
+        self.proj = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        def split(x: Tensor) -> Tensor:
+            return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+        k, v, q = split(self.k(x)), split(self.v(x)), self.q_norm(split(self.q(x)))
+        y = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """A block of a vision transformer."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        self.attn = Attention(channels, heads)
+        self.mlp = nn.Sequential(nn.Linear(channels, 24), nn.GELU(), nn.Linear(24, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+
+
+class Transformer(nn.Module):
+    """A vision transformer in small: patches of 8, a class token and a register, two blocks."""
+
+    def __init__(self, channels: int = 12, heads: int = 2) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, channels, 8, stride=8)
+        self.prefix = nn.Parameter(torch.randn(1, 2, channels))
+        self.blocks = nn.Sequential(*(Block(channels, heads) for _ in range(2)))
+        self.norm = nn.LayerNorm(channels)
+        self.fc = nn.Linear(channels, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.prefix.expand(x.shape[0], -1, -1), tokens], dim=1)
+        return self.fc(self.norm(self.blocks(tokens))[:, 0])  # type: ignore[no-any-return]

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from camcore.errors import ExportError, UnknownNameError
 from camcore.export import LayerInfo, list_layers
 from camcore.export.cut import cut
-from camcore.export.layers import check_layer_name, default_layer, find_activation
-from camcore.export.trace import trace
-from tests.export.models import Classifier, build, images
+from camcore.export.grids import Layout
+from camcore.export.layers import check_layer_name, default_layer, find_activation, layout_of
+from camcore.export.trace import Trace, trace
+from tests.export.models import Classifier, Transformer, build, images
 
 EXAMPLE = torch.zeros(1, 3, 24, 24)
 
@@ -142,6 +143,67 @@ def test_the_activation_is_what_the_module_returned_before_work_in_place(
     activation = find_activation(traced, "stem.1")
     (value,) = cut(traced.graph, at=[activation], kept=[activation]).head(images(1, 2, 24, 24))
     assert value.min() < 0 < value.max()
+
+
+@pytest.fixture(scope="module")
+def transformer() -> Trace:
+    return trace(build(Transformer, shape=(3, 32, 24)), torch.zeros(1, 3, 32, 24))
+
+
+def test_the_default_of_a_transformer_is_what_its_last_attention_reads(transformer: Trace) -> None:
+    """Not one of its projections, and not what it makes of them, most of which nobody reads."""
+    assert default_layer(transformer) == "blocks.1.norm1"
+    layout = layout_of(transformer, find_activation(transformer, "blocks.1.norm1"))
+    assert layout == Layout("tokens", 2, (4, 3), prefix=2)
+
+
+def test_tokens_are_laid_out_by_a_value_of_the_same_batch() -> None:
+    """The stock attention splits (T, B, C) in three: 2 x 3 rows and columns of no image."""
+
+    class Stock(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches = nn.Conv2d(3, 8, 8, stride=8)
+            self.attention = nn.MultiheadAttention(8, 2)
+            self.norm = nn.LayerNorm(8)
+            self.fc = nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.patches(x).flatten(2).permute(2, 0, 1)
+            tokens = self.attention(tokens, tokens, tokens, need_weights=False)[0]
+            return self.fc(self.norm(tokens.transpose(0, 1)).mean(1))  # type: ignore[no-any-return]
+
+    traced = trace(build(Stock), torch.zeros(1, 3, 24, 24))
+    assert default_layer(traced) == "norm"
+    assert layout_of(traced, find_activation(traced, "norm")) == Layout("tokens", 2, (3, 3))
+
+
+class Segmenter(nn.Module):
+    """Scores for every pixel, from a bottleneck and a finer grid."""
+
+    def __init__(self, finer: bool) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.bottleneck = nn.Conv2d(8, 8, 3, stride=2, padding=1)
+        self.decoder = nn.Conv2d(8, 8, 3, padding=1)
+        self.scores = nn.Conv2d(8, 5, 1)
+        self.finer = finer
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        fine = self.stem(x)
+        y = self.bottleneck(fine)
+        if self.finer:
+            y = self.decoder(nn.functional.interpolate(y, size=fine.shape[2:]) + fine)
+        else:
+            y = self.decoder(y)
+        y = nn.functional.interpolate(self.scores(y), size=x.shape[2:], mode="bilinear")
+        return {"out": y}
+
+
+@pytest.mark.parametrize(("finer", "layer"), [(True, "bottleneck"), (False, "decoder")])
+def test_the_default_of_a_segmenter_is_not_its_answer(finer: bool, layer: str) -> None:
+    traced = trace(build(lambda: Segmenter(finer)), EXAMPLE, dynamic_size=False)
+    assert default_layer(traced) == layer
 
 
 DEFAULTS = {

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from camcore.export import Explained
+from camcore.export import Explained, explain
 from camcore.export.reference import explain_eagerly
 from tests.export.conftest import LAYER
 from tests.export.models import build, images
-from tests.export.oracle import assert_same, explain_by_hand
+from tests.export.oracle import Result, assert_same, explain_by_hand
 
 
 @pytest.mark.parametrize("ids", [[[-1]], [[-1, 2, -1]], [[4, 0], [1, -1]]])
@@ -16,22 +16,22 @@ def test_agrees_with_the_transcription(
     ids: list[list[int]], explained: Explained, small_net: nn.Module
 ) -> None:
     image, class_ids = images(1, 2, 17, 40), torch.tensor(ids)
-    given = explain_eagerly(explained.request, image, class_ids)
-    assert_same(given, explain_by_hand(small_net, LAYER, image, class_ids))
+    outputs, *given, _ = explain_eagerly(explained.request, (image,), class_ids)
+    assert_same(Result(*outputs, *given), explain_by_hand(small_net, LAYER, image, class_ids))
 
 
 def test_does_not_use_the_traced_graphs(
     explained: Explained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.fx.GraphModule, "__call__", lambda *args: pytest.fail("a graph ran"))
-    given = explain_eagerly(explained.request, images(1, 2, 24, 24), torch.tensor([[-1]]))
+    given = explain_eagerly(explained.request, (images(1, 2, 24, 24),), torch.tensor([[-1]]))
     assert given.saliency_map.max() > 0.9
 
 
 def test_leaves_the_model_alone(explained: Explained, small_net: nn.Module) -> None:
     image = images(1, 2, 24, 24)
     before = small_net(image)
-    explain_eagerly(explained.request, image, torch.tensor([[-1, 0]]))
+    explain_eagerly(explained.request, (image,), torch.tensor([[-1, 0]]))
     assert torch.equal(small_net(image), before)
     for module in small_net.modules():
         assert not module._forward_hooks
@@ -40,19 +40,46 @@ def test_leaves_the_model_alone(explained: Explained, small_net: nn.Module) -> N
         assert parameter.grad is None
 
 
+def test_an_activation_in_a_tuple() -> None:
+    class Stem(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> tuple[int, dict[str, Tensor]]:
+            return 4, {"map": self.conv(x).tanh()}
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = Stem()
+            self.fc = nn.Linear(4, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.stem(x)[1]["map"].mean((2, 3)))  # type: ignore[no-any-return]
+
+    explained = explain(build(Model), torch.zeros(1, 3, 24, 24), layer="stem")
+    image, ids = images(1, 2, 24, 24), torch.tensor([[-1, 2]])
+    given, expected = explained(image, ids), explain_eagerly(explained.request, (image,), ids)
+    assert expected.saliency_map.max() > 0.9
+    torch.testing.assert_close(given.saliency_map, expected.saliency_map)
+
+
 def test_removes_its_hook_after_an_error(explained: Explained, small_net: nn.Module) -> None:
     with pytest.raises(RuntimeError):
-        explain_eagerly(explained.request, images(1, 2, 24, 24, channels=4), torch.tensor([[-1]]))
+        explain_eagerly(
+            explained.request, (images(1, 2, 24, 24, channels=4),), torch.tensor([[-1]])
+        )
     assert not small_net.get_submodule(LAYER)._forward_hooks
 
 
 def test_works_without_gradients_switched_on(explained: Explained) -> None:
     image, ids = images(1, 2, 24, 24), torch.tensor([[-1]])
-    expected = explain_eagerly(explained.request, image, ids)
+    expected = explain_eagerly(explained.request, (image,), ids)
     with torch.no_grad():
-        given = explain_eagerly(explained.request, image, ids)
+        given = explain_eagerly(explained.request, (image,), ids)
     assert torch.equal(given.saliency_map, expected.saliency_map)
-    assert not given.scores.requires_grad
+    assert not given.outputs[0].requires_grad
 
 
 def test_the_models_of_the_tests_are_repeatable() -> None:

@@ -1,0 +1,186 @@
+"""The model families of the support matrix: how each is built, at a size and width that is quick.
+
+torchvision's and timm's are the models themselves, with few classes and small images where they
+allow them; transformers' are of the same classes, from small configurations. No weight is
+downloaded.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SEED = 1
+NUM_CLASSES = 11
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model and what to export of it.
+
+    `make` builds it, `size` is the example image's height and width, `earlier` names a layer before
+    the default one, `explained` are further arguments of `explain`.
+    """
+
+    name: str
+    make: Callable[[], nn.Module]
+    earlier: str
+    size: int = 64
+    explained: dict[str, Any] = field(default_factory=dict)
+
+    def build(self) -> nn.Module:
+        """The model in eval mode, with weights that tell a right map from a wrong one."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SEED)
+            model = self.make()
+            _enliven(model)
+            norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+            for norm in norms:
+                norm.momentum = None  # the plain average
+                nn.init.uniform_(norm.weight, 0.5, 1.5)
+                nn.init.normal_(norm.bias, std=0.2)
+            if norms:
+                model.train()
+                with torch.no_grad():
+                    model(self.images(8))
+        return model.eval()
+
+    def images(self, batch: int) -> Tensor:
+        """Smooth random images (B, 3, H, W), with some noise."""
+        generator = torch.Generator().manual_seed(SEED)
+        coarse = torch.randn(batch, 3, 4, 4, generator=generator)
+        smooth = F.interpolate(coarse, size=(self.size, self.size), mode="bilinear")
+        return 2 * smooth + 0.3 * torch.randn(smooth.shape, generator=generator)
+
+
+def _enliven(model: nn.Module) -> None:
+    """Draw what libraries initialise to next to nothing, which would leave maps empty or alike.
+
+    Classifiers, tokens and positions begin at zero, and the layer scale of ConvNeXt, CaiT and XCiT
+    at a millionth, so that an untrained network hardly looks at its image.
+    """
+    for parameter in model.parameters():
+        size = float(parameter.detach().abs().max())
+        if parameter.squeeze().ndim > 1 and size == 0:
+            nn.init.normal_(parameter, std=0.1)
+        elif 0 < size < 1e-3 and bool((parameter == parameter.flatten()[0]).all()):
+            nn.init.constant_(parameter, 0.5)
+
+
+def _torchvision(name: str, earlier: str, size: int = 64, **options: Any) -> Family:
+    def make() -> nn.Module:
+        from torchvision import models
+
+        return models.get_model(  # type: ignore[no-any-return]
+            name, weights=None, num_classes=NUM_CLASSES, **options
+        )
+
+    return Family(name, make, earlier, size)
+
+
+def _segmentation(name: str, earlier: str) -> Family:
+    family = _torchvision(name, earlier, weights_backbone=None)
+    return Family(name, family.make, earlier, explained={"target": "segmentation", "output": "out"})
+
+
+def _timm(name: str, earlier: str, size: int = 64, **options: Any) -> Family:
+    def make() -> nn.Module:
+        import timm
+
+        return timm.create_model(name, pretrained=False, num_classes=NUM_CLASSES, **options)
+
+    return Family(f"timm/{name}", make, earlier, size)
+
+
+def _transformers(name: str, earlier: str, **options: Any) -> Family:
+    def make() -> nn.Module:
+        import transformers
+
+        kind = getattr(transformers, f"{name}ForImageClassification")
+        config = kind.config_class(num_labels=NUM_CLASSES, **options)
+        return kind(config)  # type: ignore[no-any-return]
+
+    return Family(f"transformers/{name}", make, earlier)
+
+
+# Without the auxiliary heads, which take no part in a prediction.
+_PLAIN_INCEPTION = {"aux_logits": False, "init_weights": True}
+_SMALL_VIT = {
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "image_size": 64,
+    "patch_size": 16,
+}
+
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (
+        _torchvision("alexnet", "features.7", size=128),
+        _torchvision("vgg16", "features.16"),
+        _torchvision("vgg19", "features.18"),
+        _torchvision("squeezenet1_1", "features.7"),
+        _torchvision("resnet18", "layer2"),
+        _torchvision("resnet50", "layer3"),
+        _torchvision("resnet101", "layer3"),
+        _torchvision("resnext50_32x4d", "layer3"),
+        _torchvision("wide_resnet50_2", "layer3"),
+        _torchvision("densenet121", "features.denseblock3"),
+        _torchvision("googlenet", "inception4a", **_PLAIN_INCEPTION),
+        _torchvision("inception_v3", "Mixed_6a", size=107, **_PLAIN_INCEPTION),
+        _torchvision("mobilenet_v2", "features.10"),
+        _torchvision("mobilenet_v3_large", "features.10"),
+        _torchvision("shufflenet_v2_x1_0", "stage3"),
+        _torchvision("mnasnet1_0", "layers.10"),
+        _torchvision("efficientnet_b0", "features.5"),
+        _torchvision("efficientnet_v2_s", "features.5"),
+        _torchvision("regnet_y_400mf", "trunk_output.block3"),
+        _torchvision("convnext_tiny", "features.5"),
+        _torchvision("vit_b_16", "encoder.layers.encoder_layer_8", image_size=64),
+        _torchvision("swin_t", "features.5", size=128),
+        _torchvision("swin_v2_t", "features.5", size=128),
+        _torchvision("maxvit_t", "blocks.2", size=224),
+        _segmentation("fcn_resnet50", "backbone.layer3"),
+        _segmentation("deeplabv3_resnet50", "backbone.layer3"),
+        _segmentation("lraspp_mobilenet_v3_large", "backbone.10"),
+        _timm("resnet18", "layer3"),
+        _timm("convnext_atto", "stages.2"),
+        _timm("vit_little_patch16_reg1_gap_256", "blocks.10", img_size=64),
+        _timm("vit_small_patch16_dinov3", "blocks.8", img_size=64),
+        _timm("swin_tiny_patch4_window7_224", "layers.2", size=224),
+        _timm("efficientformer_l1", "stages.2", size=224),
+        _timm("cait_xxs24_224", "blocks.20", img_size=64),
+        _timm("coat_lite_tiny", "serial_blocks3.1", img_size=64),
+        _timm("crossvit_tiny_240", "blocks.1", size=240),
+        _timm("levit_128s", "stages.1", size=224),
+        _timm("pit_ti_224", "transformers.1", size=224),
+        _timm("pvt_v2_b0", "stages.2"),
+        _timm("mobilevit_xxs", "stages.3"),
+        _timm("xcit_nano_12_p16_224", "blocks.8", img_size=64),
+        _transformers(
+            "ResNet",
+            "resnet.encoder.stages.1",
+            embedding_size=16,
+            hidden_sizes=[16, 24, 32],
+            depths=[1, 2, 1],
+            layer_type="basic",
+        ),
+        _transformers("ViT", "vit.encoder.layer.1", **_SMALL_VIT),
+        _transformers(
+            "Swin",
+            "swin.encoder.layers.0",
+            image_size=64,
+            patch_size=4,
+            embed_dim=24,
+            depths=[2, 2],
+            num_heads=[2, 4],
+            window_size=4,
+        ),
+        _transformers("Dinov2", "dinov2.encoder.layer.1", **_SMALL_VIT),
+        _transformers("Dinov2WithRegisters", "dinov2_with_registers.encoder.layer.1", **_SMALL_VIT),
+    )
+}
