@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from keyword import iskeyword
 from typing import Any
 
 import torch
@@ -84,10 +86,14 @@ class Subject(nn.Module):
         explained: Any = returned
         if not self.target.takes_everything:
             outputs = named_outputs(returned)
-            explained = outputs[pick_output(outputs, self._output)]
-        ranking = self.target.scores(explained)
-        if ranking.ndim == 1:
-            ranking = ranking[:, None]
+            explained = _with_classes(outputs[pick_output(outputs, self._output)])
+        ranking: Any = self.target.scores(explained)
+        if not isinstance(ranking, Tensor):
+            raise ExportError(
+                f"the target {self.target.name!r} makes a {type(ranking).__name__} of the model's "
+                "output, expected a tensor of scores (B, N) or (B,)"
+            )
+        ranking = _with_classes(ranking)
         if ranking.ndim != 2:
             shapes = {name: tuple(value.shape) for name, value in named_outputs(returned).items()}
             raise ExportError(
@@ -98,19 +104,32 @@ class Subject(nn.Module):
         return ranking, self.target.explained(ranking)
 
 
+def _with_classes(scores: Tensor) -> Tensor:
+    """One score for each image, (B,), as those of one class, (B, 1)."""
+    return scores[:, None] if scores.ndim == 1 else scores
+
+
 def named_outputs(returned: Any) -> dict[str, Tensor]:
     """The tensors that a model returned, in order, with names: a single one is called `scores`.
 
-    Dictionaries and named tuples keep their names, other sequences count: `output_0`, `output_1`.
+    Dictionaries, named tuples and data classes keep their names, other sequences count: `output_0`,
+    `output_1`.
 
     Raises:
         ExportError: something in it is no tensor, or there is none.
     """
     if isinstance(returned, Tensor):
         return {"scores": returned}
-    found = {_as_name(name): value for name, value in _flatten("", returned)}
+    flat = _flatten("", returned)
+    found = {_as_name(name): value for name, value in flat}
     if not found:
         raise ExportError("the model returns no tensor, so there is nothing to explain")
+    if len(found) < len(flat):
+        raise ExportError(
+            "outputs of the model cannot be told apart by name: "
+            f"{[name for name, _ in flat]} become {[_as_name(name) for name, _ in flat]}. Wrap the "
+            "model in a module that calls them otherwise"
+        )
     taken = {"classes", "saliency_map", "image", "class_ids"} & set(found)
     if taken:
         raise ExportError(
@@ -128,6 +147,8 @@ def _flatten(name: str, value: Any) -> list[tuple[str, Tensor]]:
     items: Sequence[tuple[Any, Any]]
     if isinstance(value, Mapping):
         items = list(value.items())
+    elif is_dataclass(value) and not isinstance(value, type):
+        items = [(field.name, getattr(value, field.name)) for field in fields(value)]
     elif hasattr(value, "_fields"):
         items = list(zip(value._fields, value, strict=True))
     elif isinstance(value, Sequence) and not isinstance(value, str):
@@ -144,7 +165,7 @@ def _flatten(name: str, value: Any) -> list[tuple[str, Tensor]]:
 def _as_name(name: str) -> str:
     """The name with nothing in it that a field of a record may not have."""
     plain = re.sub(r"\W", "_", name).lstrip("_")
-    return plain if plain.isidentifier() else f"output_{plain}"
+    return plain if plain.isidentifier() and not iskeyword(plain) else f"output_{plain}"
 
 
 def pick_output(outputs: Mapping[str, Tensor], output: str | int | None) -> str:

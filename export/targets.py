@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from camcore import targets
-from camcore.errors import unknown_name
+from camcore.errors import ExportError, InputError, unknown_name
 
 
 def _as_it_is(scores: Tensor) -> Tensor:
@@ -42,6 +42,11 @@ def segmentation(mask: Tensor | None = None) -> Target:
     """
 
     def scores(output: Tensor) -> Tensor:
+        if output.ndim < 3:
+            raise ExportError(
+                "the target 'segmentation' wants scores per pixel, (B, N, H, W), got a tensor of "
+                f"rank {output.ndim}. Choose another output or another target"
+            )
         inside: Tensor = (output == output.amax(dim=1, keepdim=True)) if mask is None else mask
         return (output * inside.detach().to(output)).flatten(2).sum(dim=2)
 
@@ -67,11 +72,18 @@ def get_target(target: str | Target | Callable[[Any], Tensor]) -> Target:
 
     Raises:
         UnknownNameError: no such target; the message lists the nearest names.
+        InputError: neither a name nor a function.
     """
     if isinstance(target, Target):
         return target
-    if not isinstance(target, str):
-        return Target(getattr(target, "__name__", "custom"), target, takes_everything=True)
-    if target not in TARGETS:
-        raise unknown_name("target", target, TARGETS)
-    return TARGETS[target]
+    if isinstance(target, str):
+        if target not in TARGETS:
+            raise unknown_name("target", target, TARGETS)
+        return TARGETS[target]
+    function: Any = target
+    if not callable(function):
+        raise InputError(
+            f"expected a target's name or a function of the model's output, got {target!r}; names "
+            f"are {', '.join(TARGETS)}"
+        )
+    return Target(getattr(function, "__name__", "custom"), function, takes_everything=True)
