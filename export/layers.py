@@ -1,7 +1,7 @@
 """Layers: which named modules can be explained, which is the default, and what each returns."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,7 +183,7 @@ def _unfit_in_transformers(traced: Trace, values: Iterable[fx.Node]) -> set[fx.N
         return set()
     projections = {value for value in tokens if value.target is torch.ops.aten.linear.default}
     odd = {value for value in layouts if not is_in_proportion(value, traced.size)} - set(tokens)
-    return _unread_tokens(traced, tokens) | projections | odd
+    return _unread(traced, layouts) | projections | odd
 
 
 def _unfit_in_dense_models(traced: Trace, values: Iterable[fx.Node]) -> set[fx.Node]:
@@ -211,23 +211,27 @@ def _points(value: fx.Node, layout: Layout) -> int:
     return math.prod(sizes[1:-1] if layout.kind == "channels_last" else sizes[2:])
 
 
-def _unread_tokens(traced: Trace, tokens: list[fx.Node]) -> set[fx.Node]:
-    """Those rows of tokens most of which have no influence on the prediction.
+def _unread(traced: Trace, layouts: Mapping[fx.Node, Layout]) -> set[fx.Node]:
+    """Those values most points of which have no influence on the prediction.
 
     Told by one pass back from random scores to all of them, for it is the model's business how its
     tokens meet.
     """
     generator = torch.Generator().manual_seed(20182)
-    run = _Perturbing(traced.graph, tokens)
+    run = _Perturbing(traced.graph, layouts)
     with torch.enable_grad():
         outputs = tree_leaves(run.run(*_random_inputs(traced.graph, generator)))
         score = sum((output * _random(output, generator)).sum() for output in outputs)
-        deltas = [run.deltas[node] for node in tokens]
+        deltas = [run.deltas[value] for value in layouts]
         gradients = torch.autograd.grad(score, deltas, allow_unused=True, materialize_grads=True)
+    points = {
+        value: layout.channels_first(gradient)
+        for (value, layout), gradient in zip(layouts.items(), gradients, strict=True)
+    }
     return {
-        node
-        for node, gradient in zip(tokens, gradients, strict=True)
-        if (gradient != 0).any(dim=2).float().mean() < 0.5
+        value
+        for value, gradient in points.items()
+        if (gradient != 0).any(dim=1).float().mean() < 0.5
     }
 
 
