@@ -6,7 +6,7 @@ Each command imports what it needs when it runs: running a file never imports to
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
@@ -25,6 +25,7 @@ except ModuleNotFoundError as error:
 
 from camcore.adapters import paths, tables
 from camcore.adapters.files import check_suffix, onnx_ports, read_file
+from camcore.adapters.options import parse_options, parse_output, parse_target
 from camcore.card import Card
 from camcore.errors import CamcoreError, FileError, InputError, UnknownNameError
 
@@ -116,57 +117,165 @@ def _camcore(
     """
 
 
+_METHOD, _TARGET, _MAPS, _FILE = "Method", "Target", "Maps", "File"
+
+
 @app.command()
 def export(
     model: Model,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The file to write: .onnx, .pt or .pt2.")
+        Path,
+        typer.Option(
+            "--output", "-o", help="The file to write: .onnx, .pt or .pt2.", rich_help_panel=_FILE
+        ),
     ],
     weights: Weights = "DEFAULT",
-    method: Annotated[str, typer.Option(help="`camcore methods` lists them.")] = "gradcam",
-    layer: Annotated[
-        str | None,
-        typer.Option(
-            help="A module of the model; `camcore layers` lists them.",
-            show_default="the last one on the image's grid",
-        ),
-    ] = None,
     size: Size = None,
-    dynamic_size: Annotated[
-        bool | None,
-        typer.Option(
-            "--dynamic-size/--fixed-size",
-            help="Whether the file takes images of any height and width.",
-            show_default="any size where the model allows it",
-        ),
-    ] = None,
     class_names: Annotated[
         Path | None,
         typer.Option(
             help="A text file with one class name per line.", show_default="the weights' own"
         ),
     ] = None,
+    method: Annotated[
+        str, typer.Option(help="`camcore methods` lists them.", rich_help_panel=_METHOD)
+    ] = "gradcam",
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--layer",
+            help="A module of the model; `camcore layers` lists them. Repeatable: the maps of "
+            "several layers are combined.",
+            show_default="the last one on the image's grid",
+            rich_help_panel=_METHOD,
+        ),
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option",
+            metavar="NAME=VALUE",
+            help="An option of the method, as eps=0; `camcore methods` lists them. Repeatable.",
+            rich_help_panel=_METHOD,
+        ),
+    ] = None,
+    eigen_smooth: Annotated[
+        bool,
+        typer.Option(
+            "--eigen-smooth",
+            help="Less noise: the first principal component of the weighted activations in place "
+            "of their sum.",
+            rich_help_panel=_METHOD,
+        ),
+    ] = False,
+    aug_smooth: Annotated[
+        bool,
+        typer.Option(
+            "--aug-smooth",
+            help="Less noise: the mean over six variants of the image, mirrored, brighter and "
+            "darker, at six times the cost.",
+            rich_help_panel=_METHOD,
+        ),
+    ] = False,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="What is explained, class by class: logit; probability (softmax); rest and finer "
+            "(against the other classes); binary (one score, yes or no); value (regression); "
+            "segmentation (scores of pixels); or module:function, from the model's output to "
+            "scores (B, N).",
+            show_default="the method's own, mostly logit",
+            rich_help_panel=_TARGET,
+        ),
+    ] = None,
+    explain_output: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|INDEX",
+            help="The output of the model to explain, where it has several.",
+            show_default="the first",
+            rich_help_panel=_TARGET,
+        ),
+    ] = None,
+    combine: Annotated[
+        Literal["mean", "product"] | None,
+        typer.Option(
+            help="What the maps of several layers become.",
+            show_default="the method's own, mostly mean",
+            rich_help_panel=_MAPS,
+        ),
+    ] = None,
+    relu: Annotated[
+        bool | None,
+        typer.Option(
+            "--relu/--no-relu",
+            help="Whether what speaks against the class is cut off.",
+            show_default="the method's own",
+            rich_help_panel=_MAPS,
+        ),
+    ] = None,
+    normalize: Annotated[
+        bool,
+        typer.Option(
+            "--normalize/--no-normalize",
+            help="Maps in [0, 1], or as the method gives them.",
+            rich_help_panel=_MAPS,
+        ),
+    ] = True,
+    map_size: Annotated[
+        Literal["image", "feature"],
+        typer.Option(help="Maps of the image's size, or the layer's.", rich_help_panel=_MAPS),
+    ] = "image",
+    dynamic_size: Annotated[
+        bool | None,
+        typer.Option(
+            "--dynamic-size/--fixed-size",
+            help="Whether the file takes images of any height and width.",
+            show_default="any size where the model allows it",
+            rich_help_panel=_FILE,
+        ),
+    ] = None,
+    pixels: Annotated[
+        bool,
+        typer.Option(
+            "--pixels",
+            help="The file takes uint8 images (B, H, W, 3) and normalises them itself.",
+            rich_help_panel=_FILE,
+        ),
+    ] = False,
 ) -> None:
     """Write a model and its maps into one file, and check that file against PyTorch.
 
     - `camcore export resnet50 --method layercam --layer layer3 --output resnet50.onnx`
 
+    - `camcore export resnet50 --layer layer3 --layer layer4 --pixels -o resnet50.onnx`
+
+    - `camcore export fcn_resnet50 --target segmentation --layer backbone.layer4 -o fcn.onnx`
+
     - `camcore export resnet18 --weights mine.safetensors --class-names names.txt -o mine.onnx`
 
     - `camcore export mymodels:build_net --size 96x128 --fixed-size --output net.pt2`
 
-    A model given as module:function is taken to want ImageNet's mean and standard deviation; the
-    Python function camcore.export.explain takes any.
+    A model given as module:function is taken to want ImageNet's mean and standard deviation, and an
+    image alone; the Python function camcore.export.explain takes any, and further inputs.
     """
-    with _needs("export"):
-        from camcore.adapters import zoo
-        from camcore.export import explain, save
-    # Before minutes of work.
+    # What can be checked before torch is imported, and before minutes of work.
     check_suffix(output)
     paths.check_folder(output.parent, f"--output {output}")
     paths.check_targets([("--output", output)], [Path(weights)])
     names = None if class_names is None else _read_lines(class_names)
     height_width = _parse_size(size)
+    own_options = parse_options(method, options or ())
+    with _needs("export"):
+        from camcore.adapters import zoo
+        from camcore.export import explain, save
+
+        chosen = {
+            "target": parse_target(target),
+            "output": parse_output(explain_output),
+            "combine": combine,
+            "relu": relu,
+        }
     with _err.status(f"building {model}"):
         built = zoo.build_model(model, weights)
     spec = built.image if height_width is None else zoo.with_size(built.image, height_width)
@@ -175,17 +284,25 @@ def export(
             built.model,
             _example(built, height_width),
             method=method,
-            layer=layer,
+            layer=layers or None,
+            eigen_smooth=eigen_smooth,
+            aug_smooth=aug_smooth,
+            normalize=normalize,
+            full_size=map_size == "image",
+            pixels=pixels,
             model_name=built.name,
             class_names=built.class_names if names is None else names,
             image_spec=spec,
             dynamic_size=dynamic_size,
+            # The others are left to the method.
+            **{name: value for name, value in chosen.items() if value is not None},
+            **own_options,
         )
     with _err.status(f"writing and checking {output}"):
         card = save(explained, output)
     _out.print(
         f"[green]wrote[/green] {escape(str(output))}: {card.method} of {card.model} at "
-        f"{card.layer}",
+        f"{escape(card.layer)}{tables.target_suffix(card)}",
         soft_wrap=True,
     )
 
@@ -232,7 +349,8 @@ def run(
     - `camcore run resnet18.onnx a.jpg b.jpg --output overlays/ --json results.json`
 
     In the JSON, peak is where the map is highest, x and y in the pixels of the image, and null for
-    a map that is zero everywhere.
+    a map that is the same everywhere. score is null, and predictions are none, where the model does
+    not score classes as a whole, as in segmentation; target is what the maps explain.
     """
     with _needs("run"):
         from camcore.adapters import images as image_files
@@ -244,6 +362,7 @@ def run(
     paths.check_images(images)
     pictures = _check_output(output, json_path, file, images)
     runner = load(file, device)
+    _check_inputs(file, runner.card)
     if top is not None and top > runner.card.num_classes:
         raise InputError(f"--top {top}, but {file} knows {runner.card.num_classes} classes")
     # By whatever names a class was given, it is explained once.
@@ -262,22 +381,24 @@ def run(
         if pictures is not None:
             panels = []
             for raw, entry in zip(explanation.saliency_map[0], result["explained"], strict=True):
-                saliency_map = placement.map_to_original(raw)
+                saliency_map = placement.map_to_original(_for_show(raw, runner.card))
                 panel = overlay.heatmap(image, saliency_map, colormap=colormap, opacity=opacity)
-                panels.append(overlay.caption(panel, f"{entry['name']} {entry['score']:.2f}"))
+                score = "" if entry["score"] is None else f" {entry['score']:.2f}"
+                panels.append(overlay.caption(panel, entry["name"] + score))
             paths.make_folder(pictures[number].parent)
             overlay.write_image(pictures[number], overlay.side_by_side(panels))
             result["overlay"] = str(pictures[number])
         results.append(result)
 
-    text = json.dumps(_finite({"file": str(file), "images": results}), indent=2, allow_nan=False)
+    record = {"file": str(file), "target": tables.target_of(runner.card), "images": results}
+    text = json.dumps(_finite(record), indent=2, allow_nan=False)
     if json_path == _STDOUT:
         sys.stdout.write(text + "\n")
         return
     if json_path is not None:
         _write_text(json_path, text + "\n")
     for result in results:
-        _out.print(tables.predictions_table(result))
+        _out.print(tables.predictions_table(result, runner.card))
 
 
 @app.command()
@@ -297,7 +418,7 @@ def methods() -> None:
     """List the explanation methods: what they compute, what they cost, where they come from."""
     from camcore.methods import METHODS
 
-    _out.print(tables.methods_table(METHODS.values()))
+    _out.print(tables.methods_list(METHODS.values()))
 
 
 @app.command()
@@ -399,23 +520,45 @@ def _check_output(
     return pictures
 
 
+def _check_inputs(file: Path, card: Card) -> None:
+    """Raises an `InputError` where an image is not all that a file takes."""
+    further = card.inputs[1:-1]
+    if further:
+        given = ", ".join(f"{name}=..." for name in further)
+        raise InputError(
+            f"{file} takes {', '.join(further)} beside the image, which the command line cannot "
+            f"give. Run it from Python: camcore.adapters.load({str(file)!r})(image, {given})"
+        )
+
+
+def _for_show(raw: Any, card: Card) -> Any:
+    """A map (H, W) in [0, 1], also of a file that gives maps as they are."""
+    from camcore.scaling import normalize
+
+    return raw if card.options.get("normalize", True) else normalize(raw)
+
+
 def _result(
     path: Path, explanation: "Explanation[Any]", placement: Any, card: Card, listed: int
 ) -> dict[str, Any]:
     """What one image gave, as JSON takes it, with so many of its best classes."""
     import numpy as np
 
-    scores = explanation.scores[0]
+    from camcore.adapters.runner import class_scores
+
+    scores = class_scores(card, explanation)
 
     def named(index: int) -> dict[str, Any]:
         names = card.class_names
         return {
             "class": index,
             "name": names[index] if names else str(index),
-            "score": float(scores[index]),
+            "score": None if scores is None else float(scores[0, index]),
         }
 
-    best = np.argsort(-scores, kind="stable")[:listed]
+    best: Iterable[Any] = ()
+    if scores is not None:
+        best = np.argsort(-scores[0], kind="stable")[:listed]
     explained = []
     for index, saliency_map in zip(
         explanation.classes[0], explanation.saliency_map[0], strict=True
@@ -423,10 +566,9 @@ def _result(
         row, column = np.unravel_index(np.argmax(saliency_map), saliency_map.shape)
         centre = np.array([column + 0.5, row + 0.5])
         x, y = placement.points_to_original(centre, saliency_map.shape)
-        # A map that is zero, or not finite, everywhere has no highest point.
-        peak = (
-            {"x": round(float(x), 1), "y": round(float(y), 1)} if saliency_map.max() > 0 else None
-        )
+        # A map that is the same, or not finite, everywhere has no highest point.
+        peaked = bool(saliency_map.max() > saliency_map.min())
+        peak = {"x": round(float(x), 1), "y": round(float(y), 1)} if peaked else None
         explained.append({**named(int(index)), "peak": peak})
     return {
         "image": str(path),

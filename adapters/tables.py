@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from camcore.adapters.files import Port
 from camcore.card import Card, ImageSpec
-from camcore.methods import Method
+from camcore.methods import METHODS, Method
 
 if TYPE_CHECKING:
     from camcore.export.layers import LayerInfo
@@ -22,12 +24,40 @@ _GAP = 3  # columns between two cells
 _KIND_WIDTH = 8  # columns below which a class name cut short tells nothing
 
 
-def predictions_table(result: dict[str, Any]) -> Table:
-    """One image's best and explained classes, the explained ones in bold."""
-    table = Table("class", "index", "score", "map peak (x, y)", title=escape(result["image"]))
+# What maps show, for a target other than the class's logit.
+_TARGETS = {
+    "probability": "the class's softmax probability",
+    "rest": "the class's logit against those of all others",
+    "finer": "what tells the class from those most like it",
+    "binary": "the answer, 0 no and 1 yes",
+    "value": "the model's value",
+    "segmentation": "the class's pixels together",
+}
+
+
+def target_of(card: Card) -> str:
+    """The name of the target that a file explains."""
+    return str(card.options.get("target", "logit"))
+
+
+def target_suffix(card: Card) -> str:
+    """What stands behind the layer where something else than a logit is explained."""
+    target = target_of(card)
+    return "" if target == "logit" else escape(f", target {target}")
+
+
+def predictions_table(result: Mapping[str, Any], card: Card) -> Table:
+    """One image's best and explained classes, the explained ones in bold, and notes below."""
     peaks = {explained["class"]: explained for explained in result["explained"]}
     listed = {prediction["class"]: prediction for prediction in result["predictions"]}
-    for index, entry in {**listed, **peaks}.items():
+    entries = {**listed, **peaks}
+    scored = any(entry["score"] is not None for entry in entries.values())
+    notes = escape("\n".join(_prediction_notes(card, scored)))
+    table = Table("class", "index", title=escape(result["image"]), caption=notes or None)
+    if scored:
+        table.add_column("score")
+    table.add_column("map peak (x, y)")
+    for index, entry in entries.items():
         explained = peaks.get(index)
         if explained is None:
             place = ""
@@ -35,14 +65,21 @@ def predictions_table(result: dict[str, Any]) -> Table:
             place = "none"
         else:
             place = f"{explained['peak']['x']:g}, {explained['peak']['y']:g}"
-        table.add_row(
-            escape(entry["name"]),
-            str(index),
-            f"{entry['score']:.3f}",
-            place,
-            style="bold" if explained else None,
-        )
+        score = [f"{entry['score']:.3f}"] if scored else []
+        style = "bold" if explained else None
+        table.add_row(escape(entry["name"]), str(index), *score, place, style=style)
     return table
+
+
+def _prediction_notes(card: Card, scored: bool) -> Iterator[str]:
+    target = target_of(card)
+    if target != "logit":
+        yield f"The maps show {_TARGETS.get(target, f'the target {target}')}."
+    method = METHODS.get(card.method)
+    if method is not None and not method.class_specific:
+        yield f"{card.method} gives every class the same map."
+    if not scored:
+        yield "The file gives no scores of whole classes."
 
 
 def card_table(file: Path, card: Card) -> Table:
@@ -56,15 +93,17 @@ def card_table(file: Path, card: Card) -> Table:
         "model": card.model or "unnamed",
         "method": card.method,
         "layer": card.layer,
-        "options": _pairs(card.options) or "none",
+        "target": target_of(card),
+        "options": _pairs(_own_options(card)) or "none",
+        "maps": _maps(card),
         "classes": f"{card.num_classes}: {', '.join(names[:3])}{more}",
         "image": f"{card.image.dtype} {card.image.colour}, {sizes}"
         + (", channels last" if in_graph else ""),
         "prepared by": _preparation(card.image),
         "mean, std": f"{card.image.mean}, {card.image.std}"
         + (", in the graph" if in_graph else ""),
+        "inputs": ", ".join(card.inputs),
         "outputs": ", ".join(card.outputs),
-        "map size": card.map_size,
         "proof": _pairs(card.proof) or "none",
         "notes": "; ".join(card.notes) or "none",
         "versions": _pairs(card.versions) or "none",
@@ -72,6 +111,35 @@ def card_table(file: Path, card: Card) -> Table:
     for name, value in rows.items():
         table.add_row(name, escape(value))
     return table
+
+
+# Of the options on a card, those that every method has; they are told in words.
+_COMMON = ("target", "relu", "normalize", "combine", "eigen_smooth", "aug_smooth")
+
+
+def _own_options(card: Card) -> dict[str, Any]:
+    """The method's own options; None stands for what the exporter chose."""
+    return {
+        name: value
+        for name, value in card.options.items()
+        if name not in _COMMON and value is not None
+    }
+
+
+def _maps(card: Card) -> str:
+    """How the maps were made of what the method gave."""
+    options = card.options
+    size = "at image size" if card.map_size == "image" else "at the layer's size"
+    parts = ["in [0, 1]" if options.get("normalize", True) else "as the method gives them", size]
+    if not options.get("relu", True):
+        parts.append("no relu")
+    if ", " in card.layer:
+        parts.append(f"{options.get('combine', 'mean')} of the layers")
+    if options.get("eigen_smooth"):
+        parts.append("smoothed by the first component")
+    if options.get("aug_smooth"):
+        parts.append("mean over six variants of the image")
+    return ", ".join(parts)
 
 
 def ports_table(inputs: Sequence[Port], outputs: Sequence[Port]) -> Table:
@@ -84,15 +152,31 @@ def ports_table(inputs: Sequence[Port], outputs: Sequence[Port]) -> Table:
     return table
 
 
-def methods_table(methods: Iterable[Method]) -> Table:
-    """What each method computes, what it costs, and where it comes from."""
-    table = Table(title="methods", show_header=False, show_lines=True)
-    table.add_column(no_wrap=True, style="bold")
-    table.add_column(overflow="fold")
+def methods_list(methods: Iterable[Method]) -> Group:
+    """What each method computes, what it needs and costs, and where it comes from."""
+    parts: list[RenderableType] = []
     for method in methods:
-        cost = f"costs, beside the prediction: {method.passes}"
-        table.add_row(method.name, f"{method.summary}\n{cost}\n{method.paper}")
-    return table
+        parts.append(Text(method.name, style="bold"))
+        parts.append(Padding(Text("\n".join(_method_lines(method))), (0, 0, 1, 2)))
+    return Group(*parts, "What a method costs comes on top of the prediction.")
+
+
+def _method_lines(method: Method) -> Iterator[str]:
+    cost = "no further pass" if method.passes == "none" else method.passes
+    yield method.summary
+    yield f"needs {method.needs.replace('_', ' ')}; costs {cost}"
+    traits = [] if method.class_specific else ["the same map for every class"]
+    if method.options:
+        traits.append(f"options {_pairs({k: _default(v) for k, v in method.options.items()})}")
+    if method.weights is not None:
+        traits.append("eigen-smooth possible")
+    if traits:
+        yield "; ".join(traits)
+    yield method.paper
+
+
+def _default(value: Any) -> str:
+    return "none" if value is None else f"{value:g}"
 
 
 def layers_table(

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from camcore.adapters.images import prepare, read_image
 from camcore.card import Card, ImageSpec
 from camcore.errors import ExportError, ProofError
 from camcore.export.layers import LayerInfo
+from camcore.export.targets import TARGETS
 from tests.adapters.toy import CARD, reference, write_toy
 
 
@@ -254,10 +256,9 @@ def test_names_that_the_terminal_cannot_show(
 
 
 def test_map_that_is_zero_has_no_peak(photos: list[Path], tmp_path: Path) -> None:
-    explanation = type("E", (), {})()
-    explanation.scores = np.array([[1.0, 2.0, 0.0, 0.0]])
-    explanation.classes = np.array([[1]])
-    explanation.saliency_map = np.zeros((1, 1, 4, 4))
+    scores, classes = np.array([[1.0, 2.0, 0.0, 0.0]]), np.array([[1]])
+    maps = {"scores": scores, "classes": classes, "saliency_map": np.zeros((1, 1, 4, 4))}
+    explanation = Explanation(maps)
     _, placement = prepare(read_image(photos[0]), CARD.image)
     result = cli._result(photos[0], explanation, placement, CARD, 3)
     assert result["explained"] == [{"class": 1, "name": "dog", "score": 2.0, "peak": None}]
@@ -391,7 +392,9 @@ _FRESH = """
 import sys
 from camcore.adapters import cli
 photo = sys.argv[1]
-for arguments in (["methods"], ["inspect", "toy.onnx"], ["run", "toy.onnx", photo, "-o", "o.png"]):
+helps = [[*command, "--help"] for command in ([], ["export"], ["run"], ["layers"])]
+works = [["methods"], ["inspect", "toy.onnx"], ["run", "toy.onnx", photo, "-o", "o.png"]]
+for arguments in [*helps, *works]:
     sys.argv = ["camcore", *arguments]
     try:
         cli.main()
@@ -485,7 +488,12 @@ def test_export_hands_everything_over(fake_export: FakeExport, tmp_path: Path) -
     assert len(asked.pop("class_names")) == 1000
     assert asked == {
         "method": "layercam",
-        "layer": "layer3",
+        "layer": ["layer3"],
+        "eigen_smooth": False,
+        "aug_smooth": False,
+        "normalize": True,
+        "full_size": True,
+        "pixels": False,
         "model_name": "squeezenet1_1",
         "image_spec": ImageSpec(None, None, resize=512, crop=(448, 448)),
         "dynamic_size": False,
@@ -498,6 +506,40 @@ def test_export_defaults(fake_export: FakeExport, tmp_path: Path) -> None:
     assert fake_export.asked["layer"] is None
     assert fake_export.asked["example"].shape[1:] == (3, 224, 224)
     assert fake_export.asked["image_spec"].crop == (224, 224)
+
+
+def test_export_hands_over_how_the_maps_are_made(fake_export: FakeExport, tmp_path: Path) -> None:
+    arguments = [
+        *("--method", "gradcam++", "--option", "eps=0.5", "--layer", "a", "--layer", "b"),
+        *("--combine", "product", "--eigen-smooth", "--aug-smooth", "--no-relu", "--no-normalize"),
+        *("--map-size", "feature", "--pixels", "--target", "probability", "--explain-output", "1"),
+    ]
+    path = tmp_path / "m.onnx"
+    done(camcore("export", "squeezenet1_1", "--weights", "none", "-o", path, *arguments))
+    asked = fake_export.asked
+    assert {name: asked[name] for name in asked if name not in _PLAIN} == {
+        "method": "gradcam++",
+        "eps": 0.5,
+        "layer": ["a", "b"],
+        "combine": "product",
+        "eigen_smooth": True,
+        "aug_smooth": True,
+        "relu": False,
+        "normalize": False,
+        "full_size": False,
+        "pixels": True,
+        "target": "probability",
+        "output": 1,
+    }
+
+
+_PLAIN = ("model", "example", "model_name", "class_names", "image_spec", "dynamic_size")
+
+
+def test_export_help_names_every_target() -> None:
+    text = done(camcore("export", "--help"))
+    for name in TARGETS:
+        assert re.search(rf"\b{name}\b", text), name
 
 
 def test_export_with_class_names_and_a_shape(fake_export: FakeExport, tmp_path: Path) -> None:
@@ -530,6 +572,10 @@ def test_failed_export_is_one_line_and_code_1(
         (["resnet18", "--size", "1x2x3"], "--size '1x2x3'"),
         (["resnet18", "--size", "0"], "--size '0'"),
         (["resnet18", "--class-names", "none.txt"], "none.txt cannot be read"),
+        (["resnet18", "--option", "eps=1"], "gradcam has no options"),
+        (["resnet18", "--option", "k=a", "--method", "fem"], "--option k=a; expected a number"),
+        (["resnet18", "--method", "gradcan", "--option", "k=1"], "unknown method 'gradcan'"),
+        (["resnet18", "--target", "no_module:f"], "no module 'no_module' in the working folder"),
     ],
 )
 def test_export_errors(
@@ -617,3 +663,84 @@ def test_from_model_to_overlay(
     best = entry["predictions"][0]
     assert best["score"] == pytest.approx(explanation.scores[0].max(), rel=1e-5)
     assert read_image("o.png").shape[2] == 3
+
+
+def test_segmentation_from_model_to_overlay(
+    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores of pixels are no scores of classes: none is told, and none is made up."""
+    monkeypatch.chdir(tmp_path)
+    names = tmp_path / "names.txt"
+    names.write_text("sky\nsea\nsand\n")
+    arguments = ("--target", "segmentation", "--layer", "backbone", "--size", "32", "-o", "s.onnx")
+    text = done(
+        camcore("export", "tests.adapters.nets:build_segmenter", *arguments, "--class-names", names)
+    )
+    assert "gradcam of build_segmenter at backbone, target segmentation" in text
+    text = done(camcore("inspect", "s.onnx"))
+    assert "out, aux, classes, saliency_map" in text
+    assert "out │ float32 │ batch x 3 x" in text
+    picture = tmp_path / "o.png"
+    options = ("--class", "sea", "--class", "sky", "-o", picture)
+    record = json.loads(camcore("run", "s.onnx", photos[0], *options, "--json", "-").stdout)
+    assert record["target"] == "segmentation"
+    (entry,) = record["images"]
+    assert entry["predictions"] == []
+    assert [(e["name"], e["score"]) for e in entry["explained"]] == [("sea", None), ("sky", None)]
+    array, placement = prepare(read_image(photos[0]), load("s.onnx").card.image)
+    maps = load("s.onnx")(array, [1, 0]).saliency_map[0]
+    for explained, saliency_map in zip(entry["explained"], maps, strict=True):
+        y, x = np.unravel_index(saliency_map.argmax(), saliency_map.shape)
+        peak = placement.points_to_original(np.array([x + 0.5, y + 0.5]), saliency_map.shape)
+        assert explained["peak"] == {"x": pytest.approx(peak[0]), "y": pytest.approx(peak[1])}
+    assert read_image(picture).shape[2] == 3
+    text = done(camcore("run", "s.onnx", photos[0], *options))
+    assert "score ┃" not in text
+    assert "The maps show the class's pixels together." in text
+    text = done(camcore("run", "s.onnx", photos[0], "--top", "3"))
+    assert all(name in text for name in ("sky", "sea", "sand"))
+
+
+def test_overlay_of_maps_at_the_layers_size(
+    segmenter_folder: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    """They lie where those at image size lie."""
+    pictures = []
+    for size in ("image", "feature"):
+        picture = tmp_path / f"{size}.png"
+        options = ("--class", "sea", "-o", picture, "--opacity", "1", "--colormap", "bone")
+        done(camcore("run", segmenter_folder / f"{size}.onnx", photos[1], *options))
+        pictures.append(read_image(picture)[-80:].astype(float))
+    at_image_size, at_feature_size = pictures
+    assert at_image_size.std() > 20
+    assert np.abs(at_image_size - at_feature_size).mean() < 8
+    assert np.abs(at_image_size - at_feature_size[::-1]).mean() > 16
+
+
+def test_overlay_of_maps_as_the_method_gives_them(photos: list[Path]) -> None:
+    """Whatever their values, the colours show all of them; in [0, 1] already, none is changed."""
+    raw = np.linspace(-3, 5, 12, dtype=np.float32).reshape(3, 4)
+    card = replace(CARD, options={"normalize": False})
+    np.testing.assert_allclose(cli._for_show(raw, card), (raw + 3) / 8, atol=1e-6)
+    assert cli._for_show(raw, CARD) is raw
+    explanation = Explanation(
+        {
+            "scores": np.zeros((1, 4)),
+            "classes": np.array([[1]]),
+            "saliency_map": raw[None, None] - 9,
+        }
+    )
+    _, placement = prepare(read_image(photos[0]), CARD.image)
+    (explained,) = cli._result(photos[0], explanation, placement, card, 3)["explained"]
+    x, y = placement.points_to_original(np.array([3.5, 2.5]), (3, 4))
+    assert explained["peak"] == {"x": pytest.approx(x, abs=0.06), "y": pytest.approx(y, abs=0.06)}
+
+
+def test_model_of_several_inputs_is_left_to_python(
+    with_table_folder: Path, photos: list[Path]
+) -> None:
+    file = with_table_folder / "table.onnx"
+    message = failed(camcore("run", file, photos[0]))
+    assert f"{file} takes input_1 beside the image, which the command line cannot give." in message
+    assert f"camcore.adapters.load('{file}')(image, input_1=...)" in message
+    assert "image, input_1, class_ids" in done(camcore("inspect", file))

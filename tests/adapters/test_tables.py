@@ -7,7 +7,9 @@ from rich.table import Table
 
 from camcore.adapters import tables
 from camcore.adapters.files import Port
+from camcore.card import Card
 from camcore.export.layers import LayerInfo
+from camcore.export.targets import TARGETS
 from camcore.methods import METHODS
 from tests.adapters.toy import CARD
 
@@ -24,19 +26,88 @@ def row(lines: list[str], first: str) -> list[str]:
     return [cell.strip() for cell in line.strip("│").split("│")]
 
 
-def test_predictions_table() -> None:
-    cat = {"class": 3, "name": "cat [tabby]", "score": 1.5}
+CAT = {"class": 3, "name": "cat [tabby]", "score": 1.5}
+OWL = {"class": 7, "name": "owl", "score": -9.0}
+
+
+def predictions(card: Card, scored: bool = True) -> list[str]:
     dog = {"class": 0, "name": "dog", "score": -2.0}
-    owl = {"class": 7, "name": "owl", "score": -9.0}
-    result = {
-        "image": "photo.png",
-        "predictions": [cat, dog],
-        "explained": [{**cat, "peak": {"x": 10.5, "y": 4.0}}, {**owl, "peak": None}],
-    }
-    lines = printed(tables.predictions_table(result))
+    explained = [{**CAT, "peak": {"x": 10.5, "y": 4.0}}, {**OWL, "peak": None}]
+    listed = [CAT, dog] if scored else []
+    if not scored:
+        explained = [{**entry, "score": None} for entry in explained]
+    result = {"image": "photo.png", "predictions": listed, "explained": explained}
+    return printed(tables.predictions_table(result, card))
+
+
+def test_predictions_table() -> None:
+    lines = predictions(CARD)
     assert row(lines, "cat") == ["cat [tabby]", "3", "1.500", "10.5, 4"]
     assert row(lines, "dog") == ["dog", "0", "-2.000", ""]
     assert row(lines, "owl") == ["owl", "7", "-9.000", "none"]
+    assert lines[-1].startswith("└")
+
+
+def test_predictions_table_without_scores() -> None:
+    lines = predictions(replace(CARD, options={"target": "segmentation"}), scored=False)
+    assert not any("score │" in line or " ┃ score" in line for line in lines)
+    assert row(lines, "cat") == ["cat [tabby]", "3", "10.5, 4"]
+    assert row(lines, "owl") == ["owl", "7", "none"]
+    notes = " ".join(" ".join(lines[-4:]).split())
+    assert "The maps show the class's pixels together." in notes
+    assert "The file gives no scores of whole classes." in notes
+
+
+@pytest.mark.parametrize(
+    ("target", "note"),
+    [(name, "" if name == "logit" else "The maps show the") for name in TARGETS]
+    + [("my[ratio]", "The maps show the target my[ratio].")],
+)
+def test_predictions_table_says_what_was_explained(target: str, note: str) -> None:
+    notes = " ".join(predictions(replace(CARD, options={"target": target}))).split("┘")[1]
+    assert note in " ".join(notes.replace("what tells", "the").split())
+    assert bool(notes.strip()) == bool(note)
+    assert target in TARGETS or tables.target_suffix(replace(CARD, options={"target": target}))
+
+
+@pytest.mark.parametrize(
+    ("method", "noted"), [("eigencam", True), ("gradcam", False), ("from the future", False)]
+)
+def test_predictions_table_says_where_classes_share_a_map(method: str, noted: bool) -> None:
+    text = " ".join(" ".join(predictions(replace(CARD, method=method))).split())
+    assert (f"{method} gives every class the same map." in text) == noted
+
+
+def test_card_table_says_what_the_maps_are() -> None:
+    card = replace(
+        CARD,
+        layer="layer3, layer4",
+        map_size="feature",
+        inputs=("image", "input_1", "class_ids"),
+        options={
+            "eps": 0.5,
+            "gram": None,
+            "target": "probability",
+            "relu": False,
+            "normalize": False,
+            "combine": "product",
+            "eigen_smooth": True,
+            "aug_smooth": True,
+        },
+    )
+    lines = printed(tables.card_table(Path("a.onnx"), card))
+    assert row(lines, "target") == ["target", "probability"]
+    assert row(lines, "options") == ["options", "eps 0.5"]
+    assert row(lines, "maps") == [
+        "maps",
+        "as the method gives them, at the layer's size, no relu, product of the layers, smoothed "
+        "by the first component, mean over six variants of the image",
+    ]
+    assert row(lines, "inputs") == ["inputs", "image, input_1, class_ids"]
+    plain = printed(tables.card_table(Path("a.onnx"), CARD))
+    assert row(plain, "target") == ["target", "logit"]
+    assert row(plain, "options") == ["options", "none"]
+    assert row(plain, "maps") == ["maps", "in [0, 1], at image size"]
 
 
 def test_card_table() -> None:
@@ -58,11 +129,27 @@ def test_ports_table() -> None:
     assert any("class_ids (optional)" in line for line in lines)
 
 
-@pytest.mark.parametrize("width", [80, 200])
-def test_methods_table_keeps_names_whole(width: int) -> None:
-    lines = printed(tables.methods_table(METHODS.values()), width)
-    names = {line.split("│")[1].strip() for line in lines if line.startswith("│")}
-    assert names - {""} == set(METHODS)
+def test_methods_list_at_80_columns() -> None:
+    lines = printed(tables.methods_list(METHODS.values()), width=80)
+    assert max(map(len, lines)) <= 80
+    names = [line.strip() for line in lines if line.strip() and not line.startswith(" ")]
+    assert names == [*METHODS, "What a method costs comes on top of the prediction."]
+    text = " ".join(" ".join(lines).split())
+    for method in METHODS.values():
+        assert method.summary in text
+        assert f"needs {method.needs.replace('_', ' ')}; costs" in text
+        assert any(method.paper in line for line in lines), "in one piece, to be copied"
+
+
+def test_methods_list_tells_methods_apart() -> None:
+    def listed(name: str) -> list[str]:
+        lines = printed(tables.methods_list([METHODS[name]]))
+        return [line.strip() for line in lines[1:-2]]
+
+    assert "options eps 1e-06; eigen-smooth possible" in listed("gradcam++")
+    assert "the same map for every class; options gram none" in listed("eigencam")
+    assert "needs activations; costs no further pass" in listed("eigencam")
+    assert listed("hirescam")[-2] == "eigen-smooth possible"
 
 
 LAYERS = [
