@@ -53,9 +53,9 @@ class ImageSpec:
 class Card:
     """Everything a runner needs to know about an exported file.
 
-    `inputs` and `outputs` are the graph's, in order; `map_size` is `image` or `feature`; `options` are
-    the method's options that differ from none; `proof` says what the file was checked against and
-    the worst relative error found.
+    `inputs` and `outputs` are the graph's, in order; `map_size` is `image` or `feature`; `options`
+    are those of the method and of its post-processing; `proof` says what the file was checked
+    against and the worst relative error found.
     """
 
     method: str

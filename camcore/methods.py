@@ -2,12 +2,15 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from camcore import projection, weighting
 from camcore._arrays import Array
 from camcore.errors import unknown_name
+from camcore.scaling import How
+
+Needs = Literal["activations", "gradients", "class_weights", "noisy_gradients"]
 
 
 @dataclass(frozen=True)
@@ -15,9 +18,12 @@ class Method:
     """How a class activation map is made.
 
     The kernel takes activations (..., C, *S) and what else the method `needs`: nothing, their
-    gradients of the same shape, or the classifier's weights (..., C); it returns raw maps
-    (..., *S). `passes` is what it costs beside the prediction, `relu` the method's default in
-    post-processing; a method that is not `class_specific` gives the same map for every class.
+    gradients of the same shape, the classifier's weights (..., C), or the gradients
+    (n, ..., C, *S) at n noisy images; it returns raw maps (..., *S). `passes` is what it costs
+    beside the prediction; a method that is not `class_specific` gives the same map for every class.
+
+    `relu`, the `target` that is explained and how the maps of several layers `combine` are the
+    method's defaults; `sampling` are options of whoever calls the kernel.
 
     A method that sums weighted activations over channels says its `weights` too: a function of the
     same arrays and options, which gives (..., C), or (..., C, *S) if they are `per_point`. They are
@@ -26,7 +32,7 @@ class Method:
 
     name: str
     kernel: Callable[..., Array]
-    needs: Literal["activations", "gradients", "class_weights"]
+    needs: Needs
     summary: str
     passes: str
     paper: str
@@ -34,10 +40,13 @@ class Method:
     class_specific: bool = True
     weights: Callable[..., Array] | None = None
     per_point: bool = False
+    target: str = "logit"
+    combine: How = "mean"
+    sampling: dict[str, Any] = field(default_factory=dict)
 
     @property
     def options(self) -> dict[str, Any]:
-        """The kernel's own options with their defaults.
+        """The kernel's own options and those of the sampling, with their defaults.
 
         >>> get_method("gradcam++").options
         {'eps': 1e-06}
@@ -46,7 +55,7 @@ class Method:
             name: parameter.default
             for name, parameter in inspect.signature(self.kernel).parameters.items()
             if parameter.kind is parameter.KEYWORD_ONLY and name != "spatial_ndim"
-        }
+        } | self.sampling
 
 
 _NONE = "none"
@@ -92,6 +101,15 @@ METHODS: dict[str, Method] = {
             passes=_BACKWARD,
             paper="https://arxiv.org/abs/1710.11063",
             weights=weighting.gradcam_plus_plus_weights,
+        ),
+        Method(
+            "smoothgradcam++",
+            weighting.smoothgradcam_plus_plus,
+            needs="noisy_gradients",
+            summary="Grad-CAM++ of gradients averaged over noisy copies of the image",
+            passes="a pass of the model and one backward pass for each of `samples` images",
+            paper="https://arxiv.org/abs/1908.01224",
+            sampling={"samples": 4, "std": 0.3, "seed": 0},
         ),
         Method(
             "xgradcam",
@@ -175,6 +193,26 @@ METHODS: dict[str, Method] = {
             paper="https://hal.science/hal-02963298",
             class_specific=False,
             weights=weighting.fem_weights,
+        ),
+        Method(
+            "finercam",
+            weighting.gradcam,
+            needs="gradients",
+            summary="what tells the class from those most like it; Grad-CAM of that contrast",
+            passes=_BACKWARD,
+            paper="https://arxiv.org/abs/2501.11309",
+            weights=weighting.gradcam_weights,
+            target="finer",
+        ),
+        Method(
+            "refinecam",
+            weighting.gradcam_plus_plus,
+            needs="gradients",
+            summary="what several layers agree on: the product of their Grad-CAM++ maps",
+            passes=_BACKWARD,
+            paper="https://arxiv.org/abs/2605.14641",
+            weights=weighting.gradcam_plus_plus_weights,
+            combine="product",
         ),
         Method(
             "randomcam",

@@ -19,6 +19,7 @@ from camcore.export.gradient import Gradient
 from camcore.export.grids import Layout
 from camcore.export.subject import Subject
 from camcore.methods import Method
+from camcore.noise import normal_noise
 from camcore.projection import Gram, smooth_by_component
 from camcore.scaling import How, aggregate, normalize, postprocess, resize
 from camcore.targets import select_classes
@@ -60,7 +61,8 @@ class Request:
         return [self._kernel(gram) for gram in self.grams]
 
     def _kernel(self, gram: Gram) -> Callable[..., Tensor]:
-        options = dict(self.options, spatial_ndim=len(self.spatial_axes))
+        options = {k: v for k, v in self.options.items() if k not in self.method.sampling}
+        options["spatial_ndim"] = len(self.spatial_axes)
         if options.get("gram", "given") is None:
             options["gram"] = gram
         if not self.eigen_smooth:
@@ -83,10 +85,21 @@ class Request:
             return finished
         assert size is not None
         scaled = [postprocess(each, None, spatial_ndim=rank, **options) for each in maps]
-        finished = aggregate([resize(each, size) for each in scaled], how=self.combine)
+        scaled = [resize(each, size) for each in scaled]
+        if self.combine == "product" and self.normalize:
+            scaled = [normalize(each, spatial_ndim=rank) for each in scaled]
+        finished = aggregate(scaled, how=self.combine)
         if self.normalize:
             finished = normalize(finished, spatial_ndim=rank)
         return finished
+
+    def noisy(self, inputs: Sequence[Tensor]) -> list[list[Tensor]]:
+        """The inputs once for each sample, with noise on the image: the same for every image."""
+        image, *others = inputs
+        options = self.options
+        shape = (options["samples"], *image.shape[1:])
+        noise = options["std"] * normal_noise(image, shape, seed=options["seed"])
+        return [[image + each, *others] for each in noise.unbind()]
 
     def described(self) -> dict[str, Any]:
         """The options, for the card."""
@@ -115,6 +128,11 @@ class Body(nn.Module):
     def raw_maps(self, seen: Any, classes: Tensor) -> list[Tensor]:
         """Raw maps (B, K, *S), one tensor a layer, of classes (B, K)."""
         raise NotImplementedError
+
+    def _channels_first(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """A value of each layer as (B, C, *S)."""
+        pairs = zip(self._layouts, values, strict=True)
+        return [layout.channels_first(value) for layout, value in pairs]
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
         (request,) = self._request
@@ -171,10 +189,8 @@ class ActivationBody(Body):
         return observed[: end - 1], activations
 
     def raw_maps(self, seen: Any, classes: Tensor) -> list[Tensor]:
-        return [
-            kernel(layout.channels_first(activation)).unsqueeze(1)
-            for kernel, layout, activation in zip(self._kernels, self._layouts, seen, strict=True)
-        ]
+        pairs = zip(self._kernels, self._channels_first(seen), strict=True)
+        return [kernel(activation).unsqueeze(1) for kernel, activation in pairs]
 
 
 class GradientBody(Body):
@@ -198,17 +214,50 @@ class GradientBody(Body):
 
     def raw_maps(self, seen: Any, classes: Tensor) -> list[Tensor]:
         activations, saved = seen
-        batch, k = classes.shape
         rows = classes.t().reshape(-1)
-        found = self.backward_pass(rows, *self._repeat_saved(saved, k))
-        maps = []
-        for kernel, layout, activation, gradient in zip(
-            self._kernels, self._layouts, activations, found, strict=True
-        ):
-            each = layout.channels_first(gradient)
-            each = each.reshape(k, batch, *each.shape[1:])
-            maps.append(kernel(layout.channels_first(activation), each).transpose(0, 1))
-        return maps
+        found = self.backward_pass(rows, *self._repeat_saved(saved, classes.shape[1]))
+        return [
+            kernel(activation, gradient).transpose(0, 1)
+            for kernel, activation, gradient in zip(
+                self._kernels,
+                self._channels_first(activations),
+                self._by_class(found, classes.t().shape),
+                strict=True,
+            )
+        ]
+
+    def _by_class(self, found: Sequence[Tensor], rows: Sequence[int]) -> list[Tensor]:
+        """The gradient at each layer as (*rows, C, *S)."""
+        gradients = self._channels_first(found)
+        return [gradient.reshape(*rows, *gradient.shape[1:]) for gradient in gradients]
+
+
+class NoisyBody(GradientBody):
+    """Raw maps from the gradients at noisy copies of the image, which go through in one batch."""
+
+    def observe(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Any]:
+        (request,) = self._request
+        observed, (activations, _) = super().observe(inputs)
+        noisy = request.noisy(inputs)
+        samples = request.options["samples"]
+        copies = [torch.cat([row[n] for row in noisy]) for n in range(len(inputs))]
+        _, (_, saved) = super().observe(copies)
+        return observed, (activations, saved, samples)
+
+    def raw_maps(self, seen: Any, classes: Tensor) -> list[Tensor]:
+        activations, saved, samples = seen
+        # Class by class, and for each the samples one after the other.
+        rows = classes.t().unsqueeze(1).repeat(1, samples, 1)
+        found = self.backward_pass(rows.reshape(-1), *self._repeat_saved(saved, classes.shape[1]))
+        return [
+            kernel(activation, gradient.movedim(1, 0)).transpose(0, 1)
+            for kernel, activation, gradient in zip(
+                self._kernels,
+                self._channels_first(activations),
+                self._by_class(found, rows.shape),
+                strict=True,
+            )
+        ]
 
 
 class ClassWeightBody(Body):
@@ -246,6 +295,11 @@ def check_combination(request: Request) -> None:
         raise InputError(
             f"eigen_smooth smooths a weighted sum of activations, which {request.method.name} is "
             "not: leave it out, or choose another method"
+        )
+    noisy = request.method.needs == "noisy_gradients"
+    if noisy and (request.aug_smooth or not request.inputs[0].is_floating_point()):
+        raise InputError(
+            f"{request.method.name} adds noise to prepared images: leave out aug_smooth and uint8"
         )
     if request.aug_smooth and not request.inputs[0].is_floating_point():
         raise InputError(

@@ -18,6 +18,7 @@ from camcore.export.bodies import (
     Body,
     ClassWeightBody,
     GradientBody,
+    NoisyBody,
     Request,
     check_combination,
 )
@@ -91,12 +92,12 @@ def explain(
     *,
     method: str = "gradcam",
     layer: str | Sequence[str] | None = None,
-    target: str | Target | Callable[[Any], Tensor] = "logit",
+    target: str | Target | Callable[[Any], Tensor] | None = None,
     output: str | int | None = None,
     relu: bool | None = None,
     normalize: bool = True,
     full_size: bool = True,
-    combine: How = "mean",
+    combine: How | None = None,
     eigen_smooth: bool = False,
     aug_smooth: bool = False,
     dynamic_size: bool | None = None,
@@ -118,11 +119,13 @@ def explain(
         layer: the name of the module to explain, as in `model.named_modules()`, or several; None
             takes the last one whose output lies on the image's grid.
         target: what is explained: a name of `camcore.export.targets.TARGETS`, or any function from
-            the model's output to scores (B, N) or (B,).
+            the model's output to scores (B, N) or (B,); None takes the method's default, which is
+            the class's logit for most.
         output: the name or index of the model's output that is explained, by default the first.
         relu, normalize: post-processing; relu None takes the method's default.
         full_size: maps at image size, otherwise at the layer's own.
-        combine: the maps of several layers, each scaled, become their `mean` or their `product`.
+        combine: the maps of several layers, each scaled, become their `mean` or their `product`;
+            None takes the method's default.
         eigen_smooth: the first principal component of the weighted activations, not their sum.
         aug_smooth: the mean over six variants of the image: three of brightness, each mirrored.
         dynamic_size: True demands free height and width, False fixes the example's, None frees
@@ -154,7 +157,12 @@ def explain(
     check_model(model)
     inputs = example if isinstance(example, tuple) else (example,)
     spec = image_spec or ImageSpec(None, None)
-    subject = Subject(model, get_target(target), output, spec if pixels else None)
+    subject = Subject(
+        model,
+        get_target(chosen.target if target is None else target),
+        output,
+        spec if pixels else None,
+    )
     channels = inputs[0].shape[1]
     if pixels:
         inputs = (_as_pixels(inputs[0]), *inputs[1:])
@@ -167,13 +175,12 @@ def explain(
         relu=chosen.relu if relu is None else relu,
         normalize=normalize,
         full_size=full_size,
-        combine=combine,
+        combine=combine or chosen.combine,
         eigen_smooth=eigen_smooth,
         aug_smooth=aug_smooth,
     )
     check_combination(asked)
     traced = _trace(asked, dynamic_size)
-    num_classes = _count_classes(traced)
     try:
         request, body = _compose(asked, traced)
     except ExportError as error:
@@ -183,6 +190,7 @@ def explain(
         note = f"height and width are fixed because of what free ones led to: {first_line(error)}"
         traced = replace(_trace(asked, dynamic_size=False), notes=(note,))
         request, body = _compose(asked, traced)
+    num_classes = int(outputs_of(traced.graph)[-1].meta["val"].shape[1])
     if class_names is not None and len(class_names) != num_classes:
         raise InputError(
             f"{len(class_names)} class names were given for a model of {num_classes} classes"
@@ -223,27 +231,11 @@ def _trace(request: Request, dynamic_size: bool | None) -> Trace:
     )
 
 
-def _count_classes(traced: Trace) -> int:
-    """The number of scores for each image."""
-    shape = outputs_of(traced.graph)[-1].meta["val"].shape
-    if not isinstance(shape[0], torch.SymInt) or not isinstance(shape[1], int):
-        raise ExportError(
-            f"what is explained has the shape ({', '.join(map(str, shape))}), expected scores "
-            "(B, N): a row for each image, of a number of classes that no size changes"
-        )
-    return shape[1]
-
-
 def _compose(asked: Request, traced: Trace) -> tuple[Request, Body]:
     """The request with its layers found, and the body that answers it."""
     graph = traced.graph
     layers = asked.layers or (default_layer(traced),)
     activations = [find_activation(traced, layer) for layer in layers]
-    if len(set(activations)) < len(activations):
-        raise InputError(
-            f"some of the layers {', '.join(map(repr, layers))} return the same value: give each "
-            "once"
-        )
     layouts = tuple(layout_of(traced, activation) for activation in activations)
     # A layer behind another one is a value inside the tail, which has its gradient all the same.
     behind = [
@@ -278,7 +270,8 @@ def _compose(asked: Request, traced: Trace) -> tuple[Request, Body]:
         inner=len(inner),
         contrast=request.subject.target.contrast,
     )
-    return request, GradientBody(request, parts, len(roots), gradient)
+    body = NoisyBody if needs == "noisy_gradients" else GradientBody
+    return request, body(request, parts, len(roots), gradient)
 
 
 def _gram(activation: fx.Node, layout: Layout) -> Gram:

@@ -53,12 +53,16 @@ def cut(module: fx.GraphModule, at: Sequence[fx.Node], kept: Sequence[fx.Node]) 
     in_tail = dependents(at)
     constant = _constants(graph)
     dependent = [node for node in graph.nodes if node in in_tail and node not in at]
-    needed = dict.fromkeys(value for node in dependent for value in node.all_input_nodes)
-    crossing = [
-        value
-        for value in needed
-        if value not in in_tail and value not in constant and not _counts_batch(value, at[0])
-    ]
+    crossing: dict[fx.Node, None] = {}
+    needed = [value for node in dependent for value in node.all_input_nodes]
+    for value in needed:
+        if value in in_tail or value in constant:
+            continue
+        if not _counts_batch(value, at[0]):
+            crossing[value] = None
+        elif value.target is not _sym_size:
+            # The tail computes it anew, and needs what goes into it.
+            needed.extend(value.all_input_nodes)
 
     tail = _Copy(module, inputs=[*at, *crossing], recount=at[0])
     for node in dependent:

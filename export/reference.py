@@ -57,39 +57,55 @@ def _smoothed(request: Request, inputs: Sequence[Tensor], classes: Tensor) -> Te
 
 def _maps(request: Request, inputs: Sequence[Tensor], classes: Tensor) -> Tensor:
     """The maps (B, K, *S) of classes (B, K)."""
-    model = request.subject.user_model
-    with _recorded(model, request.layers) as recorded, torch.enable_grad():
-        *_, scores = request.subject(*inputs)
-    activations = [recorded[layer][-1] for layer in request.layers]
-    columns = [_raw_maps(request, scores, activations, ids) for ids in classes.unbind(dim=1)]
+    runs = [_Run(request, inputs)]
+    if request.method.needs == "noisy_gradients":
+        runs += [_Run(request, noisy) for noisy in request.noisy(inputs)]
+    columns = [_raw_maps(request, runs, ids[:, None]) for ids in classes.unbind(dim=1)]
     by_layer = [torch.stack(maps, dim=1) for maps in zip(*columns, strict=True)]
     return request.finish(by_layer, inputs[0])
 
 
-def _raw_maps(
-    request: Request, scores: Tensor, activations: list["_Recorded"], classes: Tensor
-) -> list[Tensor]:
-    """The raw map (B, *S) of one class per image, at each layer."""
-    target = request.subject.target
-    arguments = [[_first(request, n, each.value)] for n, each in enumerate(activations)]
+class _Run:
+    """One pass of the user's model, with what its layers returned."""
+
+    def __init__(self, request: Request, inputs: Sequence[Tensor]) -> None:
+        model = request.subject.user_model
+        with _recorded(model, request.layers) as recorded, torch.enable_grad():
+            *_, self.scores = request.subject(*inputs)
+        self.layers = [recorded[layer][-1] for layer in request.layers]
+        self._contrast = request.subject.target.contrast
+
+    def gradients(self, classes: Tensor) -> tuple[Tensor, ...]:
+        """Of what is explained of classes (B, 1), with respect to what each layer returned."""
+        with torch.enable_grad():
+            if self._contrast is None:
+                explained = self.scores.gather(1, classes)
+            else:
+                explained = self._contrast(self.scores, classes)
+            # Images do not influence each other, so the gradient of the sum holds each one's own.
+            total = explained.sum()
+        deltas = [layer.delta for layer in self.layers]
+        return torch.autograd.grad(total, deltas, retain_graph=True)
+
+
+def _raw_maps(request: Request, runs: list[_Run], classes: Tensor) -> list[Tensor]:
+    """The raw map (B, *S) of one class per image, (B, 1), at each layer."""
+    plain, *noisy = runs
+    arguments = [
+        [layout.channels_first(layer.value)]
+        for layout, layer in zip(request.layouts, plain.layers, strict=True)
+    ]
     if request.method.needs != "activations":
-        # Images do not influence each other, so the gradient of the sum holds each image's own.
-        column = classes[:, None]
-        contrast = target.contrast
-        picked = scores.gather(1, column) if contrast is None else contrast(scores, column)
-        deltas = [each.delta for each in activations]
-        found = torch.autograd.grad(picked.sum(), deltas, retain_graph=True)
-        for n, (row, gradient) in enumerate(zip(arguments, found, strict=True)):
-            row.append(_first(request, n, gradient))
+        samples = [run.gradients(classes) for run in noisy or runs]
+        for row, layout, found in zip(
+            arguments, request.layouts, zip(*samples, strict=True), strict=True
+        ):
+            gradients = [layout.channels_first(gradient) for gradient in found]
+            row.append(torch.stack(gradients) if noisy else gradients[0])
     if request.method.needs == "class_weights":
         # Behind global pooling the gradient is constant, the class's weight over the positions.
-        for row in arguments:
-            row[1] = row[1].flatten(2).sum(dim=2)
+        arguments = [[activation, g.flatten(2).sum(dim=2)] for activation, g in arguments]
     return [kernel(*row) for kernel, row in zip(request.kernels(), arguments, strict=True)]
-
-
-def _first(request: Request, layer: int, value: Tensor) -> Tensor:
-    return request.layouts[layer].channels_first(value)
 
 
 class _Recorded(NamedTuple):

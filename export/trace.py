@@ -22,6 +22,9 @@ _ASSERTIONS = {
     torch.ops.aten.sym_constrain_range_for_size.default,
 }
 
+# A size that nothing else in a model has.
+_BATCH = 23
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -64,7 +67,7 @@ def trace(
     inputs = example if isinstance(example, tuple) else (example,)
     check_model(model.get_submodule(root))
     _check_example(inputs, pixels=spatial_axes == 1)
-    inputs = tuple(map(two_of, inputs))
+    inputs = tuple(map(example_batch, inputs))
     axes = range(spatial_axes, spatial_axes + inputs[0].ndim - 2)
     size = tuple(inputs[0].shape[axis] for axis in axes)
     reason = "on request"
@@ -90,9 +93,13 @@ def trace(
     return Trace(graph, size, dynamic_size=False, notes=notes)
 
 
-def two_of(example: Tensor) -> Tensor:
-    """An example batch of two: a batch of one would be traced as a constant."""
-    return torch.cat([example[:1].detach()] * 2)
+def example_batch(example: Tensor) -> Tensor:
+    """An example of the right batch to trace with, of zeros.
+
+    A batch of one would be traced as a constant, and one that equals some other size of the model
+    (two classes, a stride of two) would be taken for it.
+    """
+    return example.new_zeros(_BATCH, *example.shape[1:])
 
 
 def check_model(model: nn.Module) -> None:
@@ -140,7 +147,7 @@ def _try_another_size(
     for growth, axis in enumerate(axes, 1):
         shape[axis] += 16 * growth
     with torch.no_grad(), _AttentionWatch() as watch:
-        model(images.new_zeros(shape), *others)
+        model(images.new_zeros(1, *shape[1:]), *[other[:1] for other in others])
     if watch.seen and not attention:
         raise ExportError("it has attention; dynamic_size=True tries to free them nevertheless")
 

@@ -23,7 +23,7 @@ from camcore.errors import ExportError
 from camcore.export.compose import Explained
 from camcore.export.rules import FORWARD_RULES
 from camcore.export.subject import MODEL
-from camcore.export.trace import first_line, outputs_of, two_of, without_assertions
+from camcore.export.trace import example_batch, first_line, outputs_of, without_assertions
 
 OPSET = 18
 # Protobuf refuses messages of 2 GiB; the usual limit for a single file leaves it some room.
@@ -34,9 +34,9 @@ aten = torch.ops.aten
 
 def capture(explained: Explained) -> ExportedProgram:
     """The explained module as one program of `(*inputs, class_ids)`, batch and K free."""
-    image, *others = map(two_of, explained.request.inputs)
+    image, *others = map(example_batch, explained.request.inputs)
     k = min(3, explained.card.num_classes)
-    class_ids = torch.full((2, k), -1, dtype=torch.int64, device=image.device)
+    class_ids = torch.full((len(image), k), -1, dtype=torch.int64, device=image.device)
     spatial = explained.request.spatial_axes if explained.card.image.height is None else ()
     free_image = dict.fromkeys([0, *spatial], Dim.DYNAMIC)
     free_others = [{0: Dim.DYNAMIC} for _ in others]

@@ -15,6 +15,7 @@ def test_the_methods_by_name() -> None:
         "activation",
         "gradcam",
         "gradcam++",
+        "smoothgradcam++",
         "xgradcam",
         "hirescam",
         "gradcam-elementwise",
@@ -24,9 +25,19 @@ def test_the_methods_by_name() -> None:
         "segeigencam",
         "kpcacam",
         "fem",
+        "finercam",
+        "refinecam",
         "randomcam",
     ]
     assert all(name == method.name for name, method in camcore.METHODS.items())
+
+
+ARRAYS = {
+    "activations": ["activations"],
+    "gradients": ["activations", "gradients"],
+    "class_weights": ["activations", "class_weights"],
+    "noisy_gradients": ["activations", "gradients"],
+}
 
 
 @pytest.mark.parametrize("method", camcore.METHODS.values(), ids=lambda method: method.name)
@@ -37,12 +48,15 @@ def test_a_row_fits_its_kernel(method: camcore.Method) -> None:
         for name, parameter in parameters.items()
         if parameter.kind is parameter.POSITIONAL_ONLY
     ]
-    assert arrays == list(dict.fromkeys(["activations", method.needs]))
-    assert list(parameters)[len(arrays) :] == ["spatial_ndim", *method.options]
+    assert arrays == ARRAYS[method.needs]
+    own = [name for name in method.options if name not in method.sampling]
+    assert list(parameters)[len(arrays) :] == ["spatial_ndim", *own]
     assert re.fullmatch(r"https://\S+", method.paper)
     assert method.summary
     assert method.passes
-    assert method.paper in method.kernel.__doc__
+    # Grad-CAM of another target, or of several layers, is no kernel of its own.
+    if (method.target, method.combine) == ("logit", "mean"):
+        assert method.paper in method.kernel.__doc__
 
 
 def test_weights_fit_their_kernel() -> None:
@@ -52,7 +66,7 @@ def test_weights_fit_their_kernel() -> None:
     given = {"gradients": rng.normal(size=A.shape), "class_weights": rng.normal(size=(2, 3))}
     for method in camcore.METHODS.values():
         if method.weights is None:
-            assert method.kernel.__module__ == "camcore.projection"
+            assert method.kernel.__module__ == "camcore.projection" or method.sampling
             continue
         assert inspect.signature(method.weights) == inspect.signature(method.kernel)
         arrays = (A,) if method.needs == "activations" else (A, given[method.needs])

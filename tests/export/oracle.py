@@ -4,6 +4,7 @@ One image and one class at a time, through the model itself; the equations are l
 """
 
 import warnings
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,7 +55,7 @@ def _explain_one(
     full_size: bool,
     options: dict[str, Any],
 ) -> tuple[np.ndarray, ...]:
-    scores, activation, delta = _run(model, layer, image)
+    scores, activation, delta = run_one(model, layer, image)
     values = scores[0].tolist()
     ranking = sorted(range(len(values)), key=lambda c: -values[c])
     classes = [ranking[k] if c == -1 else c for k, c in enumerate(class_ids)]
@@ -66,7 +67,7 @@ def _explain_one(
     return scores[0].detach().double().numpy(), np.array(classes), np.stack(maps)
 
 
-def _run(model: nn.Module, layer: str, image: Tensor) -> tuple[Tensor, np.ndarray, Tensor]:
+def run_one(model: nn.Module, layer: str, image: Tensor) -> tuple[Tensor, np.ndarray, Tensor]:
     """Scores, the layer's output, and a zero added to it, which has the same gradient."""
     calls: list[tuple[np.ndarray, Tensor]] = []
 
@@ -124,8 +125,75 @@ EIGEN: dict[str, Any] = {
 }
 
 
+def maps_by_hand(
+    model: nn.Module,
+    layers: Sequence[str],
+    inputs: Sequence[Tensor],
+    classes: Sequence[Sequence[int]],
+    objective: Callable[[Any, int], Tensor],
+    *,
+    reshape: Callable[[Tensor], Tensor] = lambda value: value,
+    weighted: Callable[[np.ndarray, np.ndarray], np.ndarray] = references.gradcam,
+    how: str = "mean",
+) -> np.ndarray:
+    """Maps (B, K, *S) of `objective(output, c)`, a scalar of the model's output for one image.
+
+    In double precision. `reshape` makes (1, C, *S) of a layer's output; `weighted` takes
+    activations and gradients, both (C, P), and gives a raw map (P,).
+    """
+    twin = deepcopy(model).double()
+    inputs = [value.double() if value.is_floating_point() else value for value in inputs]
+    size = tuple(inputs[0].shape[2:])
+    maps = []
+    for n, ids in enumerate(classes):
+        output, calls = _record(twin, layers, [value[n : n + 1] for value in inputs])
+        own = []
+        for c in ids:
+            deltas = [delta for _, delta in calls]
+            found = torch.autograd.grad(objective(output, c), deltas, retain_graph=True)
+            by_layer = []
+            for (activation, _), gradient in zip(calls, found, strict=True):
+                a, g = reshape(activation)[0].numpy(), reshape(gradient)[0].numpy()
+                channels, *space = a.shape
+                raw = weighted(a.reshape(channels, -1), g.reshape(channels, -1)).reshape(space)
+                by_layer.append(references.postprocess(raw, size))
+            combined = np.prod(by_layer, axis=0) if how == "product" else np.mean(by_layer, axis=0)
+            own.append(references.normalize(combined))
+        maps.append(own)
+    return np.array(maps)
+
+
+def _record(
+    model: nn.Module, layers: Sequence[str], inputs: Sequence[Tensor]
+) -> tuple[Any, list[tuple[Tensor, Tensor]]]:
+    """The model's output, and of each layer the value of its last call and a zero added to it."""
+    calls: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def perturb(layer: str) -> Any:
+        def hook(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
+            delta = torch.zeros_like(output, requires_grad=True)
+            calls[layer] = output.detach().clone(), delta
+            return output + delta
+
+        return hook
+
+    handles = [model.get_submodule(layer).register_forward_hook(perturb(layer)) for layer in layers]
+    try:
+        with torch.enable_grad():
+            output = model(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return output, [calls[layer] for layer in layers]
+
+
 def run_file(path: Path, image: Tensor, class_ids: Tensor) -> Result:
-    """What a file returns in its own runtime, read as its user would read it."""
+    """What the file of a model with one output returns, read as its user would read it."""
+    return Result(*run_any_file(path, image, class_ids).values())
+
+
+def run_any_file(path: Path, *inputs: Tensor) -> dict[str, np.ndarray]:
+    """What a file returns in its own runtime, by name; without names they are counted."""
     if path.suffix == ".onnx":
         import onnxruntime
 
@@ -133,17 +201,20 @@ def run_file(path: Path, image: Tensor, class_ids: Tensor) -> Result:
         options.log_severity_level = 3
         options.intra_op_num_threads = 1
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        feeds = {"image": image.numpy(), "class_ids": class_ids.numpy()}
-        return Result(*session.run(["scores", "classes", "saliency_map"], feeds))
+        ports = [*session.get_inputs(), *session.get_overridable_initializers()]
+        feeds = {port.name: value.numpy() for port, value in zip(ports, inputs, strict=True)}
+        names = [port.name for port in session.get_outputs()]
+        return dict(zip(names, session.run(names, feeds), strict=True))
     if path.suffix == ".pt":
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*torch\.jit\.load")
             module = torch.jit.load(path)
     else:
         module = torch.export.load(path).module(check_guards=False)
-        class_ids = class_ids.expand(len(image), -1)
+        *others, class_ids = inputs
+        inputs = (*others, class_ids.expand(len(others[0]), -1))
     with torch.no_grad():
-        return Result(*(output.numpy() for output in module(image, class_ids)))
+        return {str(n): output.numpy() for n, output in enumerate(module(*inputs))}
 
 
 def worst_error(given: np.ndarray, expected: np.ndarray) -> float:
