@@ -181,6 +181,7 @@ def explain(
     )
     check_combination(asked)
     traced = _trace(asked, dynamic_size)
+    num_classes = _count_classes(traced)
     try:
         request, body = _compose(asked, traced)
     except ExportError as error:
@@ -190,7 +191,6 @@ def explain(
         note = f"height and width are fixed because of what free ones led to: {first_line(error)}"
         traced = replace(_trace(asked, dynamic_size=False), notes=(note,))
         request, body = _compose(asked, traced)
-    num_classes = int(outputs_of(traced.graph)[-1].meta["val"].shape[1])
     if class_names is not None and len(class_names) != num_classes:
         raise InputError(
             f"{len(class_names)} class names were given for a model of {num_classes} classes"
@@ -231,11 +231,27 @@ def _trace(request: Request, dynamic_size: bool | None) -> Trace:
     )
 
 
+def _count_classes(traced: Trace) -> int:
+    """The number of scores for each image."""
+    shape = outputs_of(traced.graph)[-1].meta["val"].shape
+    if not isinstance(shape[0], torch.SymInt) or not isinstance(shape[1], int):
+        raise ExportError(
+            f"what is explained has the shape ({', '.join(map(str, shape))}), expected scores "
+            "(B, N): a row for each image, of a number of classes that no size changes"
+        )
+    return shape[1]
+
+
 def _compose(asked: Request, traced: Trace) -> tuple[Request, Body]:
     """The request with its layers found, and the body that answers it."""
     graph = traced.graph
     layers = asked.layers or (default_layer(traced),)
     activations = [find_activation(traced, layer) for layer in layers]
+    if len(set(activations)) < len(activations):
+        raise InputError(
+            f"some of the layers {', '.join(map(repr, layers))} return the same value: give each "
+            "once"
+        )
     layouts = tuple(layout_of(traced, activation) for activation in activations)
     # A layer behind another one is a value inside the tail, which has its gradient all the same.
     behind = [
