@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -471,8 +472,24 @@ def _parse_size(size: str | None) -> tuple[int, int] | None:
 
 
 def _example(built: "BuiltModel", size: tuple[int, int] | None) -> Any:
-    """Images to trace the model with, of which only the shape matters."""
+    """Images to trace the model with, of which only the shape matters.
+
+    Raises:
+        InputError: the model needs more than images.
+    """
     import torch
+
+    needed = [
+        name
+        for name, parameter in signature(built.model.forward).parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    if len(needed) > 1:
+        raise InputError(
+            f"{built.name} takes {', '.join(needed)}, of which the command line knows the first. "
+            "From Python: camcore.export.explain(model, (image, ...)) with an example of each"
+        )
 
     return torch.zeros(2, built.image.channels, *(size or built.image.crop or (224, 224)))
 

@@ -46,14 +46,13 @@ def target_suffix(card: Card) -> str:
     return "" if target == "logit" else escape(f", target {target}")
 
 
-def predictions_table(result: Mapping[str, Any], card: Card) -> Table:
+def predictions_table(result: Mapping[str, Any], card: Card) -> Group:
     """One image's best and explained classes, the explained ones in bold, and notes below."""
     peaks = {explained["class"]: explained for explained in result["explained"]}
     listed = {prediction["class"]: prediction for prediction in result["predictions"]}
     entries = {**listed, **peaks}
     scored = any(entry["score"] is not None for entry in entries.values())
-    notes = escape("\n".join(_prediction_notes(card, scored)))
-    table = Table("class", "index", title=escape(result["image"]), caption=notes or None)
+    table = Table("class", "index", title=escape(result["image"]))
     if scored:
         table.add_column("score")
     table.add_column("map peak (x, y)")
@@ -68,7 +67,7 @@ def predictions_table(result: Mapping[str, Any], card: Card) -> Table:
         score = [f"{entry['score']:.3f}"] if scored else []
         style = "bold" if explained else None
         table.add_row(escape(entry["name"]), str(index), *score, place, style=style)
-    return table
+    return Group(table, *map(escape, _prediction_notes(card, scored)))
 
 
 def _prediction_notes(card: Card, scored: bool) -> Iterator[str]:

@@ -744,3 +744,11 @@ def test_model_of_several_inputs_is_left_to_python(
     assert f"{file} takes input_1 beside the image, which the command line cannot give." in message
     assert f"camcore.adapters.load('{file}')(image, input_1=...)" in message
     assert "image, input_1, class_ids" in done(camcore("inspect", file))
+
+
+def test_export_of_a_model_of_several_inputs_is_left_to_python(tmp_path: Path) -> None:
+    model = "tests.adapters.nets:build_with_table"
+    for arguments in (["layers", model], ["export", model, "-o", str(tmp_path / "m.onnx")]):
+        message = failed(camcore(*arguments))
+        assert "build_with_table takes image, table, of which the command line knows" in message
+        assert "camcore.export.explain(model, (image, ...))" in message
