@@ -155,7 +155,7 @@ def explain(
     for name in layers:
         check_layer_name(model, name)
     check_model(model)
-    inputs = example if isinstance(example, tuple) else (example,)
+    inputs = _as_inputs(example)
     spec = image_spec or ImageSpec(None, None)
     subject = Subject(
         model,
@@ -164,6 +164,11 @@ def explain(
         spec if pixels else None,
     )
     channels = inputs[0].shape[1]
+    if pixels and {len(spec.mean), len(spec.std)} - {1, channels}:
+        raise InputError(
+            f"images of {channels} channels want a mean and a standard deviation for each, got "
+            f"{spec.mean} and {spec.std}: give an image_spec that fits"
+        )
     if pixels:
         inputs = (_as_pixels(inputs[0]), *inputs[1:])
     asked = Request(
@@ -182,6 +187,8 @@ def explain(
     check_combination(asked)
     traced = _trace(asked, dynamic_size)
     num_classes = _count_classes(traced)
+    if aug_smooth:
+        _check_rows(traced)
     try:
         request, body = _compose(asked, traced)
     except ExportError as error:
@@ -240,6 +247,18 @@ def _count_classes(traced: Trace) -> int:
             "(B, N): a row for each image, of a number of classes that no size changes"
         )
     return shape[1]
+
+
+def _check_rows(traced: Trace) -> None:
+    """Outputs must have a row for each image, where the plain image's is to be told from others."""
+    for output in outputs_of(traced.graph)[:-2]:
+        shape = output.meta["val"].shape
+        if not shape or not isinstance(shape[0], torch.SymInt):
+            raise ExportError(
+                f"aug_smooth runs six variants of each image in one batch, and the model returns a "
+                f"tensor of shape ({', '.join(map(str, shape))}) that has no row for each image. "
+                "Leave aug_smooth out, or wrap the model in a module that does not return it"
+            )
 
 
 def _compose(asked: Request, traced: Trace) -> tuple[Request, Body]:
@@ -306,6 +325,17 @@ def _output_names(request: Request) -> tuple[str, ...]:
         subject = request.subject
         image, *others = request.inputs
         return tuple(named_outputs(subject.user_model(subject.prepared(image), *others)))
+
+
+def _as_inputs(example: Any) -> tuple[Tensor, ...]:
+    inputs = example if isinstance(example, tuple) else (example,)
+    if not inputs or not all(isinstance(each, Tensor) for each in inputs) or inputs[0].ndim < 2:
+        raise InputError(
+            f"the example is {type(example).__name__} {[type(each).__name__ for each in inputs]}, "
+            "expected images (B, C, H, W), or a tuple of tensors with all that the model takes, "
+            "images first"
+        )
+    return inputs
 
 
 def _as_pixels(image: Tensor) -> Tensor:

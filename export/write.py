@@ -76,6 +76,7 @@ def to_onnx(program: ExportedProgram, card: Card) -> bytes:
     assert written is not None
     model = written.model
     _strip(model)
+    _free_names(model.graph)
     _name_axes(model.graph)
     _default_class_ids(model.graph)
     foreign = {node.domain for node in model.graph.all_nodes()} - {""}
@@ -115,6 +116,16 @@ def _strip(model: ir.Model) -> None:
         name = name.removeprefix(f"{MODEL}.")
         if part in {"head", "tail", "backward_pass"} and name not in model.graph.initializers:
             value.name = name
+
+
+def _free_names(graph: ir.Graph) -> None:
+    """Rename what has the name of an output by chance: a model may call its own `mean`."""
+    inside = [value for node in graph.all_nodes() for value in node.outputs]
+    inside += graph.initializers.values()
+    outputs = {value.name: value for value in graph.outputs}
+    for value in inside:
+        if value.name in outputs and value is not outputs[value.name]:
+            value.name = f"{value.name}.inner"
 
 
 def _name_axes(graph: ir.Graph) -> None:
