@@ -33,15 +33,14 @@ def explain_eagerly(request: Request, inputs: Sequence[Tensor], class_ids: Tenso
     The batch is run once forwards and K times backwards through the user's model, which is left as
     it is.
     """
-    with torch.no_grad():
-        *outputs, ranking, _ = request.subject(*inputs)
-    ranked = ranking.argsort(dim=1, descending=True, stable=True)
+    plain = _Run(request, inputs)
+    ranked = plain.ranking.argsort(dim=1, descending=True, stable=True)
     classes = torch.where(class_ids == -1, ranked[:, : class_ids.shape[1]], class_ids)
     if request.aug_smooth:
         saliency_map = _smoothed(request, inputs, classes)
     else:
-        saliency_map = _maps(request, inputs, classes)
-    return Reference(tuple(outputs), classes, saliency_map, ranking)
+        saliency_map = _maps(request, plain, inputs, classes)
+    return Reference(plain.outputs, classes, saliency_map, plain.ranking)
 
 
 def _smoothed(request: Request, inputs: Sequence[Tensor], classes: Tensor) -> Tensor:
@@ -49,15 +48,16 @@ def _smoothed(request: Request, inputs: Sequence[Tensor], classes: Tensor) -> Te
     image, *others = inputs
     variants = []
     for factor in (0.9, 1.0, 1.1):
-        variants.append(_maps(request, (image * factor, *others), classes))
-        mirrored = _maps(request, (image.flip(-1) * factor, *others), classes)
-        variants.append(mirrored.flip(-1))
+        for mirrored in (False, True):
+            varied = (image.flip(-1) if mirrored else image) * factor
+            maps = _maps(request, _Run(request, (varied, *others)), inputs, classes)
+            variants.append(maps.flip(-1) if mirrored else maps)
     return torch.stack(variants).mean(dim=0)
 
 
-def _maps(request: Request, inputs: Sequence[Tensor], classes: Tensor) -> Tensor:
+def _maps(request: Request, run: "_Run", inputs: Sequence[Tensor], classes: Tensor) -> Tensor:
     """The maps (B, K, *S) of classes (B, K)."""
-    runs = [_Run(request, inputs)]
+    runs = [run]
     if request.method.needs == "noisy_gradients":
         runs += [_Run(request, noisy) for noisy in request.noisy(inputs)]
     columns = [_raw_maps(request, runs, ids[:, None]) for ids in classes.unbind(dim=1)]
@@ -71,7 +71,9 @@ class _Run:
     def __init__(self, request: Request, inputs: Sequence[Tensor]) -> None:
         model = request.subject.user_model
         with _recorded(model, request.layers) as recorded, torch.enable_grad():
-            *_, self.scores = request.subject(*inputs)
+            *outputs, ranking, self.scores = request.subject(*inputs)
+        self.outputs = tuple(output.detach() for output in outputs)
+        self.ranking = ranking.detach()
         self.layers = [recorded[layer][-1] for layer in request.layers]
         self._contrast = request.subject.target.contrast
 
