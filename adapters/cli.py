@@ -25,7 +25,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from camcore.adapters import paths, tables
-from camcore.adapters.files import check_suffix, onnx_ports, read_file
+from camcore.adapters.files import check_suffix, onnx_ports, opened
 from camcore.adapters.options import parse_options, parse_output, parse_target
 from camcore.card import Card
 from camcore.errors import CamcoreError, FileError, InputError, UnknownNameError
@@ -408,10 +408,11 @@ def inspect(file: ModelFile) -> None:
 
     - `camcore inspect resnet18.onnx`
     """
-    content, card = read_file(file)
-    _out.print(tables.card_table(file, card))
-    if file.suffix.lower() == ".onnx":
-        _out.print(tables.ports_table(*onnx_ports(content)))
+    with opened(file) as (content, card):
+        shown = [tables.card_table(file, card)]
+        if file.suffix.lower() == ".onnx":
+            shown.append(tables.ports_table(*onnx_ports(content)))
+    _out.print(*shown, sep="")
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 Neither torch, onnx nor onnxruntime is imported: an archive is opened with `zipfile`, and of an ONNX
 file the outer protobuf fields are walked, which is a few lines
-(https://protobuf.dev/programming-guides/encoding/).
+(https://protobuf.dev/programming-guides/encoding/). A file is never in memory as a whole.
 """
 
 import stat
@@ -11,8 +11,9 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
+from io import SEEK_END, BufferedIOBase, BytesIO
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from camcore.card import KEY, Card, onnx_is_sealed, read_extra, zip_is_sealed
 from camcore.errors import FileError
@@ -61,23 +62,31 @@ def read_card(path: str | Path) -> Card:
     >>> read_card("resnet18.onnx").method  # doctest: +SKIP
     'gradcam'
     """
-    return read_file(path)[1]
+    with opened(path) as (_, card):
+        return card
 
 
-def read_file(path: str | Path) -> tuple[bytes, Card]:
-    """The bytes of an exported file, checked against their seal, and its card.
+@contextmanager
+def opened(path: str | Path) -> Iterator[tuple[BufferedIOBase, Card]]:
+    """An exported file, checked against its seal, and its card.
 
     Raises:
         FileError: the file is missing, damaged, was changed, or was not written by camcore.
     """
     path = Path(path)
     check_suffix(path)
-    content = read_bytes(path)
-    text = _onnx_card(path, content) if path.suffix.lower() == ".onnx" else _zip_card(path, content)
-    try:
-        return content, Card.from_json(text)
-    except FileError as error:
-        raise FileError(f"{path}: {error}") from error
+    with _read_errors(path):
+        opened_file = path.open("rb")
+    with opened_file as file:
+        with _read_errors(path):
+            # A pipe knows no way back.
+            seekable = file if file.seekable() else BytesIO(file.read())
+            text = (_onnx_card if path.suffix.lower() == ".onnx" else _zip_card)(path, seekable)
+        try:
+            card = Card.from_json(text)
+        except FileError as error:
+            raise FileError(f"{path}: {error}") from error
+        yield seekable, card
 
 
 @contextmanager
@@ -135,8 +144,17 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         FileError: there is no such file, it is a folder, or it may not be read.
     """
-    try:
+    with _read_errors(path):
         return path.read_bytes()
+
+
+@contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
+    """Turns the errors of reading a file into a `FileError` that says what to do."""
+    try:
+        yield
+    except FileError:
+        raise
     except IsADirectoryError as error:
         raise FileError(f"{path} is a folder; give a file") from error
     except FileNotFoundError as error:
@@ -145,11 +163,11 @@ def read_bytes(path: Path) -> bytes:
         raise FileError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def onnx_ports(content: bytes) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+def onnx_ports(file: BufferedIOBase) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
     """The inputs and the outputs of an ONNX file's graph; an input with an initializer is
     optional.
     """
-    (graph,) = _messages(memoryview(content), 7)  # ModelProto.graph
+    (graph,) = _messages(_Part.whole(file), 7)  # ModelProto.graph
     initializers = {_text(tensor, 8) for tensor in _messages(graph, 5)}
     inputs, outputs = (
         tuple(_port(value, initializers) for value in _messages(graph, number))
@@ -158,9 +176,9 @@ def onnx_ports(content: bytes) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
     return inputs, outputs
 
 
-def _onnx_card(path: Path, content: bytes) -> str:
+def _onnx_card(path: Path, file: BufferedIOBase) -> str:
     try:
-        entries = [(_text(entry, 1), entry) for entry in _messages(memoryview(content), 14)]
+        entries = [(_text(entry, 1), entry) for entry in _messages(_Part.whole(file), 14)]
         cards = [_text(entry, 2) for name, entry in entries if name == KEY]
     except ValueError as error:
         raise FileError(
@@ -168,16 +186,16 @@ def _onnx_card(path: Path, content: bytes) -> str:
         ) from error
     if not cards:
         raise _foreign(path)
-    if not onnx_is_sealed(content):
+    if not onnx_is_sealed(file):
         raise _changed(path)
     return cards[0]
 
 
-def _zip_card(path: Path, content: bytes) -> str:
+def _zip_card(path: Path, file: BufferedIOBase) -> str:
     try:
-        with zipfile.ZipFile(BytesIO(content)) as entries:
+        with zipfile.ZipFile(cast(BinaryIO, file)) as entries:
             card = read_extra(entries, KEY)
-        sealed = zip_is_sealed(content)
+        sealed = zip_is_sealed(file)
     except _BROKEN_ARCHIVE as error:
         raise FileError(
             f"{path} is not a {path.suffix} archive, or was truncated ({error}); copy or export "
@@ -204,7 +222,30 @@ def _changed(path: Path) -> FileError:
     )
 
 
-def _port(value: memoryview, initializers: set[str]) -> Port:
+@dataclass(frozen=True)
+class _Part:
+    """The bytes of a file from `start` to `stop`, read when they are looked at."""
+
+    file: BufferedIOBase
+    start: int
+    stop: int
+
+    @classmethod
+    def whole(cls, file: BufferedIOBase) -> "_Part":
+        return cls(file, 0, file.seek(0, SEEK_END))
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def part(self, start: int, stop: int) -> "_Part":
+        return _Part(self.file, self.start + start, self.start + stop)
+
+    def __bytes__(self) -> bytes:
+        self.file.seek(self.start)
+        return self.file.read(len(self))
+
+
+def _port(value: _Part, initializers: set[str]) -> Port:
     """A `ValueInfoProto`: name, then type.tensor_type with its element type and shape."""
     name = _text(value, 1)
     (kind,) = _messages(value, 2)
@@ -220,27 +261,25 @@ def _port(value: memoryview, initializers: set[str]) -> Port:
     )
 
 
-def _size(dimension: memoryview) -> int | str:
+def _size(dimension: _Part) -> int | str:
     """A `TensorShapeProto.Dimension`: dim_value, dim_param, or nothing."""
     for _, field in _fields(dimension):
         return field if isinstance(field, int) else bytes(field).decode()
     return "?"
 
 
-def _messages(message: memoryview, number: int) -> list[memoryview]:
+def _messages(message: _Part, number: int) -> list[_Part]:
     """The length-delimited fields of that number."""
-    return [
-        field for key, field in _fields(message) if key == number and isinstance(field, memoryview)
-    ]
+    return [field for key, field in _fields(message) if key == number and isinstance(field, _Part)]
 
 
-def _text(message: memoryview, number: int) -> str:
+def _text(message: _Part, number: int) -> str:
     """The string field of that number, empty where it is absent."""
     return "".join(bytes(field).decode() for field in _messages(message, number)[:1])
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Field numbers and values of a protobuf message, in file order; nothing is copied."""
+def _fields(message: _Part) -> Iterator[tuple[int, int | _Part]]:
+    """Field numbers and values of a protobuf message, in file order."""
     at = 0
     while at < len(message):
         key, at = _varint(message, at)
@@ -257,15 +296,15 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             raise ValueError(f"no protobuf field has wire type {wire}")
         if at + size > len(message):
             raise ValueError("it ends in the middle of a field")
-        yield number, message[at : at + size]
+        yield number, message.part(at, at + size)
         at += size
 
 
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
+def _varint(message: _Part, at: int) -> tuple[int, int]:
     """The number that starts at a position, seven bits a byte, and the position behind it."""
     value = shift = 0
     while at < len(message):
-        byte = message[at]
+        (byte,) = bytes(message.part(at, at + 1))
         value |= (byte & 0x7F) << shift
         at, shift = at + 1, shift + 7
         if byte < 0x80:

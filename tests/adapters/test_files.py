@@ -1,5 +1,8 @@
 import json
+import os
 import struct
+import threading
+import tracemalloc
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +16,8 @@ from camcore.adapters.files import (
     Port,
     check_reopenable,
     onnx_ports,
+    opened,
     read_card,
-    read_file,
     unchanged,
 )
 from camcore.card import KEY, SCHEMA, Card, seal_onnx
@@ -30,9 +33,38 @@ def test_read_card_gives_the_card_that_was_written(toy_folder: Path, suffix: str
     assert read_card(str(toy_folder / f"toy{suffix}")) == CARD
 
 
-def test_read_file_gives_the_bytes(toy_folder: Path) -> None:
-    path = toy_folder / "toy.onnx"
-    assert read_file(path)[0] == path.read_bytes()
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_pipe_is_read_once(toy_folder: Path, tmp_path: Path, suffix: str) -> None:
+    pipe = tmp_path / f"pipe{suffix}"
+    os.mkfifo(pipe)
+    content = (toy_folder / f"toy{suffix}").read_bytes()
+    writer = threading.Thread(target=pipe.write_bytes, args=(content,))
+    writer.start()
+    with opened(pipe) as (file, card):
+        assert card == CARD
+        file.seek(0)
+        assert file.read() == content
+    writer.join()
+
+
+def test_a_large_file_is_not_held_in_memory(tmp_path: Path) -> None:
+    model = onnx.load_from_string(onnx_content())
+    weight = np.zeros(8_000_000, np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "large"))
+    path = tmp_path / "large.onnx"
+    path.write_bytes(seal_onnx(model.SerializeToString()))
+    tracemalloc.start()
+    with opened(path) as (file, card):
+        inputs, _ = onnx_ports(file)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (card, len(inputs)) == (CARD, 2)
+    assert peak < 2_000_000
+    with path.open("r+b") as changed:
+        changed.seek(20_000_000)
+        changed.write(b"x")
+    with pytest.raises(FileError, match="its seal does not fit"):
+        read_card(path)
 
 
 def test_the_seal_leaves_the_onnx_file_valid(toy_folder: Path) -> None:
@@ -157,7 +189,8 @@ def test_card_behind_other_fields_is_found(tmp_path: Path) -> None:
 
 
 def test_onnx_ports(toy_folder: Path) -> None:
-    inputs, outputs = onnx_ports((toy_folder / "toy.onnx").read_bytes())
+    with opened(toy_folder / "toy.onnx") as (file, _):
+        inputs, outputs = onnx_ports(file)
     assert inputs == (
         Port("image", "float32", ("B", 3, "H", "W")),
         Port("class_ids", "int64", ("I", "K"), optional=True),

@@ -4,6 +4,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from typing import Any
 
 import onnx
 import pytest
@@ -44,9 +45,13 @@ def zip_file() -> bytes:
     return content.getvalue()
 
 
+def in_a_file(is_sealed: Callable[[io.BytesIO], bool]) -> Callable[[bytes], bool]:
+    return lambda content: is_sealed(io.BytesIO(content))
+
+
 FORMATS = [
-    pytest.param(seal_onnx, onnx_is_sealed, onnx_file(), id="onnx"),
-    pytest.param(seal_zip, zip_is_sealed, zip_file(), id="zip"),
+    pytest.param(seal_onnx, in_a_file(onnx_is_sealed), onnx_file(), id="onnx"),
+    pytest.param(seal_zip, in_a_file(zip_is_sealed), zip_file(), id="zip"),
 ]
 every_format = pytest.mark.parametrize(("seal", "is_sealed", "content"), FORMATS)
 Seal = Callable[[bytes], bytes]
@@ -152,3 +157,31 @@ def test_a_foreign_file_is_not_sealed(
     seal: Seal, is_sealed: IsSealed, content: bytes, foreign: bytes
 ) -> None:
     assert not is_sealed(foreign)
+
+
+class Shrinking(io.BytesIO):
+    """A file that is cut short while it is read."""
+
+    def readinto(self, buffer: Any, /) -> int:
+        self.truncate(10)
+        return super().readinto(buffer)
+
+
+@pytest.mark.parametrize("is_sealed", [onnx_is_sealed, zip_is_sealed])
+def test_a_file_that_shrinks_is_not_sealed(is_sealed: Callable[[io.BytesIO], bool]) -> None:
+    seal = seal_onnx if is_sealed is onnx_is_sealed else seal_zip
+    content = seal(zip_file())
+    assert is_sealed(io.BytesIO(content))
+    assert not is_sealed(Shrinking(content))
+
+
+@every_format
+@pytest.mark.parametrize("size", [2**18 - 1, 2**18, 2**18 + 1, 2**19])
+def test_seals_of_files_larger_than_a_piece(
+    seal: Seal, is_sealed: IsSealed, content: bytes, size: int
+) -> None:
+    """Pieces are read one by one: where one ends, nothing is lost."""
+    sealed = seal(bytes(size - len(content)) + content)
+    assert is_sealed(sealed)
+    for place in (0, 2**18 - 2, len(sealed) - 200):
+        assert not is_sealed(sealed[:place] + b"x" + sealed[place + 1 :])
