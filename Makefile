@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint types bench demo-weights clean
+.PHONY: help setup demo test test-slow lint types bench matrix demo-weights clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -40,6 +40,11 @@ types: $(INSTALLED)  ## static types, checked on an installed copy
 
 bench: $(INSTALLED)  ## camcore beside plain onnxruntime and pytorch-grad-cam; writes benchmarks/results.json
 	$(BIN)/python -m benchmarks.gradcam
+
+# What is known already from the same versions stays; MATRIX="--minutes 30 --methods gradcam" does less.
+matrix: $(INSTALLED)  ## which models, methods and formats work (hours); writes docs/SUPPORT.md
+	$(BIN)/python -m pip install --quiet --editable '.[families]'
+	$(BIN)/python -m benchmarks.matrix $(MATRIX)
 
 demo-weights: $(INSTALLED)  ## train the demo classifier again (minutes on two cores)
 	$(BIN)/python -m camcore.adapters.demo.train

@@ -40,7 +40,9 @@ class Family:
             norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
             for norm in norms:
                 norm.momentum = None  # the plain average
-                nn.init.uniform_(norm.weight, 0.5, 1.5)
+                # Branches that begin at nothing stay small, or depth turns rounding into chaos.
+                low, high = (0.5, 1.5) if norm.weight.any() else (0.1, 0.3)
+                nn.init.uniform_(norm.weight, low, high)
                 nn.init.normal_(norm.bias, std=0.2)
             if norms:
                 model.train()

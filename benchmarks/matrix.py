@@ -4,7 +4,7 @@ Each cell is one file: a model, a layer, a method and a format. It was written a
 file of `camcore.export.save` is, against eager PyTorch on images, batch sizes and classes that the
 export never saw, or it says what stood in the way. A process is started for each model, so that one
 that hangs, or takes all memory, costs its own cells alone. Cells that are in the JSON file already,
-from the same versions, are not run again.
+from the same versions, are not run again, unless they ran out of time.
 """
 
 import argparse
@@ -101,8 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 file.flush()
         return
     versions = _versions()
-    kept = [] if options.again else _read(options.output, versions)
-    known = {cell.place: cell for cell in kept}
+    known = {cell.place: cell for cell in _read(options.output, versions)}
     until = time.monotonic() + 60 * options.minutes
     for layer in options.layers:
         for model in options.models:
@@ -111,7 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 for method in options.methods
                 for suffix in options.formats
             ]
-            missing = [cell for cell in wanted if cell.place not in known]
+            missing = [
+                cell for cell in wanted if options.again or not _is_settled(known.get(cell.place))
+            ]
             if not missing or not _is_installed(model):
                 continue
             seconds = min(options.timeout, until - time.monotonic())
@@ -236,6 +237,10 @@ def collect(cells: Sequence[Cell], seconds: float, until: float = float("inf")) 
 
 def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
+
+
+def _is_settled(known: Cell | None) -> bool:
+    return known is not None and known.outcome != "timeout"
 
 
 def _is_installed(model: str) -> bool:
