@@ -84,7 +84,11 @@ class Request:
             finished: Tensor = postprocess(maps[0], size, spatial_ndim=rank, **options)
             return finished
         assert size is not None
+        # Scaled once: a second time would stretch faint maps, whose range `eps` has made smaller.
+        options["normalize"] = False
         scaled = [postprocess(each, None, spatial_ndim=rank, **options) for each in maps]
+        if self.normalize:
+            scaled = [normalize(each, spatial_ndim=rank) for each in scaled]
         scaled = [resize(each, size) for each in scaled]
         if self.combine == "product" and self.normalize:
             scaled = [normalize(each, spatial_ndim=rank) for each in scaled]

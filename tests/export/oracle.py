@@ -156,8 +156,12 @@ def maps_by_hand(
                 a, g = reshape(activation)[0].numpy(), reshape(gradient)[0].numpy()
                 channels, *space = a.shape
                 raw = weighted(a.reshape(channels, -1), g.reshape(channels, -1)).reshape(space)
-                by_layer.append(references.postprocess(raw, size))
-            combined = np.prod(by_layer, axis=0) if how == "product" else np.mean(by_layer, axis=0)
+                scaled = references.normalize(np.maximum(raw, 0))
+                by_layer.append(references.resize(scaled, size))
+            if how == "product":
+                combined = np.prod([references.normalize(each) for each in by_layer], axis=0)
+            else:
+                combined = np.mean(by_layer, axis=0)
             own.append(references.normalize(combined))
         maps.append(own)
     return np.array(maps)
