@@ -22,6 +22,7 @@ from camcore.card import Card
 from camcore.errors import ExportError
 from camcore.export.compose import Explained
 from camcore.export.rules import FORWARD_RULES
+from camcore.export.simplify import simplify
 from camcore.export.subject import MODEL
 from camcore.export.trace import example_batch, first_line, outputs_of, without_assertions
 
@@ -53,6 +54,7 @@ def capture(explained: Explained) -> ExportedProgram:
             )
             if spatial and any(node.target in FORWARD_RULES for node in program.graph.nodes):
                 program = program.run_decompositions(FORWARD_RULES)
+            simplify(program.graph)
     except Exception as error:
         raise ExportError(f"the explained graph cannot be exported: {first_line(error)}") from error
     for node in program.graph.nodes:

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 import camcore
 from camcore.errors import ExportError, InputError, UnknownNameError
 from camcore.export import Explained, Explanation, explain
-from camcore.noise import normal_noise
 from tests.camcore import references
 from tests.export.conftest import LAYER
 from tests.export.models import NUM_CLASSES, Classifier, SmallNet, build, images
-from tests.export.oracle import assert_same, explain_by_hand, run_one
+from tests.export.oracle import assert_same, explain_by_hand
 
 EXAMPLE = torch.zeros(1, 3, 24, 24)
 IDS = {
@@ -35,7 +34,7 @@ def exact(model: nn.Module, layer: str, image: Tensor, ids: Any, **options: Any)
     return explain_by_hand(twin, layer, image.double(), torch.as_tensor(ids), **options)
 
 
-# Of another target, of noisy images, of several layers: each has a test of its own.
+# Of another target, of noisy images, of several layers: see test_bodies.py.
 BEYOND = {"finercam", "smoothgradcam++", "refinecam"}
 # `cam` only works right before the pooling.
 PLACES = [
@@ -59,50 +58,6 @@ def test_every_method(by_method: Any, small_net: nn.Module, shape: tuple[int, ..
     expected = exact(small_net, layer, image, [[-1, 2]], method=method)
     assert expected.saliency_map.max() > 0.9
     assert_same(explained(image, torch.tensor([[-1, 2]])), expected)
-
-
-def test_finercam_is_gradcam_of_a_contrast(small_net: nn.Module) -> None:
-    image, ids = images(1, 3, 24, 24), torch.tensor([[-1, 2]])
-    finer = explain(small_net, EXAMPLE, method="finercam", layer=LAYER)(image, ids)
-    contrast = explain(small_net, EXAMPLE, method="gradcam", layer=LAYER, target="finer")
-    torch.testing.assert_close(finer, contrast(image, ids))
-    plain = explain(small_net, EXAMPLE, method="gradcam", layer=LAYER)(image, ids)
-    assert (finer.saliency_map - plain.saliency_map).abs().max() > 0.1
-
-
-def test_refinecam_is_the_product_of_its_layers(small_net: nn.Module) -> None:
-    image, ids = images(1, 3, 24, 24), torch.tensor([[-1, 2]])
-    given = explain(small_net, EXAMPLE, method="refinecam", layer=[LAYER, "top"])(image, ids)
-    product = np.ones((3, 2, 24, 24))
-    for layer in (LAYER, "top"):
-        product *= exact(small_net, layer, image, ids, method="gradcam++").saliency_map
-    low, high = product.min((2, 3), keepdims=True), product.max((2, 3), keepdims=True)
-    np.testing.assert_allclose(given.saliency_map, (product - low) / (high - low), atol=1e-4)
-
-
-@pytest.mark.parametrize("samples", [1, 3])
-def test_smoothgradcam_averages_over_noisy_images(small_net: nn.Module, samples: int) -> None:
-    """Against gradients of one image and one class at a time, and the paper's equation."""
-    options = {"samples": samples, "std": 0.5, "seed": 3}
-    explained = explain(small_net, EXAMPLE, method="smoothgradcam++", layer=LAYER, **options)
-    image, ids = images(1, 2, 17, 40), torch.tensor([[4, 1]])
-    given = explained(image, ids)
-    noise = 0.5 * normal_noise(image, (samples, 3, 17, 40), seed=3)
-    twin = deepcopy(small_net).double()
-    for b, k in np.ndindex(2, 2):
-        _, activation, _ = run_one(twin, LAYER, image[b : b + 1].double())
-        gradients = []
-        for each in noise:
-            scores, _, delta = run_one(twin, LAYER, (image[b] + each)[None].double())
-            (gradient,) = torch.autograd.grad(scores[0, ids[0, k]], delta)
-            gradients.append(gradient[0].numpy().reshape(8, -1))
-        a = activation.reshape(8, -1)
-        weights = references.smoothgradcam_plus_plus_weights(a, np.stack(gradients))
-        raw = references.weighted_sum(a, weights).reshape(activation.shape[1:])
-        expected = references.postprocess(raw, (17, 40))
-        np.testing.assert_allclose(given.saliency_map[b, k], expected, atol=1e-4)
-    plain = explain(small_net, EXAMPLE, method="gradcam++", layer=LAYER)(image, ids)
-    assert (given.saliency_map - plain.saliency_map).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("kind", IDS)

@@ -1,0 +1,82 @@
+"""Methods that are more than a kernel on gradients, and options that do not go together."""
+
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from camcore.errors import InputError
+from camcore.export import explain
+from camcore.noise import normal_noise
+from tests.camcore import references
+from tests.export.conftest import LAYER
+from tests.export.models import images
+from tests.export.oracle import explain_by_hand, run_one
+
+EXAMPLE = torch.zeros(1, 3, 24, 24)
+
+
+def test_finercam_is_gradcam_of_a_contrast(small_net: nn.Module) -> None:
+    image, ids = images(1, 3, 24, 24), torch.tensor([[-1, 2]])
+    finer = explain(small_net, EXAMPLE, method="finercam", layer=LAYER)(image, ids)
+    contrast = explain(small_net, EXAMPLE, method="gradcam", layer=LAYER, target="finer")
+    torch.testing.assert_close(finer, contrast(image, ids))
+    plain = explain(small_net, EXAMPLE, method="gradcam", layer=LAYER)(image, ids)
+    assert (finer.saliency_map - plain.saliency_map).abs().max() > 0.1
+
+
+def test_refinecam_is_the_product_of_its_layers(small_net: nn.Module) -> None:
+    image, ids = images(1, 3, 24, 24), torch.tensor([[-1, 2]])
+    given = explain(small_net, EXAMPLE, method="refinecam", layer=[LAYER, "top"])(image, ids)
+    product = np.ones((3, 2, 24, 24))
+    for layer in (LAYER, "top"):
+        product *= explain_by_hand(
+            deepcopy(small_net).double(), layer, image.double(), ids, method="gradcam++"
+        ).saliency_map
+    low, high = product.min((2, 3), keepdims=True), product.max((2, 3), keepdims=True)
+    np.testing.assert_allclose(given.saliency_map, (product - low) / (high - low), atol=1e-4)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_smoothgradcam_averages_over_noisy_images(small_net: nn.Module, samples: int) -> None:
+    """Against gradients of one image and one class at a time, and the paper's equation."""
+    options = {"samples": samples, "std": 0.5, "seed": 3}
+    explained = explain(small_net, EXAMPLE, method="smoothgradcam++", layer=LAYER, **options)
+    image, ids = images(1, 2, 17, 40), torch.tensor([[4, 1]])
+    given = explained(image, ids)
+    noise = 0.5 * normal_noise(image, (samples, 3, 17, 40), seed=3)
+    twin = deepcopy(small_net).double()
+    for b, k in np.ndindex(2, 2):
+        _, activation, _ = run_one(twin, LAYER, image[b : b + 1].double())
+        gradients = []
+        for each in noise:
+            scores, _, delta = run_one(twin, LAYER, (image[b] + each)[None].double())
+            (gradient,) = torch.autograd.grad(scores[0, ids[0, k]], delta)
+            gradients.append(gradient[0].numpy().reshape(8, -1))
+        a = activation.reshape(8, -1)
+        weights = references.smoothgradcam_plus_plus_weights(a, np.stack(gradients))
+        raw = references.weighted_sum(a, weights).reshape(activation.shape[1:])
+        expected = references.postprocess(raw, (17, 40))
+        np.testing.assert_allclose(given.saliency_map[b, k], expected, atol=1e-4)
+    plain = explain(small_net, EXAMPLE, method="gradcam++", layer=LAYER)(image, ids)
+    assert (given.saliency_map - plain.saliency_map).abs().max() > 0.01
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "feature size of several layers": ({"layer": [LAYER, "top"], "full_size": False}, "full_size"),
+    "cam of several layers": ({"layer": [LAYER, "top"], "method": "cam"}, "the one layer before"),
+    "components of components": ({"method": "eigencam", "eigen_smooth": True}, "eigen_smooth"),
+    "brighter pixels": ({"aug_smooth": True, "pixels": True}, "leave one of them out"),
+    "noise and variants": ({"method": "smoothgradcam++", "aug_smooth": True}, "adds noise"),
+    "noise on pixels": ({"method": "smoothgradcam++", "pixels": True}, "adds noise"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_options_that_do_not_go_together(name: str, small_net: nn.Module) -> None:
+    options, match = REFUSED[name]
+    with pytest.raises(InputError, match=match):
+        explain(small_net, EXAMPLE, **options)

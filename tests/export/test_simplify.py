@@ -1,0 +1,89 @@
+"""Graphs after `simplify` compute the same with less, at any size."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from camcore.export import explain
+from camcore.export.simplify import simplify
+from camcore.export.write import capture
+from tests.export.models import SmallNet, build
+
+aten = torch.ops.aten
+
+
+class Function(nn.Module):
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor, like: Tensor) -> Tensor:
+        return self.function(x, like)
+
+
+def spread(x: Tensor, like: Tensor) -> Tensor:
+    return x[:, :, None, None].expand(-1, -1, *like.shape[2:])
+
+
+def captured(function: Callable[[Tensor, Tensor], Tensor]) -> ExportedProgram:
+    free = {0: Dim.DYNAMIC}
+    return torch.export.export(
+        Function(function),
+        (torch.randn(5, 3), torch.randn(5, 3, 6, 7)),
+        dynamic_shapes=(free, {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}),
+    )
+
+
+def count(program: ExportedProgram, *operators: object) -> int:
+    return sum(node.target in operators for node in program.graph.nodes)
+
+
+NEEDLESS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mean": lambda x, like: spread(x, like).mean((-2, -1)),
+    "quotient": lambda x, like: aten.div.Scalar(spread(x, like), 2.0).mean((-1, -2)),
+    "positive axes": lambda x, like: spread(x, like).mean((2, 3)),
+    "reshaped": lambda x, like: spread(x, like).reshape(1, -1, 3, *like.shape[2:]).mean((-2, -1)),
+}
+NEEDED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "other axes": lambda x, like: spread(x, like).mean((1, 2)),
+    "not spread": lambda x, like: like.mean((2, 3)),
+    "kept axes": lambda x, like: spread(x, like).mean((2, 3), keepdim=True),
+    "one axis spread": lambda x, like: like[:, :, :1].expand_as(like).mean((2, 3)),
+    "other sizes": lambda x, like: (
+        spread(x, like).reshape(-1, 3, like.shape[3], like.shape[2]).mean((2, 3))
+    ),
+}
+
+
+def check_values(program: ExportedProgram, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    for batch, height, width in ((5, 6, 7), (2, 6, 7), (3, 12, 7)):
+        x, like = torch.randn(batch, 3), torch.randn(batch, 3, height, width)
+        found = program.module(check_guards=False)(x, like)
+        torch.testing.assert_close(found, function(x, like))
+
+
+@pytest.mark.parametrize("name", NEEDLESS)
+def test_a_mean_of_equals_goes(name: str) -> None:
+    program = captured(NEEDLESS[name])
+    assert count(program, aten.mean.dim, aten.expand.default) == 2
+    simplify(program.graph)
+    assert count(program, aten.mean.dim, aten.expand.default) == 0
+    check_values(program, NEEDLESS[name])
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_another_mean_stays(name: str) -> None:
+    function = NEEDED[name]
+    program = captured(function)
+    simplify(program.graph)
+    assert count(program, aten.mean.dim) == 1
+    x, like = torch.randn(4, 3), torch.randn(4, 3, 6, 7)
+    torch.testing.assert_close(program.module(check_guards=False)(x, like), function(x, like))
+
+
+def test_gradcam_behind_pooling_spreads_nothing() -> None:
+    explained = explain(build(SmallNet), torch.zeros(1, 3, 24, 24), layer="top")
+    assert count(capture(explained), aten.expand.default) == 0
