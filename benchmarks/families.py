@@ -157,7 +157,7 @@ FAMILIES: dict[str, Family] = {
         _timm("efficientformer_l1", "stages.2", size=224),
         _timm("cait_xxs24_224", "blocks.20", img_size=64),
         _timm("coat_lite_tiny", "serial_blocks3.1", img_size=64),
-        _timm("crossvit_tiny_240", "blocks.1", size=240),
+        _timm("crossvit_tiny_240", "blocks.1.blocks.1", size=240),
         _timm("levit_128s", "stages.1", size=224),
         _timm("pit_ti_224", "transformers.1", size=224),
         _timm("pvt_v2_b0", "stages.2"),
@@ -171,7 +171,7 @@ FAMILIES: dict[str, Family] = {
             depths=[1, 2, 1],
             layer_type="basic",
         ),
-        _transformers("ViT", "vit.encoder.layer.1", **_SMALL_VIT),
+        _transformers("ViT", "vit.layers.1", **_SMALL_VIT),
         _transformers(
             "Swin",
             "swin.encoder.layers.0",

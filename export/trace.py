@@ -178,6 +178,9 @@ def _capture(model: nn.Module, inputs: tuple[Tensor, ...], *, free: Sequence[int
         shapes += (others,) if rest else others
     # The plain form of attention has gradient rules; the fused kernels have none.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        # What a model makes at its first run and keeps (LeViT its biases) must be tensors of its
+        # own, not the tracer's.
+        model(*(value[:1] for value in inputs))
         exported = torch.export.export(model, inputs, dynamic_shapes=shapes)
         graph = exported.run_decompositions({}).module(check_guards=False)
     assert isinstance(graph, fx.GraphModule)

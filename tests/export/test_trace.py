@@ -137,6 +137,27 @@ def test_a_model_that_branches_on_values_is_refused() -> None:
         trace(Branching().eval(), torch.zeros(1, 3, 24, 24))
 
 
+def test_what_a_model_keeps_from_its_first_run_is_its_own() -> None:
+    class Keeping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+            self.table = nn.Parameter(torch.randn(9))
+            self.kept: dict[str, Tensor] = {}
+
+        def forward(self, x: Tensor) -> Tensor:
+            if "bias" not in self.kept:
+                self.kept["bias"] = self.table[torch.tensor([0, 3, 5, 7])]
+            return self.fc(self.conv(x).mean((2, 3)) + self.kept["bias"])  # type: ignore[no-any-return]
+
+    model = build(Keeping)
+    model.kept.clear()
+    traced = trace(model, torch.zeros(1, 3, 24, 24), dynamic_size=False)
+    assert type(model.kept["bias"]) is Tensor
+    image = images(1, 3, 24, 24)
+    torch.testing.assert_close(traced.graph(image), model(image))
+
+
 def test_first_line() -> None:
     assert first_line(ValueError("\n what happened\nwhy")) == "what happened"
     assert first_line(ValueError()) == "ValueError"
