@@ -5,12 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from camcore import projection, weighting
+from camcore import fullgrad, projection, weighting
 from camcore._arrays import Array
 from camcore.errors import unknown_name
 from camcore.scaling import How
 
-Needs = Literal["activations", "gradients", "class_weights", "noisy_gradients"]
+Needs = Literal["activations", "gradients", "class_weights", "noisy_gradients", "bias_gradients"]
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,9 @@ class Method:
 
     The kernel takes activations (..., C, *S) and what else the method `needs`: nothing, their
     gradients of the same shape, the classifier's weights (..., C), or the gradients
-    (n, ..., C, *S) at n noisy images; it returns raw maps (..., *S). `passes` is what it costs
-    beside the prediction; a method that is not `class_specific` gives the same map for every class.
+    (n, ..., C, *S) at n noisy images; it returns raw maps (..., *S). FullGrad's takes, in place of
+    activations, the biases (C,) of each layer. `passes` is what it costs beside the prediction; a
+    method that is not `class_specific` gives the same map for every class.
 
     `relu`, the `target` that is explained and how the maps of several layers `combine` are the
     method's defaults; `sampling` are options of whoever calls the kernel.
@@ -213,6 +214,16 @@ METHODS: dict[str, Method] = {
             paper="https://arxiv.org/abs/2605.14641",
             weights=weighting.gradcam_plus_plus_weights,
             combine="product",
+        ),
+        Method(
+            "fullgrad",
+            fullgrad.fullgrad_bias,
+            needs="bias_gradients",
+            summary="the score told apart into what the image and what every bias contributes",
+            passes="one backward pass of the whole model",
+            paper="https://arxiv.org/abs/1905.00780",
+            relu=False,
+            combine="sum",
         ),
         Method(
             "randomcam",

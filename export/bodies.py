@@ -18,6 +18,7 @@ from camcore.export.cut import Cut
 from camcore.export.gradient import Gradient
 from camcore.export.grids import Layout
 from camcore.export.subject import Subject
+from camcore.fullgrad import fullgrad_input
 from camcore.methods import Method
 from camcore.noise import normal_noise
 from camcore.projection import Gram, smooth_by_component
@@ -33,7 +34,8 @@ class Request:
     """What was asked for: the proof asks eager PyTorch for the same.
 
     Of each of the `layers`, `layouts` tells where its points are, and `grams` which matrix of inner
-    products is the smaller one.
+    products is the smaller one. For FullGrad the first layer is the image, of no name, and `biases`
+    are those of the others.
     """
 
     subject: Subject
@@ -42,6 +44,7 @@ class Request:
     layers: tuple[str, ...]
     layouts: tuple[Layout, ...] = ()
     grams: tuple[Gram, ...] = ()
+    biases: tuple[Tensor, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     relu: bool = True
     normalize: bool = True
@@ -58,6 +61,10 @@ class Request:
 
     def kernels(self) -> list[Callable[..., Tensor]]:
         """The method's kernel for each layer, which takes activations and what the method needs."""
+        if self.method.needs == "bias_gradients":
+            options = dict(self.options, spatial_ndim=len(self.spatial_axes))
+            first = partial(fullgrad_input, **options)
+            return [first, *[partial(self.method.kernel, **options) for _ in self.biases]]
         return [self._kernel(gram) for gram in self.grams]
 
     def _kernel(self, gram: Gram) -> Callable[..., Tensor]:
@@ -84,6 +91,9 @@ class Request:
             finished: Tensor = postprocess(maps[0], size, spatial_ndim=rank, **options)
             return finished
         assert size is not None
+        if self.combine == "sum":
+            total: Tensor = aggregate([resize(each, size) for each in maps], how="sum")
+            return normalize(total, spatial_ndim=rank) if self.normalize else total
         # Scaled once: a second time would stretch faint maps, whose range `eps` has made smaller.
         options["normalize"] = False
         scaled = [postprocess(each, None, spatial_ndim=rank, **options) for each in maps]
@@ -264,6 +274,23 @@ class NoisyBody(GradientBody):
         ]
 
 
+class FullGradBody(GradientBody):
+    """Raw maps from the gradients at the image and at every bias: K passes back through it all."""
+
+    def __init__(self, request: Request, parts: Cut, roots: int, gradient: Gradient) -> None:
+        super().__init__(request, parts, roots, gradient)
+        for n, bias in enumerate(request.biases):
+            self.register_buffer(f"bias_{n}", bias)
+
+    def observe(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Any]:
+        observed, (activations, saved) = super().observe(inputs)
+        biases = [self.get_buffer(f"bias_{n}") for n in range(len(activations) - 1)]
+        return observed, ([activations[0], *biases], saved)
+
+    def _channels_first(self, values: Sequence[Tensor]) -> list[Tensor]:
+        return list(values)
+
+
 class ClassWeightBody(Body):
     """Maps from activations and the classifier's weights: no pass but the prediction's."""
 
@@ -300,6 +327,17 @@ def check_combination(request: Request) -> None:
             f"eigen_smooth smooths a weighted sum of activations, which {request.method.name} is "
             "not: leave it out, or choose another method"
         )
+    if request.method.needs == "bias_gradients":
+        if request.layers or not request.full_size or request.aug_smooth:
+            raise InputError(
+                f"{request.method.name} explains all layers at image size: leave out layer, "
+                "full_size and aug_smooth"
+            )
+        if not request.inputs[0].is_floating_point():
+            raise InputError(
+                f"{request.method.name} needs the gradient at the image, and pixels of type uint8 "
+                "have none: leave out pixels"
+            )
     noisy = request.method.needs == "noisy_gradients"
     if noisy and (request.aug_smooth or not request.inputs[0].is_floating_point()):
         raise InputError(

@@ -51,8 +51,12 @@ def _is_global_average(node: Any) -> bool:
 
 
 def _not_pooled_linear(layer: str, found: fx.Node) -> ExportError:
+    if found.target is aten.relu.default:
+        # DenseNet's, which is no module. Behind it G A = W relu(A), up to the number of points.
+        advice = "hirescam, whose map is the one that cam would give behind this ReLU"
+    else:
+        advice = "a gradient method: where cam applies, gradcam gives the same map"
     return ExportError(
         f"cam needs global average pooling and one linear layer right behind {layer!r}, found "
-        f"{found.target}. Choose the layer before the pooling, or a gradient method: where cam "
-        "applies, gradcam gives the same map"
+        f"{found.target}. Choose the layer before the pooling, or {advice}"
     )

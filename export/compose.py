@@ -13,20 +13,28 @@ from torch import Tensor, fx, nn
 import camcore
 from camcore.card import Card, ImageSpec
 from camcore.errors import ExportError, InputError, unknown_name
+from camcore.export.biases import find_biases
 from camcore.export.bodies import (
     ActivationBody,
     Body,
     ClassWeightBody,
+    FullGradBody,
     GradientBody,
     NoisyBody,
     Request,
     check_combination,
 )
 from camcore.export.classifier import pooled_linear_weight
-from camcore.export.cut import cut, dependents
-from camcore.export.gradient import trace_gradient
+from camcore.export.cut import Cut, cut, dependents
+from camcore.export.gradient import Gradient, trace_gradient
 from camcore.export.grids import Layout, hint
-from camcore.export.layers import check_layer_name, default_layer, find_activation, layout_of
+from camcore.export.layers import (
+    check_layer_name,
+    default_layer,
+    find_activation,
+    layout_of,
+    usable_layers,
+)
 from camcore.export.subject import MODEL, Subject, named_outputs
 from camcore.export.targets import Target, get_target
 from camcore.export.trace import Trace, check_model, first_line, outputs_of, trace
@@ -206,7 +214,7 @@ def explain(
     height, width = (None, None) if traced.dynamic_size else traced.size[-2:]
     card = Card(
         method=method,
-        layer=", ".join(layers or request.layers),
+        layer=", ".join(layers or request.layers) if not request.biases else "every bias",
         image=replace(
             spec,
             height=height,
@@ -263,6 +271,8 @@ def _check_rows(traced: Trace) -> None:
 
 def _compose(asked: Request, traced: Trace) -> tuple[Request, Body]:
     """The request with its layers found, and the body that answers it."""
+    if asked.method.needs == "bias_gradients":
+        return _compose_fullgrad(asked, traced)
     graph = traced.graph
     layers = asked.layers or (default_layer(traced),)
     activations = [find_activation(traced, layer) for layer in layers]
@@ -286,27 +296,57 @@ def _compose(asked: Request, traced: Trace) -> tuple[Request, Body]:
         layouts=tuple(layouts[n] for n in order),
         grams=tuple(_gram(activations[n], layouts[n]) for n in order),
     )
-    graph.graph.output_node().args = ((*outputs_of(graph), *inner),)
-    graph.recompile()
-    parts = cut(graph, at=roots, kept=roots)
+    parts = _cut_with_inner(graph, roots, inner)
     needs = request.method.needs
     if needs == "activations":
         return request, ActivationBody(request, parts, len(roots))
     if needs == "class_weights":
         weight = pooled_linear_weight(parts.tail, layers[0])
         return request, ClassWeightBody(request, parts, weight)
-    examples = [node.meta["val"] for node in roots]
-    scores = len(outputs_of(graph)) - len(inner) - 1
-    gradient = trace_gradient(
+    gradient = _gradient(request, parts, roots, inner)
+    body = NoisyBody if needs == "noisy_gradients" else GradientBody
+    return request, body(request, parts, len(roots), gradient)
+
+
+def _compose_fullgrad(asked: Request, traced: Trace) -> tuple[Request, Body]:
+    """FullGrad's layers: the image, and behind it every layer with a bias and spatial axes."""
+    graph = traced.graph
+    image = graph.graph.find_nodes(op="placeholder")[0]
+    behind = dependents([image])
+    found: dict[str, tuple[fx.Node, Tensor]] = {}
+    usable = usable_layers(traced)
+    for name, bias in find_biases(asked.subject.user_model).items():
+        if usable.get(name) in behind:
+            found[name] = (usable[name], bias)
+    nodes = [node for node, _ in found.values()]
+    request = replace(
+        asked,
+        layers=("", *found),
+        # Convolutions and batch normalisations know no other.
+        layouts=(Layout("channels_first", len(asked.spatial_axes)),) * (1 + len(nodes)),
+        biases=tuple(bias for _, bias in found.values()),
+    )
+    parts = _cut_with_inner(graph, [image], nodes)
+    return request, FullGradBody(request, parts, 1, _gradient(request, parts, [image], nodes))
+
+
+def _cut_with_inner(graph: fx.GraphModule, roots: list[fx.Node], inner: list[fx.Node]) -> Cut:
+    """The cut at the roots, with a tail that returns inner values behind its outputs."""
+    graph.graph.output_node().args = ((*outputs_of(graph), *inner),)
+    graph.recompile()
+    return cut(graph, at=roots, kept=roots)
+
+
+def _gradient(request: Request, parts: Cut, roots: list[fx.Node], inner: list[fx.Node]) -> Gradient:
+    """With respect to the roots and the inner values, of the last output before those."""
+    return trace_gradient(
         parts.tail,
-        examples,
+        [node.meta["val"] for node in roots],
         parts.crossing,
-        explained=scores,
+        explained=len(outputs_of(parts.tail)) - len(inner) - 1,
         inner=len(inner),
         contrast=request.subject.target.contrast,
     )
-    body = NoisyBody if needs == "noisy_gradients" else GradientBody
-    return request, body(request, parts, len(roots), gradient)
 
 
 def _gram(activation: fx.Node, layout: Layout) -> Gram:

@@ -122,6 +122,15 @@ def find_activation(traced: Trace, layer: str) -> fx.Node:
     return outputs[0]
 
 
+def usable_layers(traced: Trace) -> dict[str, fx.Node]:
+    """Every layer that can be explained, with the value it returns at its last call."""
+    return {
+        name: outputs[0]
+        for name, outputs in _outputs(traced.graph.graph).items()
+        if isinstance(_layout(traced, outputs), Layout)
+    }
+
+
 def layout_of(traced: Trace, activation: fx.Node) -> Layout:
     """The layout of a value that `find_activation` gave."""
     layout = _layout(traced, [activation])

@@ -70,8 +70,13 @@ class _Run:
 
     def __init__(self, request: Request, inputs: Sequence[Tensor]) -> None:
         model = request.subject.user_model
-        with _recorded(model, request.layers) as recorded, torch.enable_grad():
-            *outputs, ranking, self.scores = request.subject(*inputs)
+        image, *others = inputs
+        # The image has no name among the layers, and no module whose output it is.
+        delta = torch.zeros_like(image, requires_grad=image.is_floating_point())
+        layers = [layer for layer in request.layers if layer]
+        with _recorded(model, layers) as recorded, torch.enable_grad():
+            *outputs, ranking, self.scores = request.subject(image + delta, *others)
+        recorded[""] = [_Recorded(image, delta)]
         self.outputs = tuple(output.detach() for output in outputs)
         self.ranking = ranking.detach()
         self.layers = [recorded[layer][-1] for layer in request.layers]
@@ -104,6 +109,9 @@ def _raw_maps(request: Request, runs: list[_Run], classes: Tensor) -> list[Tenso
         ):
             gradients = [layout.channels_first(gradient) for gradient in found]
             row.append(torch.stack(gradients) if noisy else gradients[0])
+    if request.method.needs == "bias_gradients":
+        for row, bias in zip(arguments[1:], request.biases, strict=True):
+            row[0] = bias
     if request.method.needs == "class_weights":
         # Behind global pooling the gradient is constant, the class's weight over the positions.
         arguments = [[activation, g.flatten(2).sum(dim=2)] for activation, g in arguments]

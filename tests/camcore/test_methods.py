@@ -27,6 +27,7 @@ def test_the_methods_by_name() -> None:
         "fem",
         "finercam",
         "refinecam",
+        "fullgrad",
         "randomcam",
     ]
     assert all(name == method.name for name, method in camcore.METHODS.items())
@@ -37,6 +38,7 @@ ARRAYS = {
     "gradients": ["activations", "gradients"],
     "class_weights": ["activations", "class_weights"],
     "noisy_gradients": ["activations", "gradients"],
+    "bias_gradients": ["biases", "gradients"],
 }
 
 
@@ -55,7 +57,7 @@ def test_a_row_fits_its_kernel(method: camcore.Method) -> None:
     assert method.summary
     assert method.passes
     # Grad-CAM of another target, or of several layers, is no kernel of its own.
-    if (method.target, method.combine) == ("logit", "mean"):
+    if (method.target, method.combine) in {("logit", "mean"), ("logit", "sum")}:
         assert method.paper in method.kernel.__doc__
 
 
@@ -66,7 +68,10 @@ def test_weights_fit_their_kernel() -> None:
     given = {"gradients": rng.normal(size=A.shape), "class_weights": rng.normal(size=(2, 3))}
     for method in camcore.METHODS.values():
         if method.weights is None:
-            assert method.kernel.__module__ == "camcore.projection" or method.sampling
+            assert (
+                method.kernel.__module__ in {"camcore.projection", "camcore.fullgrad"}
+                or method.sampling
+            )
             continue
         assert inspect.signature(method.weights) == inspect.signature(method.kernel)
         arrays = (A,) if method.needs == "activations" else (A, given[method.needs])
@@ -91,7 +96,9 @@ def test_methods_without_a_class_need_activations_alone() -> None:
 
 
 def test_only_the_original_cam_keeps_negative_values() -> None:
-    assert [name for name, method in camcore.METHODS.items() if not method.relu] == ["cam"]
+    """FullGrad has none."""
+    kept = [name for name, method in camcore.METHODS.items() if not method.relu]
+    assert kept == ["cam", "fullgrad"]
 
 
 def test_an_unknown_method_lists_the_nearest() -> None:
