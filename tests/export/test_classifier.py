@@ -5,11 +5,12 @@ import torch
 from torch import Tensor, nn
 
 from camcore.errors import ExportError
+from camcore.export import explain
 from camcore.export.classifier import pooled_linear_weight
 from camcore.export.cut import cut
 from camcore.export.layers import find_activation
 from camcore.export.trace import trace
-from tests.export.models import build
+from tests.export.models import build, images
 
 
 class Head(nn.Module):
@@ -77,6 +78,18 @@ def test_anything_else_is_refused(head: tuple[nn.Module, ...]) -> None:
         ExportError, match=r"cam needs global average pooling and one linear layer.*'conv'"
     ):
         weight(*head)
+
+
+def test_behind_a_relu_hirescam_gives_the_map_of_cam() -> None:
+    """As in DenseNet, where no module returns the rectified features."""
+    rectified, pooled = nn.ReLU(), (Mean((2, 3)), nn.Linear(6, 5))
+    with pytest.raises(ExportError, match=r"found aten\.relu\.default.*, or hirescam"):
+        weight(rectified, *pooled)
+    model = build(lambda: Head(nn.Sequential(rectified, *pooled)))
+    example, image = torch.zeros(1, 3, 24, 24), images(1, 2, 24, 24)
+    cam = explain(model, example, method="cam", layer="head.0", relu=True)
+    hirescam = explain(model, example, method="hirescam", layer="conv")
+    torch.testing.assert_close(hirescam(image).saliency_map, cam(image).saliency_map)
 
 
 def test_a_mean_over_one_axis_is_no_global_pooling() -> None:
