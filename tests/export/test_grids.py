@@ -1,8 +1,334 @@
-"""Layouts in words."""
+"""Grids: activations of every layout give the map that a transposition by hand gives."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from camcore.export.grids import Layout
+from camcore.errors import ExportError
+from camcore.export import explain, save
+from camcore.export.grids import Layout, find_layout
+from camcore.export.layers import find_activation
+from camcore.export.trace import trace
+from tests.export.models import Classifier, build, images
+from tests.export.oracle import TOLERANCE, maps_by_hand, run_any_file, worst_error
+
+IDS = [[4, 0], [2, 4], [1, 3]]
+
+
+def logit(z: Tensor, c: int) -> Tensor:
+    return z[0, c]
+
+
+def layout_at(model: nn.Module, layer: str, *shape: int) -> Layout:
+    traced = trace(model, torch.zeros(1, *shape))
+    layout = find_layout(find_activation(traced, layer), tuple(shape[1:]))
+    assert isinstance(layout, Layout)
+    return layout
+
+
+def check(
+    model: nn.Module,
+    layer: str | None,
+    image: Tensor,
+    reshape: Callable[[Tensor], Tensor],
+    *,
+    found: str = "",
+    path: Path | None = None,
+) -> None:
+    """Eager maps, or those of a file, are those made by hand with that transposition."""
+    explained = explain(model, torch.zeros(1, *image.shape[1:]), layer=layer)
+    assert explained.card.layer == (layer or found)
+    layers = [explained.card.layer]
+    if path is None:
+        scores, _, maps = explained(image, torch.tensor(IDS))
+        # Attention is traced in its plain form, which rounds otherwise than the fused kernels.
+        torch.testing.assert_close(scores, model(image), rtol=1e-5, atol=1e-6)
+    else:
+        save(explained, path)
+        _, _, maps = map(torch.tensor, run_any_file(path, image, torch.tensor(IDS)).values())
+    expected = maps_by_hand(model, layers, [image], IDS, logit, reshape=reshape)
+    assert maps.shape == (3, 2, *image.shape[2:])
+    assert worst_error(maps.numpy(), expected) < TOLERANCE
+    assert np.abs(expected[0, 0] - expected[1, 1]).max() > 0.05
+
+
+# Transformers.
+
+
+class Block(nn.Module):
+    """Attention before normalisation, by `nn.MultiheadAttention` or by PyTorch's function."""
+
+    def __init__(self, width: int, *, module: bool) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, 2, batch_first=True) if module else None
+        self.qkv = nn.Linear(width, 3 * width)
+        self.project = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm1(x)
+        if self.attention is not None:
+            y = self.attention(y, y, y, need_weights=False)[0]
+        else:
+            batch, tokens, width = y.shape
+            q, k, v = self.qkv(y).reshape(batch, tokens, 3, 2, width // 2).permute(2, 0, 3, 1, 4)
+            y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+            y = self.project(y.reshape(batch, tokens, width))
+        x = x + y
+        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+
+
+class ViT(nn.Module):
+    """Patches of 8 x 8, tokens in front of them, two blocks; the class token decides, or the mean
+    where there is none.
+    """
+
+    def __init__(self, size: tuple[int, int], *, prefix: int = 1, module: bool = True) -> None:
+        super().__init__()
+        width, patches = 12, (size[0] // 8) * (size[1] // 8)
+        self.patches = nn.Conv2d(3, width, 8, 8)
+        self.prefix = nn.Parameter(torch.randn(1, prefix, width)) if prefix else None
+        self.positions = nn.Parameter(0.3 * torch.randn(1, prefix + patches, width))
+        self.blocks = nn.Sequential(Block(width, module=module), Block(width, module=module))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        if self.prefix is not None:
+            x = torch.cat([self.prefix.expand(x.shape[0], -1, -1), x], dim=1)
+        x = self.norm(self.blocks(x + self.positions))
+        return self.head(x.mean(1) if self.prefix is None else x[:, 0])  # type: ignore[no-any-return]
+
+
+def as_grid(prefix: int, height: int, width: int) -> Callable[[Tensor], Tensor]:
+    """What users of pytorch-grad-cam write as their reshape_transform."""
+    return lambda x: x[:, prefix:].reshape(len(x), height, width, -1).permute(0, 3, 1, 2)
+
+
+LAST_NORM = "blocks.1.norm1"
+
+
+@pytest.mark.parametrize("module", [True, False], ids=["module", "function"])
+@pytest.mark.parametrize("prefix", [1, 5])
+def test_vit(prefix: int, module: bool) -> None:
+    model = build(lambda: ViT((24, 40), prefix=prefix, module=module))
+    assert layout_at(model, LAST_NORM, 3, 24, 40) == Layout("tokens", 2, (3, 5), prefix)
+    check(model, None, images(2, 3, 24, 40), as_grid(prefix, 3, 5), found=LAST_NORM)
+
+
+@pytest.mark.parametrize("layer", ["blocks.0", "blocks.0.mlp", "blocks.1.norm1", "blocks.0.norm2"])
+def test_other_layers_of_a_vit(layer: str) -> None:
+    check(build(lambda: ViT((40, 24))), layer, images(2, 3, 40, 24), as_grid(1, 5, 3))
+
+
+def test_a_vit_without_a_class_token_is_read_to_the_end() -> None:
+    model = build(lambda: ViT((24, 40), prefix=0))
+    assert layout_at(model, "norm", 3, 24, 40) == Layout("tokens", 2, (3, 5), 0)
+    check(model, None, images(2, 3, 24, 40), as_grid(0, 3, 5), found="norm")
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt", ".pt2"])
+def test_vit_in_a_file(suffix: str, tmp_path: Path) -> None:
+    model = build(lambda: ViT((24, 40)))
+    path = tmp_path / f"model{suffix}"
+    check(model, None, images(3, 3, 24, 40), as_grid(1, 3, 5), found=LAST_NORM, path=path)
+
+
+def test_vit_as_pytorch_grad_cam() -> None:
+    peer = pytest.importorskip("pytorch_grad_cam", reason="grad-cam 1.5.7 is not installed")
+    model_targets = pytest.importorskip("pytorch_grad_cam.utils.model_targets")
+    model, image, ids = build(lambda: ViT((24, 40))), images(2, 3, 24, 40), [4, 0, 2]
+    targets = [model_targets.ClassifierOutputTarget(c) for c in ids]
+    layers = [model.get_submodule(LAST_NORM)]
+    with peer.GradCAM(model, layers, reshape_transform=as_grid(1, 3, 5)) as cam:
+        expected = cam(image, targets)
+    assert expected.max() > 0.9
+    given = explain(model, torch.zeros(1, 3, 24, 40))(image, torch.tensor(ids)[:, None])
+    np.testing.assert_allclose(given.saliency_map[:, 0], expected, rtol=0, atol=1e-4)
+
+
+def test_tokens_of_two_blocks_as_one_map() -> None:
+    model, image = build(lambda: ViT((24, 40))), images(2, 3, 24, 40)
+    layers = ["blocks.0.norm1", LAST_NORM, "patches"]
+    given = explain(model, torch.zeros(1, 3, 24, 40), layer=layers)(image, torch.tensor(IDS))
+
+    def reshape(x: Tensor) -> Tensor:
+        return x if x.ndim == 4 else as_grid(1, 3, 5)(x)
+
+    expected = maps_by_hand(model, layers, [image], IDS, logit, reshape=reshape)
+    assert worst_error(given.saliency_map.numpy(), expected) < TOLERANCE
+
+
+# Channels last.
+
+
+class ChannelsLast(nn.Module):
+    """Swin in small, without attention: rows of patches whose channels come last."""
+
+    def __init__(self, width: int, patch: int = 4) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, patch, patch)
+        self.norm = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+        self.mix = nn.Conv2d(width, width, 3, padding=1)
+        self.last = nn.LayerNorm(width)
+        self.head = nn.Linear(width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).permute(0, 2, 3, 1)
+        x = x + self.mlp(self.norm(x))
+        x = x + self.mix(x.permute(0, 3, 1, 2)).tanh().permute(0, 2, 3, 1)
+        return self.head(self.last(x).pow(2).mean((1, 2)))  # type: ignore[no-any-return]
+
+
+def to_first(x: Tensor) -> Tensor:
+    return x.permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("layer", ["norm", "mlp", "last", "mlp.0"])
+@pytest.mark.parametrize("size", [(24, 40), (24, 24)])
+def test_channels_last(layer: str, size: tuple[int, int]) -> None:
+    model = build(lambda: ChannelsLast(8))
+    assert layout_at(model, layer, 3, *size) == Layout("channels_last", 2)
+    check(model, layer, images(2, 3, *size), to_first)
+
+
+@pytest.mark.parametrize("layer", ["patches", "mix"])
+def test_channels_first_in_the_same_model(layer: str) -> None:
+    model = build(lambda: ChannelsLast(8))
+    assert layout_at(model, layer, 3, 24, 40) == Layout("channels_first", 2)
+    check(model, layer, images(2, 3, 24, 40), lambda x: x)
+
+
+@pytest.mark.parametrize("layer", ["patches", "norm", "mlp", "mlp.0", "mix", "last"])
+def test_where_all_sizes_are_equal_the_operators_decide(layer: str) -> None:
+    """Six channels on 6 x 6 points, 12 x 6 x 6 inside of the mlp."""
+    model = build(lambda: ChannelsLast(6))
+    first = layer in ("patches", "mix")
+    assert layout_at(model, layer, 3, 24, 24).kind == ("channels_" + ("first" if first else "last"))
+    check(model, layer, images(2, 3, 24, 24), (lambda x: x) if first else to_first)
+
+
+def test_channels_last_in_a_file_of_free_sizes(tmp_path: Path) -> None:
+    model = build(lambda: ChannelsLast(8))
+    explained = explain(model, torch.zeros(1, 3, 24, 24), layer="mlp", dynamic_size=True)
+    save(explained, tmp_path / "model.onnx")
+    image = images(2, 3, 32, 44)
+    given = run_any_file(tmp_path / "model.onnx", image, torch.tensor(IDS))["saliency_map"]
+    expected = maps_by_hand(model, ["mlp"], [image], IDS, logit, reshape=to_first)
+    assert worst_error(given, expected) < TOLERANCE
+
+
+def test_the_default_layer_of_a_channels_last_model() -> None:
+    model = build(lambda: ChannelsLast(8))
+    check(model, None, images(2, 3, 24, 40), to_first, found="last")
+
+
+# One and three axes.
+
+
+def test_one_axis() -> None:
+    model = build(
+        lambda: Classifier(nn.Sequential(nn.Conv1d(2, 6, 5, 2), nn.Tanh(), nn.Conv1d(6, 4, 3)), 4),
+        shape=(2, 40),
+    )
+    assert layout_at(model, "features.1", 2, 40) == Layout("channels_first", 1)
+    check(model, "features.1", images(2, 3, 40, channels=2), lambda x: x)
+
+
+class Series(nn.Module):
+    """One axis, channels last behind the first layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(2, 6, 4, 4)
+        self.mlp = nn.Sequential(nn.Linear(6, 6), nn.GELU())
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.mlp(self.conv(x).transpose(1, 2))
+        return self.head(x.pow(2).mean(1))  # type: ignore[no-any-return]
+
+
+def test_one_axis_channels_last() -> None:
+    model = build(Series)
+    check(model, "mlp", images(2, 3, 40, channels=2), lambda x: x.transpose(1, 2))
+    check(model, "conv", images(2, 3, 40, channels=2), lambda x: x)
+
+
+def test_three_axes(tmp_path: Path) -> None:
+    features = nn.Conv3d(2, 6, 3, 2, 1), nn.Tanh(), nn.Conv3d(6, 4, 2), nn.GELU()
+    model = build(lambda: Classifier(nn.Sequential(*features), 4), shape=(2, 8, 10, 12))
+    image = images(2, 3, 8, 10, 12, channels=2)
+    assert layout_at(model, "features.1", 2, 8, 10, 12) == Layout("channels_first", 3)
+    check(model, "features.1", image, lambda x: x, path=tmp_path / "model.onnx")
+
+
+# No grid, or none that can be told.
+
+
+class Windows(nn.Module):
+    """Each image as four windows, which stand in the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.inside = nn.Conv2d(8, 8, 3, padding=1)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x).tanh()
+        batch, channels, height, width = x.shape
+        x = x.reshape(batch, channels, 2, height // 2, 2, width // 2).permute(0, 2, 4, 1, 3, 5)
+        x = self.inside(x.reshape(batch * 4, channels, height // 2, width // 2)).tanh()
+        return self.fc(x.reshape(batch, 4, channels, -1).pow(2).mean((1, 3)))  # type: ignore[no-any-return]
+
+
+def test_windows_in_the_batch() -> None:
+    model = build(Windows)
+    with pytest.raises(ExportError, match=r"'inside' cannot be explained: its first axis is not"):
+        explain(model, torch.zeros(1, 3, 24, 40), layer="inside")
+    check(model, "conv", images(2, 3, 24, 40), lambda x: x)
+    assert explain(model, torch.zeros(1, 3, 24, 40)).card.layer == "conv"
+
+
+class Mixed(nn.Module):
+    """Tokens that are mixed to another number of them fill no grid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 6, 8, 8)
+        self.fewer = nn.Linear(15, 7)
+        self.tokens = nn.LayerNorm(6)
+        self.fc = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fewer(self.patches(x).flatten(2)).transpose(1, 2)
+        return self.fc(self.tokens(x).pow(2).mean(1))  # type: ignore[no-any-return]
+
+
+def test_tokens_that_fill_no_grid() -> None:
+    with pytest.raises(ExportError, match=r"no row of tokens that fills a grid"):
+        explain(build(Mixed), torch.zeros(1, 3, 24, 40), layer="tokens")
+
+
+def test_a_point_is_no_map() -> None:
+    model = build(lambda: Classifier(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1)), 4))
+    with pytest.raises(ExportError, match=r"1 x 1, there is nothing to map"):
+        explain(model, torch.zeros(1, 3, 24, 24), layer="features.1")
 
 
 @pytest.mark.parametrize(
@@ -10,10 +336,19 @@ from camcore.export.grids import Layout
     [
         (Layout("channels_first", 2), ""),
         (Layout("channels_last", 2), "channels last"),
-        (Layout("tokens", 2, (7, 9)), "7 x 9 tokens"),
-        (Layout("tokens", 2, (7, 9), 1), "7 x 9 tokens behind 1 other"),
-        (Layout("tokens", 2, (7, 9), 5), "7 x 9 tokens behind 5 others"),
+        (Layout("tokens", 2, (3, 5)), "3 x 5 tokens"),
+        (Layout("tokens", 2, (3, 5), 5), "3 x 5 tokens behind 5 others"),
     ],
 )
-def test_layout_in_words(layout: Layout, words: str) -> None:
+def test_a_layout_in_words(layout: Layout, words: str) -> None:
     assert layout.describe() == words
+
+
+def test_layouts_of_values() -> None:
+    x: Any = torch.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
+    assert Layout("channels_first", 2).channels_first(x) is x
+    assert torch.equal(Layout("channels_last", 2).channels_first(x), x.permute(0, 3, 1, 2))
+    tokens = torch.arange(2 * 13 * 5).reshape(2, 13, 5)
+    given = Layout("tokens", 2, (3, 4), 1).channels_first(tokens)
+    assert given.shape == (2, 5, 3, 4)
+    assert torch.equal(given[1, :, 2, 1], tokens[1, 1 + 2 * 4 + 1])
