@@ -175,7 +175,7 @@ def _method_lines(method: Method) -> Iterator[str]:
 
 
 def _default(value: Any) -> str:
-    return "none" if value is None else f"{value:g}"
+    return f"{value:g}" if isinstance(value, int | float) else str(value or "none")
 
 
 def layers_table(
