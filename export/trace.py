@@ -232,7 +232,7 @@ def module_of(node: fx.Node) -> str:
     return str(stack[-1][0]) if stack else ""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error's text: PyTorch's go on for pages."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -74,7 +74,14 @@ def to_onnx(program: ExportedProgram, card: Card) -> bytes:
             verbose=False,
         )
     except torch.onnx.errors.OnnxExporterError as error:
-        raise ExportError(f"the graph cannot be written as ONNX: {first_line(error)}") from error
+        # The outermost error says that it failed, the innermost which operator it was.
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise ExportError(
+            f"the graph cannot be written as ONNX: {first_line(cause)}. TorchScript (.pt) and .pt2 "
+            "may hold it"
+        ) from error
     assert written is not None
     model = written.model
     _strip(model)

@@ -13,13 +13,13 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from camcore.card import KEY, Card, onnx_is_sealed, read_extra, zip_is_sealed
 from camcore.errors import ExportError
 from camcore.export import Explained, explain, save, write
 from tests.export.conftest import LAYER
-from tests.export.models import SmallNet, build, images
+from tests.export.models import Classifier, SmallNet, build, images
 from tests.export.oracle import assert_same, explain_by_hand, run_file
 
 FORMATS = (".onnx", ".pt", ".pt2")
@@ -279,3 +279,14 @@ def test_a_model_of_few_classes(num_classes: int, suffix: str, tmp_path: Path) -
     for k in range(1, num_classes + 1):
         image, ids = images(7, 3, 32, 24), torch.full((1, k), -1)
         assert_same(run_file(path, image, ids), explain_by_hand(model, LAYER, image, ids))
+
+
+def test_an_operator_that_onnx_does_not_have_is_named() -> None:
+    class Bessel(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.special.bessel_j0(x)  # type: ignore[no-any-return]
+
+    model = build(lambda: Classifier(nn.Sequential(nn.Conv2d(3, 4, 3), Bessel()), 4))
+    explained = explain(model, torch.zeros(1, 3, 24, 24), method="activation")
+    with pytest.raises(ExportError, match=r"written as ONNX: .*prims.bessel_j0.*\.pt2"):
+        write.to_onnx(write.capture(explained), explained.card)
