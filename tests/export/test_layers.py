@@ -212,19 +212,6 @@ DEFAULTS = {
     "squeezenet1_1": ("classifier.2", 64),
     "shufflenet_v2_x0_5": ("conv5", 64),
 }
-SLOW_DEFAULTS = {
-    "mobilenet_v3_small": ("features", 64),
-    "vgg11_bn": ("features", 64),
-    "googlenet": ("inception5b", 64),
-    "densenet121": ("features", 64),
-    "mobilenet_v2": ("features", 64),
-    "mnasnet0_5": ("layers", 64),
-    "efficientnet_b0": ("features", 64),
-    "regnet_y_400mf": ("trunk_output", 64),
-    "resnext50_32x4d": ("layer4", 64),
-    "wide_resnet50_2": ("layer4", 64),
-    "convnext_tiny": ("features", 64),
-}
 
 
 def default_of(name: str, size: int, dynamic_size: bool | None) -> str:
@@ -241,10 +228,3 @@ def test_default_layers(name: str) -> None:
 
 def test_the_default_layer_does_not_depend_on_the_freedom_of_the_size() -> None:
     assert default_of("alexnet", 96, False) == "features"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SLOW_DEFAULTS)
-def test_default_layers_of_the_long_list(name: str) -> None:
-    layer, size = SLOW_DEFAULTS[name]
-    assert default_of(name, size, None) == layer
