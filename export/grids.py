@@ -23,6 +23,7 @@ _MOST_PREFIX_TOKENS = 16
 # These want their channels first, those last: it decides where sizes alone do not.
 _CHANNELS_FIRST = {aten.conv1d, aten.conv2d, aten.conv3d, aten.convolution, aten.batch_norm}
 _CHANNELS_LAST = {aten.linear, aten.layer_norm}
+_MOVES = {aten.permute, aten.transpose, aten.movedim, aten.reshape, aten.view, aten.unflatten}
 
 
 @dataclass(frozen=True)
@@ -120,11 +121,18 @@ def _is_grid(grid: tuple[int, ...], size: tuple[int, ...]) -> bool:
 
 
 def _speaks_for_channels_last(node: fx.Node) -> bool:
-    """Whether the nearest operator that cares reads the value with channels last."""
-    for near in [node, *node.users, *node.all_input_nodes]:
-        packet = getattr(near.target, "overloadpacket", None)
+    """Whether the nearest operator that cares reads the value, or made it, with channels last."""
+    seen, queue = {node}, deque([node])
+    while queue:
+        current = queue.popleft()
+        packet = getattr(current.target, "overloadpacket", None)
         if packet in _CHANNELS_FIRST | _CHANNELS_LAST:
             return packet in _CHANNELS_LAST
+        if current is not node and (packet in _MOVES or _sizes(current) != _sizes(node)):
+            continue  # behind it the axes may be others
+        near = [*current.users, *([] if packet in _MOVES else current.all_input_nodes)]
+        queue.extend(value for value in near if value not in seen)
+        seen.update(near)
     return False
 
 

@@ -222,6 +222,40 @@ def test_where_all_sizes_are_equal_the_operators_decide(layer: str) -> None:
     check(model, layer, images(2, 3, 24, 24), (lambda x: x) if first else to_first)
 
 
+class Scaled(nn.Module):
+    """What its block returns is a sum of products: the operators that care are further off."""
+
+    def __init__(self, width: int, *, last: bool) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 4, 4)
+        self.block = ScaledBlock(nn.Linear(width, width) if last else nn.Conv2d(width, width, 1))
+        self.head = nn.Linear(width, 5)
+        self.last = last
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x)
+        x = self.block(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) if self.last else self.block(x)
+        return self.head(x.pow(2).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class ScaledBlock(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+        self.scale = nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.scale * self.layer(x).tanh()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("width", [5, 6, 7])
+def test_the_operators_that_decide_may_be_further_off(width: int, last: bool) -> None:
+    model = build(lambda: Scaled(width, last=last))
+    assert layout_at(model, "block", 3, 24, 24).kind == "channels_" + ("last" if last else "first")
+    assert layout_at(model, "patches", 3, 24, 24).kind == "channels_first"
+
+
 def test_channels_last_in_a_file_of_free_sizes(tmp_path: Path) -> None:
     model = build(lambda: ChannelsLast(8))
     explained = explain(model, torch.zeros(1, 3, 24, 24), layer="mlp", dynamic_size=True)
