@@ -86,4 +86,6 @@ def get_target(target: str | Target | Callable[[Any], Tensor]) -> Target:
             f"expected a target's name or a function of the model's output, got {target!r}; names "
             f"are {', '.join(TARGETS)}"
         )
-    return Target(getattr(function, "__name__", "custom"), function, takes_everything=True)
+    # Called so that nobody takes a function of the name of a target for that target.
+    name = f"custom {getattr(function, '__name__', type(function).__name__)}"
+    return Target(name, function, takes_everything=True)

@@ -143,11 +143,14 @@ def _name_axes(graph: ir.Graph) -> None:
     space = _SPACE[(saliency_map.shape or ir.Shape([])).rank() - 2]
     image = inputs[0]
     channels_last = image.dtype == ir.DataType.UINT8
-    _rename_free(image, ["batch", *space, "channels"] if channels_last else ["batch", "", *space])
+    names = ["batch", *space, "channels"] if channels_last else ["batch", "", *space]
+    # A size of the image goes by its name wherever else it appears.
+    known = dict(zip(map(str, image.shape or ()), names, strict=True))
+    for value in [*inputs[1:], *outputs]:
+        _rename_free(value, [known.get(str(size), "") for size in value.shape or ()])
+    _rename_free(image, names)
     # Not `batch`: one row of ids serves any batch.
     _rename_free(class_ids, ["ids_batch", "k"])
-    for value in [*inputs[1:], *outputs]:
-        _rename_free(value, ["batch"])
     _rename_free(classes, ["batch", "k"])
     _rename_free(saliency_map, ["batch", "k", *space])
 
