@@ -154,12 +154,14 @@ FAMILIES: dict[str, Family] = {
         _timm("vit_little_patch16_reg1_gap_256", "blocks.10", img_size=64),
         _timm("vit_small_patch16_dinov3", "blocks.8", img_size=64),
         _timm("swin_tiny_patch4_window7_224", "layers.2", size=224),
-        _timm("efficientformer_l1", "stages.2", size=224),
+        # Not before its last convolutions: PyTorch 2.15's batch norm, going back for a single image
+        # from a gradient that is a view of tokens, mixes up the channels, and the proof with it.
+        _timm("efficientformer_l1", "stages.3.blocks.3", size=224),
         _timm("cait_xxs24_224", "blocks.20", img_size=64),
         _timm("coat_lite_tiny", "serial_blocks3.1", img_size=64),
         _timm("crossvit_tiny_240", "blocks.1.blocks.1", size=240),
         _timm("levit_128s", "stages.1", size=224),
-        _timm("pit_ti_224", "transformers.1", size=224),
+        _timm("pit_ti_224", "transformers.1.blocks", size=224),
         _timm("pvt_v2_b0", "stages.2"),
         _timm("mobilevit_xxs", "stages.3"),
         _timm("xcit_nano_12_p16_224", "blocks.8", img_size=64),
