@@ -8,7 +8,7 @@ and returns tuples of tensors and knows nothing of files.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -312,6 +312,8 @@ class ClassWeightBody(Body):
 
 def check_combination(request: Request) -> None:
     """Raises an `InputError` for options that do not go together."""
+    if request.combine not in get_args(How):
+        raise InputError(f"expected combine to be one of {get_args(How)}, got {request.combine!r}")
     if len(request.layers) > 1 and not request.full_size:
         raise InputError(
             f"maps of {len(request.layers)} layers have different sizes and are combined at image "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from camcore.errors import ExportError, ProofError
+from camcore.errors import CamcoreError, ExportError, ProofError
 from camcore.export.bodies import Request
 from camcore.export.compose import Explained
 from camcore.export.reference import Reference, explain_eagerly
@@ -51,7 +51,7 @@ def prove(path: Path, explained: Explained) -> dict[str, Any]:
         ProofError: the file does not hold; the message says where, and by how much.
     """
     request = explained.request
-    runtime, run = RUNTIMES[path.suffix.lower()](path)
+    runtime, run = _load(path)
     worst, images, contrast = 0.0, 0, 0.0
     for inputs, class_ids in _fresh_inputs(explained):
         shape = tuple(inputs[0].shape)
@@ -83,6 +83,18 @@ def prove(path: Path, explained: Explained) -> dict[str, Any]:
             "weights"
         )
     return {"runtime": runtime, "images": images, "worst_relative_error": float(f"{worst:.2e}")}
+
+
+def _load(path: Path) -> tuple[str, Runner]:
+    try:
+        return RUNTIMES[path.suffix.lower()](path)
+    except CamcoreError:
+        raise
+    except Exception as failure:  # each runtime has its own
+        raise ProofError(
+            f"the runtime of {path.suffix} files cannot load the file: {first_line(failure)}. A "
+            "model in single precision, model.float(), is what every runtime knows"
+        ) from failure
 
 
 def _part(result: Reference, n: int) -> Tensor:

@@ -89,6 +89,7 @@ def test_fullgrad_takes_no_layer(small_net: nn.Module) -> None:
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "feature size of several layers": ({"layer": [LAYER, "top"], "full_size": False}, "full_size"),
+    "a way to combine that there is not": ({"combine": "meen"}, "one of .*mean.*got 'meen'"),
     "cam of several layers": ({"layer": [LAYER, "top"], "method": "cam"}, "the one layer before"),
     "components of components": ({"method": "eigencam", "eigen_smooth": True}, "eigen_smooth"),
     "brighter pixels": ({"aug_smooth": True, "pixels": True}, "leave one of them out"),

@@ -1,6 +1,7 @@
 """A wrong file is refused, with a number, whatever is wrong with it; nothing is left behind."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,12 @@ def test_a_map_that_is_the_same_for_every_image(method: str, tmp_path: Path) -> 
     model = build(lambda: Classifier(nn.Sequential(nn.Conv2d(3, 4, 3), Dead()), 4))
     explained = explain(model, EXAMPLE, method=method, layer="features")
     assert_refused(explained, tmp_path / "model.pt", "same for every image")
+
+
+def test_a_file_that_its_runtime_cannot_load(small_net: nn.Module, tmp_path: Path) -> None:
+    """onnxruntime has no convolution in double precision."""
+    double = explain(deepcopy(small_net).double(), EXAMPLE.double())
+    assert_refused(double, tmp_path / "model.onnx", r"cannot load the file: .*model\.float\(\)")
 
 
 def test_fresh_inputs_differ_from_the_example(explained: Explained) -> None:
