@@ -178,12 +178,19 @@ def _constants_of(graph: fx.GraphModule) -> list[Any]:
 def _check_rules(joint: fx.GraphModule) -> None:
     for node in joint.graph.nodes:
         if "backward" in str(node.target):
-            modules = sorted({module_of(value) for value in node.all_input_nodes} - {""})
+            modules = sorted({module_of(value) for value in _sources(node)} - {""})
             raise ExportError(
                 f"no gradient rule for the operator {node.target}, used by "
                 f"{', '.join(modules) or 'the model itself'}. Choose a later layer, or a method "
                 "that needs no gradients"
             )
+
+
+def _sources(backward: fx.Node) -> list[fx.Node]:
+    """The calls of the operator that a backward operator belongs to, else what goes into it."""
+    forward = str(backward.target).partition("_backward")[0]
+    calls = [node for node in backward.graph.nodes if str(node.target).startswith(f"{forward}.")]
+    return calls or backward.all_input_nodes
 
 
 def _seeded_by_class(backward: fx.GraphModule, seed_value: Tensor) -> fx.GraphModule:
