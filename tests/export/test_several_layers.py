@@ -195,7 +195,7 @@ def test_one_of_them_has_no_grid(model: nn.Module) -> None:
 
 def test_an_unknown_way_to_combine(model: nn.Module) -> None:
     combine: Any = "maximum"
-    with pytest.raises(InputError, match=r"'mean', 'product' or 'sum', got 'maximum'"):
+    with pytest.raises(InputError, match=r"one of \('mean', 'product', 'sum'\), got 'maximum'"):
         explain(model, EXAMPLE, layer=["stem", "top"], combine=combine)(EXAMPLE)
 
 
