@@ -39,6 +39,7 @@ def _own_rules() -> dict[torch._ops.OpOverload, Rule]:
         aten._adaptive_avg_pool2d_backward.default: adaptive_average_pool_backward,
         aten._adaptive_avg_pool3d_backward.default: adaptive_average_pool_backward,
         aten.hardtanh_backward.default: hardtanh_backward,
+        aten.threshold_backward.default: threshold_backward,
         aten.slice_backward.default: slice_backward,
         aten.select_backward.default: select_backward,
     }
@@ -82,6 +83,12 @@ def convolution_backward(
             grad, turned, None, stride, margin, dilation, False, no_offset, groups
         )
         return dx, None, None
+    if rank == 2 and all(r == 0 for r in reach):
+        # Windows of one point: a product over the channels, and zeros between its results.
+        turned = _turned_kernel(weight, groups)
+        once = [1] * rank
+        dx = aten.convolution(grad, turned, None, once, no_offset, once, False, no_offset, groups)
+        return _crop(_with_zeros_between(dx, stride), padding, x), None, None
     # The transposed convolution without padding gives (O - 1) * stride + reach + 1 values an axis,
     # of which X owned [padding, padding + I). Where the stride did not divide evenly the last ones
     # are missing, and truly zero: no window reached them. `output_padding` would say the same, but
@@ -109,10 +116,28 @@ def _turned_kernel(weight: Tensor, groups: int) -> Tensor:
     return split.transpose(1, 2).reshape(groups * weight.shape[1], -1, *kernel)
 
 
+def _with_zeros_between(values: Tensor, steps: Sequence[int]) -> Tensor:
+    """(B, C, H, W) -> (B, C, H sh, W sw): each value, then zeros to the right of it and below.
+
+    As copies of each value, all but the first of which a mask clears: runtimes do both in large
+    steps, where padding every single value is slow.
+    """
+    rows, columns = (n * step for n, step in zip(values.shape[2:], steps, strict=True))
+    copies: Tensor = aten.upsample_nearest2d.default(values, [rows, columns])
+    first_row, first_column = (
+        torch.arange(size, device=values.device) % step == 0
+        for size, step in zip(copies.shape[2:], steps, strict=True)
+    )
+    return copies * (first_row[:, None] & first_column).to(values.dtype)
+
+
 def _crop(full: Tensor, start: Sequence[int], like: Tensor) -> Tensor:
     """The part of `full` that begins at `start` and has the spatial size of `like`."""
     for axis, first in enumerate(start, 2):
-        full = full.narrow(axis, first, like.shape[axis])
+        wanted, given = like.shape[axis], full.shape[axis]
+        whole = isinstance(wanted, int) and isinstance(given, int) and wanted == given
+        if not whole:
+            full = full.narrow(axis, first, wanted)
     return full
 
 
@@ -232,8 +257,16 @@ def hardtanh_backward(grad: Tensor, x: Tensor, lowest: float, highest: float) ->
     Told from the clamped value, which is there anyway, so that runtimes can still fuse the clamp
     with the convolution before it.
     """
-    y = aten.hardtanh(x, lowest, highest)
-    return torch.where((y <= lowest) | (y >= highest), 0.0, grad)
+    y: Tensor = aten.hardtanh(x, lowest, highest)
+    return grad * ((y > lowest) & (y < highest))
+
+
+def threshold_backward(grad: Tensor, x: Tensor, threshold: float) -> Tensor:
+    """Input gradient of ReLU, told from its input or its output: G where it is above the threshold.
+
+    As a product, which runtimes do faster than a choice between two arrays.
+    """
+    return grad * (x > threshold)
 
 
 def slice_backward(
@@ -246,10 +279,7 @@ def slice_backward(
     dim %= grad.ndim
     size, count = input_sizes[dim], grad.shape[dim]
     if step != 1:
-        # Zeros between neighbours: (..., n, ...) -> (..., n, step, ...) -> (..., n * step, ...).
-        pad = _pad_at(grad.ndim + 1, dim + 1, 0, step - 1)
-        spread = aten.constant_pad_nd(grad.unsqueeze(dim + 1), pad, 0.0)
-        grad = spread.flatten(dim, dim + 1).narrow(dim, 0, (count - 1) * step + 1)
+        grad = _spread(grad, dim, step).narrow(dim, 0, (count - 1) * step + 1)
     # A slice may begin before the first element, or behind the last.
     before = torch.sym_max(start + size, 0) if start < 0 else torch.sym_min(start, size)
     after = size - before - grad.shape[dim]
@@ -262,6 +292,16 @@ def select_backward(grad: Tensor, input_sizes: Sequence[int], dim: int, index: i
     size = input_sizes[dim]
     before = index + size if index < 0 else index
     return _pad(grad.unsqueeze(dim), dim, before, size - before - 1)
+
+
+def _spread(values: Tensor, dim: int, step: int) -> Tensor:
+    """Every value of an axis with step - 1 zeros behind it: size n becomes n step."""
+    if step == 1:
+        return values
+    # (..., n, ...) -> (..., n, step, ...) -> (..., n * step, ...)
+    pad = _pad_at(values.ndim + 1, dim + 1, 0, step - 1)
+    spread: Tensor = aten.constant_pad_nd(values.unsqueeze(dim + 1), pad, 0.0)
+    return spread.flatten(dim, dim + 1)
 
 
 def _pad(grad: Tensor, dim: int, before: Size, after: Size) -> Tensor:

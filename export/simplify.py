@@ -4,10 +4,13 @@ Behind global average pooling every point of a channel has the same gradient. Au
 over the points and divides each by their number, and Grad-CAM takes the mean over the points again.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import fx
+
+from camcore.export.cut import dependents
 
 aten = torch.ops.aten
 
@@ -21,6 +24,46 @@ def simplify(graph: fx.Graph) -> None:
     for mean in _calls(graph, aten.mean.dim):
         _mean_of_equals(graph, mean)
     graph.eliminate_dead_code()
+
+
+def fold_scales(graph: fx.Graph, inputs: Collection[str]) -> None:
+    """Multiply the weights of a convolution, in place of its input, by a constant for each channel.
+
+    The way back through batch norm and convolution is such a pair. For runtimes that compute once,
+    at load, what depends on weights alone; others would pay for it at every run.
+
+    Args:
+        graph: rewritten in place.
+        inputs: the names of the placeholders that are not weights.
+    """
+    varying = dependents([n for n in graph.find_nodes(op="placeholder") if n.name in inputs])
+    for convolution in _calls(graph, aten.convolution.default):
+        scaled: Any = convolution.args[0]
+        if scaled.target is not aten.mul.Tensor or len(scaled.users) > 1:
+            continue
+        x, scale = scaled.args
+        axis = _input_channel_axis(convolution)
+        if axis is None or not isinstance(scale, fx.Node) or scale in varying:
+            continue
+        shape, rank = scale.meta["val"].shape, x.meta["val"].ndim
+        if tuple(shape) != (x.meta["val"].shape[1], *[1] * (rank - 2)):
+            continue
+        with graph.inserting_before(convolution):
+            weight: Any = convolution.args[1]
+            along = [-1 if n == axis else 1 for n in range(rank)]
+            aligned = _call(graph, aten.view.default, (scale, along))
+            product = _call(graph, aten.mul.Tensor, (weight, aligned))
+        convolution.args = (x, product, *convolution.args[2:])
+    graph.eliminate_dead_code()
+
+
+def _input_channel_axis(convolution: fx.Node) -> int | None:
+    """The axis of a convolution's weight that counts the channels of its input, if one does."""
+    _, weight, *_, transposed, _, groups = convolution.args
+    depthwise = (groups, 1) == tuple(weight.meta["val"].shape[:2])  # type: ignore[union-attr]
+    if transposed or depthwise:
+        return 0
+    return 1 if groups == 1 else None
 
 
 def _calls(graph: fx.Graph, operator: Any) -> list[fx.Node]:

@@ -22,7 +22,7 @@ from camcore.card import Card
 from camcore.errors import ExportError
 from camcore.export.compose import Explained
 from camcore.export.rules import FORWARD_RULES
-from camcore.export.simplify import simplify
+from camcore.export.simplify import fold_scales, simplify
 from camcore.export.subject import MODEL
 from camcore.export.trace import example_batch, first_line, outputs_of, without_assertions
 
@@ -64,6 +64,7 @@ def capture(explained: Explained) -> ExportedProgram:
 
 def to_onnx(program: ExportedProgram, card: Card) -> bytes:
     """A serialised ONNX model of opset 18, standard operators only, weights inside."""
+    fold_scales(program.graph, program.graph_signature.user_inputs)
     try:
         written = torch.onnx.export(
             program,

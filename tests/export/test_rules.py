@@ -198,6 +198,8 @@ CASES = {
     ),
     "clamp": Case("hardtanh_backward", lambda x: F.hardtanh(x, -0.5, 0.8), TWO),
     "clamp_at_its_bounds": Case("hardtanh_backward", lambda x: F.relu6(7 * tied(F.relu)(x)), TWO),
+    "relu": Case("threshold_backward", F.relu, TWO),
+    "relu_at_zero": Case("threshold_backward", lambda x: F.relu(tied(F.relu)(x)), TWO),
     "slice": Case("slice_backward", lambda x: x[:, 1:3], TWO),
     "slice_steps": Case("slice_backward", lambda x: x[:, :, 1::3], TWO),
     "slice_steps_short_of_the_end": Case("slice_backward", lambda x: x[..., 0:7:2], TWO),
@@ -212,7 +214,6 @@ CASES = {
 # A sample of the rules from PyTorch's own table.
 PYTORCH_CASES = {
     "reflection_pad2d_backward": lambda x: F.pad(x, (1, 2, 3, 1), mode="reflect"),
-    "threshold_backward": F.relu,
     "silu_backward": F.silu,
     "gelu_backward": F.gelu,
     "hardswish_backward": F.hardswish,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from camcore.export import explain
-from camcore.export.simplify import simplify
+from camcore.export.simplify import fold_scales, simplify
 from camcore.export.write import capture
 from tests.export.models import SmallNet, build
 
@@ -87,3 +87,59 @@ def test_another_mean_stays(name: str) -> None:
 def test_gradcam_behind_pooling_spreads_nothing() -> None:
     explained = explain(build(SmallNet), torch.zeros(1, 3, 24, 24), layer="top")
     assert count(capture(explained), aten.expand.default) == 0
+
+
+class Scaled(nn.Module):
+    """A convolution behind a product with `scale`, a tensor or a function of the image."""
+
+    def __init__(self, weight: Tensor, scale: Tensor | None, groups: int, transposed: bool) -> None:
+        super().__init__()
+        self.weight, self.scale = weight, scale
+        self.arguments = ([1, 1], [0, 0], [1, 1], transposed, [0, 0], groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = x[0].mean((1, 2), keepdim=True) if self.scale is None else self.scale
+        return aten.convolution(x * scale, self.weight, None, *self.arguments)
+
+
+def exported(module: nn.Module) -> ExportedProgram:
+    return torch.export.export(
+        module, (torch.randn(5, 4, 8, 9),), dynamic_shapes=({0: Dim.DYNAMIC},)
+    )
+
+
+def is_folded(program: ExportedProgram) -> bool:
+    fold_scales(program.graph, program.graph_signature.user_inputs)
+    (convolution,) = program.graph.find_nodes(op="call_function", target=aten.convolution.default)
+    return convolution.args[0].op == "placeholder"
+
+
+@pytest.mark.parametrize(
+    ("shape", "groups", "transposed"),
+    [
+        ((6, 4, 3, 3), 1, False),
+        ((4, 6, 3, 3), 1, True),
+        ((4, 3, 3, 3), 2, True),
+        ((4, 1, 3, 3), 4, False),
+        ((8, 1, 3, 3), 4, False),
+    ],
+)
+def test_a_scale_for_each_channel_goes_into_the_weight(
+    shape: tuple[int, ...], groups: int, transposed: bool
+) -> None:
+    module = Scaled(torch.randn(shape), torch.randn(4, 1, 1), groups, transposed)
+    program = exported(module)
+    assert is_folded(program) is (shape != (8, 1, 3, 3))
+    x = torch.randn(2, 4, 8, 9)
+    torch.testing.assert_close(program.module(check_guards=False)(x), module(x))
+
+
+@pytest.mark.parametrize(
+    ("scale", "groups"), [(None, 1), (torch.randn(8, 9), 1), (torch.randn(4, 1, 1), 2)]
+)
+def test_another_product_stays(scale: Tensor | None, groups: int) -> None:
+    module = Scaled(torch.randn(6, 4 // groups, 3, 3), scale, groups, transposed=False)
+    program = exported(module)
+    assert not is_folded(program)
+    x = torch.randn(2, 4, 8, 9)
+    torch.testing.assert_close(program.module(check_guards=False)(x), module(x))
