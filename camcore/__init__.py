@@ -6,6 +6,7 @@ model into a file; `camcore.adapters` runs that file.
 
 from typing import TYPE_CHECKING
 
+from camcore.ablation import ablate, ablation_weights, channels_to_ablate, take_channels
 from camcore.attention import legrad
 from camcore.errors import (
     CamcoreError,
@@ -17,6 +18,18 @@ from camcore.errors import (
 )
 from camcore.fullgrad import fullgrad_bias, fullgrad_input
 from camcore.layouts import channels_last_to_first, tokens_to_grid
+from camcore.masking import (
+    iscam_masks,
+    iscam_weights,
+    point_masks,
+    rise_map,
+    rise_masks,
+    score_masks,
+    scorecam_weights,
+    sscam_masks,
+    sscam_weights,
+    strongest_channels,
+)
 from camcore.methods import METHODS, Method, get_method
 from camcore.metrics import box_iou, pointing_game, threshold_box
 from camcore.noise import normal_noise, uniform_noise
@@ -79,6 +92,8 @@ __all__ = [
     "Method",
     "ProofError",
     "UnknownNameError",
+    "ablate",
+    "ablation_weights",
     "activation",
     "activation_weights",
     "aggregate",
@@ -86,6 +101,7 @@ __all__ = [
     "cam",
     "cam_weights",
     "channels_last_to_first",
+    "channels_to_ablate",
     "eigencam",
     "eigengradcam",
     "fem",
@@ -102,17 +118,24 @@ __all__ = [
     "gradcam_weights",
     "hirescam",
     "hirescam_weights",
+    "iscam_masks",
+    "iscam_weights",
     "kpcacam",
     "layercam",
     "layercam_weights",
     "legrad",
     "normal_noise",
     "normalize",
+    "point_masks",
     "pointing_game",
     "postprocess",
     "randomcam",
     "randomcam_weights",
     "resize",
+    "rise_map",
+    "rise_masks",
+    "score_masks",
+    "scorecam_weights",
     "segeigencam",
     "select_classes",
     "shapleycam",
@@ -120,6 +143,10 @@ __all__ = [
     "smooth_by_component",
     "smoothgradcam_plus_plus",
     "smoothgradcam_plus_plus_weights",
+    "sscam_masks",
+    "sscam_weights",
+    "strongest_channels",
+    "take_channels",
     "threshold_box",
     "tokens_to_grid",
     "uniform_noise",

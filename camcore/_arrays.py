@@ -8,7 +8,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeAlias
 
-from array_api_compat import array_namespace, is_array_api_obj
+from array_api_compat import array_namespace, device, is_array_api_obj, is_torch_namespace
 
 from camcore.errors import InputError
 
@@ -88,6 +88,14 @@ def divide(numerator: Array, denominator: Array, /) -> Array:
     return numerator / xp.where(denominator == 0, 1.0, denominator)
 
 
+def divide_whole(numerator: Array, denominator: Any, /) -> tuple[Array, Array]:
+    """Quotient and remainder of integers of 0 or more; torch 2.15 writes no % of a symbolic size
+    into an ONNX file.
+    """
+    quotient = numerator // denominator
+    return quotient, numerator - quotient * denominator
+
+
 def spread_nonfinite(maps: Array, /, *, spatial_ndim: int) -> Array:
     """The maps, where one that holds a NaN or an infinity becomes NaN throughout.
 
@@ -95,6 +103,50 @@ def spread_nonfinite(maps: Array, /, *, spatial_ndim: int) -> Array:
     """
     xp = namespace(maps)
     return maps + xp.sum(maps * 0, axis=space(spatial_ndim), keepdims=True)
+
+
+def largest(values: Array, count: Any, /) -> Array:
+    """The places of the `count` largest of values (..., C), int64 (..., count), in ascending order.
+
+    Of equal values the first ones are taken, and NaN before all others, in every library and every
+    runtime: their sorts agree on values, but not on the order of what is equal.
+    """
+    xp = namespace(values)
+    values = xp.where(xp.isnan(values), xp.inf, values)
+    index = xp.arange(values.shape[-1], device=device(values))
+    if is_torch_namespace(xp):  # torch.export has no stable sort
+        smallest = xp.topk(values, count, dim=-1).values[..., -1:]
+    else:
+        smallest = xp.sort(values, axis=-1, descending=True)[..., count - 1 : count]
+    above = cast(xp, values > smallest, index.dtype)
+    equal = cast(xp, values == smallest, index.dtype)
+    room = count - xp.sum(above, axis=-1, keepdims=True)
+    taken = (above == 1) | ((equal == 1) & (xp.cumulative_sum(equal, axis=-1) <= room))
+    # No two of the taken are equal.
+    keys = xp.where(taken, values.shape[-1] - index, 0)
+    if is_torch_namespace(xp):
+        return xp.topk(keys, count, dim=-1).indices
+    return cast(xp, xp.argsort(keys, axis=-1, descending=True)[..., :count], xp.int64)
+
+
+def check_indexed(values: Array, indices: Array, /, *, name: str) -> tuple[Any, Array]:
+    """The namespace of floating-point values and of integer indices; these in 32 bits or more.
+
+    Raises:
+        InputError: they are of two libraries or of other types, or the indices have no axis.
+    """
+    xp = namespace(values, indices)
+    if not xp.isdtype(values.dtype, "real floating") or not xp.isdtype(
+        indices.dtype, "signed integer"
+    ):
+        raise InputError(
+            f"expected floating-point arrays and signed integer {name}, got {values.dtype} and "
+            f"{indices.dtype}; convert with astype first"
+        )
+    if indices.ndim < 1:
+        raise InputError(f"expected {name} of at least one axis, got {show(indices.shape)}")
+    # Sizes are to be compared with them, and 8 bits hold none beyond 127.
+    return xp, cast(xp, indices, xp.result_type(indices.dtype, xp.int32))
 
 
 def check_channels(features: Array, /, *, spatial_ndim: int) -> None:

@@ -19,7 +19,7 @@ from array_api_compat import device
 from camcore._arrays import Array, cast, floating_kernel, known, namespace, show
 from camcore.errors import InputError
 
-_PRIME = 2**31 - 1  # less one it is no multiple of 5, so that all fifth powers differ
+PRIME = 2**31 - 1  # less one it is no multiple of 5, so that all fifth powers differ
 _ROUNDS = (314159265, 271828182, 1414213562)  # any numbers that differ
 
 
@@ -59,33 +59,67 @@ def normal_noise(like: Array, shape: tuple[Any, ...] | None = None, /, *, seed: 
     return radius * xp.cos(2 * math.pi * _uniform(like, shape, seed, stream=1))
 
 
+def normal_rows(like: Array, indices: Array, shape: tuple[Any, ...], /, *, seed: int = 0) -> Array:
+    """Normal numbers (n, *shape), those of a row a function of its index (n,) and the seed alone.
+
+    So any part of the rows can be had without the others. They are `normal_noise`'s otherwise.
+    """
+    xp = namespace(like, indices)
+    length = math.prod(shape)
+    numbers = integer_rows(indices, 2 * length, seed=seed)
+    radius = xp.sqrt(-2 * xp.log(1 - _fraction(numbers[:, :length], like.dtype)))
+    rows = radius * xp.cos(2 * math.pi * _fraction(numbers[:, length:], like.dtype))
+    return xp.reshape(rows, (indices.shape[0], *shape))
+
+
+def integer_rows(indices: Array, length: Any, /, *, seed: int = 0) -> Array:
+    """Whole numbers (n, length) from [0, 2**31 - 1), a row's a function of its index and the seed.
+
+    No number comes twice in a row. Indices (n,) are 0 to 2**31 - 2.
+    """
+    xp = namespace(indices)
+    key = _permute(_check(cast(xp, indices, xp.int64)), _key(seed))
+    return _permute(_arange(indices, length), key[:, None])
+
+
 def _uniform(like: Array, shape: tuple[Any, ...], seed: int, *, stream: int) -> Array:
     if any(length < 0 for length in known(shape)):
         raise InputError(f"expected a shape without negative lengths, got {show(shape)}")
     xp = namespace(like)
-    index = xp.arange(math.prod(shape), dtype=xp.int64, device=device(like))
-    if index.dtype != xp.int64:
+    number = _permute(2 * _arange(like, math.prod(shape)) + stream, _key(seed))
+    return xp.reshape(_fraction(number, like.dtype), shape)
+
+
+def _arange(like: Array, length: Any) -> Array:
+    xp = namespace(like)
+    return _check(xp.arange(length, dtype=xp.int64, device=device(like)))
+
+
+def _check(integers: Array) -> Array:
+    if integers.dtype != namespace(integers).int64:
         raise InputError(
-            f"expected a library with 64-bit integers, got {index.dtype} from it; on JAX set "
+            f"expected a library with 64-bit integers, got {integers.dtype} from it; on JAX set "
             "jax_enable_x64"
         )
-    number = _permute(2 * index + stream, _key(seed))
-    # The last 7 bits go, so that float32 holds the rest.
-    kept = cast(xp, number - number % 2**7, like.dtype)
-    return xp.reshape(kept / 2**31, shape)
+    return integers
+
+
+def _fraction(number: Array, dtype: Any) -> Array:
+    """The number over 2**31; the last 7 bits go, so that float32 holds the rest."""
+    return cast(namespace(number), number - number % 2**7, dtype) / 2**31
 
 
 def _key(seed: int) -> int:
     """Seeds next to each other get keys that have nothing in common."""
-    low: int = _permute(seed % _PRIME, 0)
-    high: int = _permute(seed // _PRIME + low, 0)
+    low: int = _permute(seed % PRIME, 0)
+    high: int = _permute(seed // PRIME + low, 0)
     return high
 
 
 def _permute(number: Any, key: int) -> Any:
     """The number's image under the key's permutation; of an integer or an array of int64."""
     for constant in _ROUNDS:
-        number = (number + (key + constant) % _PRIME) % _PRIME
-        square = number * number % _PRIME
-        number = square * square % _PRIME * number % _PRIME
-    return (number + key) % _PRIME
+        number = (number + (key + constant) % PRIME) % PRIME
+        square = number * number % PRIME
+        number = square * square % PRIME * number % PRIME
+    return (number + key) % PRIME

@@ -47,11 +47,14 @@ def normalize(maps: Array, /, *, spatial_ndim: int = 2, eps: float = 1e-7) -> Ar
 
 
 @floating_kernel
-def resize(maps: Array, size: Size, /) -> Array:
+def resize(maps: Array, size: Size, /, *, align_corners: bool = False) -> Array:
     """The maps (..., *S) at another size, interpolated linearly along the last len(size) axes.
 
     Pixel centres lie at half integers and the border is repeated, without antialiasing:
     `cv2.resize` with `INTER_LINEAR`, `torch.nn.functional.interpolate` with `align_corners=False`.
+    With `align_corners` the first and the last pixel stay where they are, as in
+    `torch.nn.UpsamplingBilinear2d`; of one new pixel it is the first.
+
     One matrix product per axis, so that the same lines run in every library, and a graph with fixed
     sizes holds two constants.
 
@@ -61,7 +64,7 @@ def resize(maps: Array, size: Size, /) -> Array:
     """
     check_maps(maps, spatial_ndim=len(size))
     _check_size(size)
-    return _interpolate(spread_nonfinite(maps, spatial_ndim=len(size)), size)
+    return _interpolate(spread_nonfinite(maps, spatial_ndim=len(size)), size, align_corners)
 
 
 @floating_kernel
@@ -143,10 +146,10 @@ def _min_max(maps: Array, spatial_ndim: int, eps: float = 1e-7) -> Array:
     return (maps - lowest) / (highest - lowest + eps)
 
 
-def _interpolate(maps: Array, size: Size) -> Array:
+def _interpolate(maps: Array, size: Size, align_corners: bool = False) -> Array:
     xp = namespace(maps)
     for axis in reversed(space(len(size))):
-        matrix = _interpolation_matrix(maps, maps.shape[axis], size[axis])
+        matrix = _interpolation_matrix(maps, maps.shape[axis], size[axis], align_corners)
         if axis == -1:
             maps = xp.matmul(maps, xp.matrix_transpose(matrix))
         else:
@@ -155,19 +158,27 @@ def _interpolate(maps: Array, size: Size) -> Array:
     return maps
 
 
-def _interpolation_matrix(like: Array, old: Any, new: Any) -> Array:
-    """(new, old): the weight of an old point falls linearly with its distance, to 0 at distance 1.
+def _interpolation_matrix(like: Array, old: Any, new: Any, align_corners: bool) -> Array:
+    """(new, old). New point n lies at (n + 1/2) old / new - 1/2, or at n (old - 1) / (new - 1)."""
+    new_points = namespace(like).arange(new, device=device(like))
+    if align_corners:
+        # The last term is 1 where there is one new point, and a branch would fix a symbolic size.
+        unit = new - 1 + 1 // new
+        return interpolation_weights(like, new_points * (old - 1), old, unit)
+    return interpolation_weights(like, new_points * (2 * old) + (old - new), old, 2 * new)
 
-    New point n lies at (n + 1/2) old / new - 1/2. Counting in units of 1 / (2 new) keeps positions
-    whole numbers: exact for every size and precision, and free of symbolic fractions while a graph
-    is traced.
+
+def interpolation_weights(like: Array, points: Array, old: Any, unit: Any) -> Array:
+    """(..., new, old): the weights of the old points in new points (..., new) between them.
+
+    A weight falls linearly with the distance, to 0 at distance 1. Points are counted in units of
+    1 / unit, which keeps them whole numbers: exact for every size and precision, and free of
+    symbolic fractions while a graph is traced. Those outside count as being at the border.
     """
     xp = namespace(like)
-    unit = 2 * new
     old_points = xp.arange(old, device=device(like)) * unit
-    new_points = xp.arange(new, device=device(like)) * (2 * old) + (old - new)
-    new_points = xp.minimum(xp.clip(new_points, min=0), old_points[-1:])
-    distances = xp.abs(new_points[:, None] - old_points[None, :])
+    points = xp.minimum(xp.clip(points, min=0), old_points[-1:])
+    distances = xp.abs(points[..., None] - old_points)
     return cast(xp, xp.clip(unit - distances, min=0), like.dtype) / unit
 
 
