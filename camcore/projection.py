@@ -27,6 +27,7 @@ from camcore._arrays import (
     cast,
     check_channels,
     check_features,
+    divide,
     floating_kernel,
     known,
     namespace,
@@ -40,7 +41,6 @@ Gram = Literal["space", "channels"]
 _ROUNDS, _SQUARES_IN_A_ROUND, _STEPS = 2, 6, 3
 _MOST_POINTS_TO_SQUARE, _KRYLOV_DIMENSIONS = 512, 32
 _UNCORRELATED = 1e-3
-_TINY = 1e-300  # nothing beside any number but zero
 
 
 @floating_kernel
@@ -245,7 +245,7 @@ def _dominant(matrix: Array) -> Array:
 
 def _scale(matrix: Array) -> Array:
     """The matrix over its largest entry: its first eigenvalue is 1 to n; zeros stay zeros."""
-    return matrix / (namespace(matrix).max(matrix, axis=(-2, -1), keepdims=True) + _TINY)
+    return divide(matrix, namespace(matrix).max(matrix, axis=(-2, -1), keepdims=True))
 
 
 def _longest_row(matrix: Array) -> Array:
@@ -259,7 +259,7 @@ def _longest_row(matrix: Array) -> Array:
 def _unit(vector: Array) -> Array:
     """The vector (..., 1, n) of length one; zeros stay zeros."""
     xp = namespace(vector)
-    return vector / (xp.sqrt(xp.sum(vector * vector, axis=-1, keepdims=True)) + _TINY)
+    return divide(vector, xp.sqrt(xp.sum(vector * vector, axis=-1, keepdims=True)))
 
 
 def _first_eigenvector(kernel: Array) -> Array:

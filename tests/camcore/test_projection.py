@@ -1,5 +1,6 @@
 """Projections against the singular value decomposition, and their own laws."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 import camcore
 from tests.backends import TOLERANCE, Backend
-from tests.camcore import references
+from tests.camcore import exporting, references
 from tests.camcore.strategies import features
 
 Kernel = Callable[..., Any]
@@ -276,3 +277,27 @@ def test_jax_without_float64_is_refused() -> None:
             pytest.raises(camcore.InputError, match="jax_enable_x64"),
         ):
             camcore.first_component(x)
+
+
+class Components(torch.nn.Module):
+    """Each way to find a component."""
+
+    def forward(self, features: torch.Tensor) -> tuple[Any, ...]:
+        return (
+            camcore.eigencam(features, gram="space"),
+            camcore.eigencam(features, gram="channels"),
+            camcore.kpcacam(features),
+        )
+
+
+@pytest.mark.parametrize("side", [4, 24])
+def test_constant_features_give_zeros_in_a_file(side: int) -> None:
+    """An exporter drops a number below 1e-8 from a sum, so that no such number keeps from 0 / 0."""
+    features = torch.rand(4, 3, side, side, generator=torch.Generator().manual_seed(0))
+    run = exporting.export(Components(), (features,), (None,))
+    features[0], features[1], features[2, 1, 0, 0] = 0.0, 0.1, math.nan
+    exporting.assert_same(Components(), run, (features,))
+    for maps in run((features,)):
+        np.testing.assert_allclose(maps[:2], 0, atol=1e-6)
+        assert np.isnan(maps[2]).all()
+        assert np.abs(maps[3]).max() > 0.1
