@@ -185,7 +185,8 @@ def _attempt(action: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
         reason = str(error).strip().partition("\n")[0]
         if not isinstance(error, CamcoreError):
             reason = f"{type(error).__name__}: {reason}"
-        inapplicable = isinstance(error, ExportError) and reason.startswith("cam needs")
+        wants = ("cam needs", "legrad explains")
+        inapplicable = isinstance(error, ExportError) and reason.startswith(wants)
         return None, {
             "outcome": "not applicable" if inapplicable else "failed",
             "reason": reason,

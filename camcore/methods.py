@@ -5,12 +5,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from camcore import fullgrad, projection, weighting
+from camcore import attention, fullgrad, projection, weighting
 from camcore._arrays import Array
 from camcore.errors import unknown_name
 from camcore.scaling import How
 
-Needs = Literal["activations", "gradients", "class_weights", "noisy_gradients", "bias_gradients"]
+Needs = Literal[
+    "activations",
+    "gradients",
+    "class_weights",
+    "noisy_gradients",
+    "bias_gradients",
+    "attention_gradients",
+]
+
+# What a kernel is told of the layer, by whoever calls it.
+_OF_THE_LAYER = {"spatial_ndim", "prefix_tokens"}
 
 
 @dataclass(frozen=True)
@@ -20,8 +30,9 @@ class Method:
     The kernel takes activations (..., C, *S) and what else the method `needs`: nothing, their
     gradients of the same shape, the classifier's weights (..., C), or the gradients
     (n, ..., C, *S) at n noisy images; it returns raw maps (..., *S). FullGrad's takes, in place of
-    activations, the biases (C,) of each layer. `passes` is what it costs beside the prediction; a
-    method that is not `class_specific` gives the same map for every class.
+    activations, the biases (C,) of each layer, LeGrad's gradients of an attention
+    (..., heads, T, T) and the grid of its patches. `passes` is what it costs beside the prediction;
+    a method that is not `class_specific` gives the same map for every class.
 
     `relu`, the `target` that is explained and how the maps of several layers `combine` are the
     method's defaults; `sampling` are options of whoever calls the kernel.
@@ -55,7 +66,7 @@ class Method:
         return {
             name: parameter.default
             for name, parameter in inspect.signature(self.kernel).parameters.items()
-            if parameter.kind is parameter.KEYWORD_ONLY and name != "spatial_ndim"
+            if parameter.kind is parameter.KEYWORD_ONLY and name not in _OF_THE_LAYER
         } | self.sampling
 
 
@@ -224,6 +235,14 @@ METHODS: dict[str, Method] = {
             paper="https://arxiv.org/abs/1905.00780",
             relu=False,
             combine="sum",
+        ),
+        Method(
+            "legrad",
+            attention.legrad,
+            needs="attention_gradients",
+            summary="vision transformers: how far attending to each patch raises the score",
+            passes="one backward pass of the layers behind the first attention",
+            paper="https://arxiv.org/abs/2404.03214",
         ),
         Method(
             "randomcam",

@@ -5,6 +5,7 @@ common end: rectify, scale, resize, average over layers. Each is also what is ex
 and returns tuples of tensors and knows nothing of files.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,7 +36,8 @@ class Request:
 
     Of each of the `layers`, `layouts` tells where its points are, and `grams` which matrix of inner
     products is the smaller one. For FullGrad the first layer is the image, of no name, and `biases`
-    are those of the others.
+    are those of the others. LeGrad's layers are those that attend, each as often as it does, and
+    the layouts are those of the keys. `notes` are for the card.
     """
 
     subject: Subject
@@ -52,6 +54,7 @@ class Request:
     combine: How = "mean"
     eigen_smooth: bool = False
     aug_smooth: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def spatial_axes(self) -> range:
@@ -65,7 +68,13 @@ class Request:
             options = dict(self.options, spatial_ndim=len(self.spatial_axes))
             first = partial(fullgrad_input, **options)
             return [first, *[partial(self.method.kernel, **options) for _ in self.biases]]
+        if self.method.needs == "attention_gradients":
+            return [self._attention_kernel(layout) for layout in self.layouts]
         return [self._kernel(gram) for gram in self.grams]
+
+    def _attention_kernel(self, layout: Layout) -> Callable[..., Tensor]:
+        options = dict(self.options, prefix_tokens=layout.prefix)
+        return lambda gradients: self.method.kernel(gradients, layout.grid, **options)
 
     def _kernel(self, gram: Gram) -> Callable[..., Tensor]:
         options = {k: v for k, v in self.options.items() if k not in self.method.sampling}
@@ -87,6 +96,8 @@ class Request:
         size = tuple(image.shape[axis] for axis in self.spatial_axes) if self.full_size else None
         rank = len(self.spatial_axes)
         options: dict[str, Any] = {"relu": self.relu, "normalize": self.normalize}
+        if self.method.needs == "attention_gradients":
+            maps = [_unscaled_mean(maps, rank)]
         if len(maps) == 1:
             finished: Tensor = postprocess(maps[0], size, spatial_ndim=rank, **options)
             return finished
@@ -120,6 +131,13 @@ class Request:
         post = ("relu", "normalize", "combine", "eigen_smooth", "aug_smooth")
         target = {"target": self.subject.target.name}
         return self.options | target | {name: getattr(self, name) for name in post}
+
+
+def _unscaled_mean(maps: Sequence[Tensor], rank: int) -> Tensor:
+    """The mean of maps (B, K, *S), on the finest of their grids."""
+    finest = max((each.shape[-rank:] for each in maps), key=lambda grid: math.prod(grid))
+    alike = [each if each.shape[-rank:] == finest else resize(each, finest) for each in maps]
+    return aggregate(alike, how="mean")  # type: ignore[no-any-return]
 
 
 class Body(nn.Module):
@@ -291,6 +309,19 @@ class FullGradBody(GradientBody):
         return list(values)
 
 
+class AttentionBody(GradientBody):
+    """Raw maps from the gradients at attention weights: one tail pass, K passes back."""
+
+    def raw_maps(self, seen: Any, classes: Tensor) -> list[Tensor]:
+        _, saved = seen
+        rows = classes.t()
+        found = self.backward_pass(rows.reshape(-1), *self._repeat_saved(saved, classes.shape[1]))
+        return [
+            kernel(gradient.reshape(*rows.shape, *gradient.shape[1:])).transpose(0, 1)
+            for kernel, gradient in zip(self._kernels, found, strict=True)
+        ]
+
+
 class ClassWeightBody(Body):
     """Maps from activations and the classifier's weights: no pass but the prediction's."""
 
@@ -314,7 +345,12 @@ def check_combination(request: Request) -> None:
     """Raises an `InputError` for options that do not go together."""
     if request.combine not in get_args(How):
         raise InputError(f"expected combine to be one of {get_args(How)}, got {request.combine!r}")
-    if len(request.layers) > 1 and not request.full_size:
+    attention = request.method.needs == "attention_gradients"
+    if attention and request.combine != "mean":
+        raise InputError(
+            f"{request.method.name} is the mean over its layers, got combine {request.combine!r}"
+        )
+    if len(request.layers) > 1 and not request.full_size and not attention:
         raise InputError(
             f"maps of {len(request.layers)} layers have different sizes and are combined at image "
             "size: leave full_size on, or give one layer"

@@ -13,9 +13,11 @@ from torch import Tensor, fx, nn
 import camcore
 from camcore.card import Card, ImageSpec
 from camcore.errors import ExportError, InputError, unknown_name
+from camcore.export.attention import find_attentions
 from camcore.export.biases import find_biases
 from camcore.export.bodies import (
     ActivationBody,
+    AttentionBody,
     Body,
     ClassWeightBody,
     FullGradBody,
@@ -125,7 +127,8 @@ def explain(
             first; only the shapes matter.
         method: a name of `camcore.methods.METHODS`.
         layer: the name of the module to explain, as in `model.named_modules()`, or several; None
-            takes the last one whose output lies on the image's grid.
+            takes the last one whose output lies on the image's grid. For `legrad`, modules with
+            attention in them; None takes all.
         target: what is explained: a name of `camcore.export.targets.TARGETS`, or any function from
             the model's output to scores (B, N) or (B,); None takes the method's default, which is
             the class's logit for most.
@@ -214,7 +217,7 @@ def explain(
     height, width = (None, None) if traced.dynamic_size else traced.size[-2:]
     card = Card(
         method=method,
-        layer=", ".join(layers or request.layers) if not request.biases else "every bias",
+        layer=_card_layer(request, layers),
         image=replace(
             spec,
             height=height,
@@ -229,10 +232,18 @@ def explain(
         class_names=tuple(class_names) if class_names is not None else None,
         map_size="image" if full_size else "feature",
         options=request.described(),
-        notes=traced.notes,
+        notes=(*traced.notes, *request.notes),
         versions={"camcore": camcore.__version__, "torch": str(torch.__version__)},
     )
     return Explained(body, request, card).eval()
+
+
+def _card_layer(request: Request, asked: Sequence[str]) -> str:
+    if request.biases:
+        return "every bias"
+    if request.method.needs == "attention_gradients" and not asked:
+        return "every attention"
+    return ", ".join(asked or request.layers)
 
 
 def _trace(request: Request, dynamic_size: bool | None) -> Trace:
@@ -273,6 +284,8 @@ def _compose(asked: Request, traced: Trace) -> tuple[Request, Body]:
     """The request with its layers found, and the body that answers it."""
     if asked.method.needs == "bias_gradients":
         return _compose_fullgrad(asked, traced)
+    if asked.method.needs == "attention_gradients":
+        return _compose_legrad(asked, traced)
     graph = traced.graph
     layers = asked.layers or (default_layer(traced),)
     activations = [find_activation(traced, layer) for layer in layers]
@@ -282,14 +295,9 @@ def _compose(asked: Request, traced: Trace) -> tuple[Request, Body]:
             "once"
         )
     layouts = tuple(layout_of(traced, activation) for activation in activations)
-    # A layer behind another one is a value inside the tail, which has its gradient all the same.
-    behind = [
-        any(node in dependents([other]) for other in activations if other is not node)
-        for node in activations
-    ]
-    order = sorted(range(len(activations)), key=behind.__getitem__)
-    roots = [activations[n] for n in order if not behind[n]]
-    inner = [activations[n] for n in order if behind[n]]
+    _check_grids(traced, layouts)
+    order, count = _roots_first(activations)
+    roots, inner = ([activations[n] for n in part] for part in (order[:count], order[count:]))
     request = replace(
         asked,
         layers=tuple(layers[n] for n in order),
@@ -306,6 +314,43 @@ def _compose(asked: Request, traced: Trace) -> tuple[Request, Body]:
     gradient = _gradient(request, parts, roots, inner)
     body = NoisyBody if needs == "noisy_gradients" else GradientBody
     return request, body(request, parts, len(roots), gradient)
+
+
+def _check_grids(traced: Trace, layouts: Sequence[Layout]) -> None:
+    """Tokens are laid out on a grid that is read off the example, which has one size."""
+    if traced.dynamic_size and any(layout.kind == "tokens" for layout in layouts):
+        raise ExportError(
+            "a row of tokens fills the grid of one image size, and height and width are to be "
+            "free: leave dynamic_size out, or set it to False"
+        )
+
+
+def _roots_first(nodes: Sequence[fx.Node]) -> tuple[list[int], int]:
+    """The order of values in which those that depend on no other come first, and their number.
+
+    A layer behind another one is a value inside the tail, which has its gradient all the same.
+    """
+    reached = {node: dependents([node]) for node in nodes}
+    behind = [any(node in reached[other] for other in nodes if other is not node) for node in nodes]
+    return sorted(range(len(nodes)), key=behind.__getitem__), behind.count(False)
+
+
+def _compose_legrad(asked: Request, traced: Trace) -> tuple[Request, Body]:
+    """LeGrad's layers: those named that attend, or all that do."""
+    found, notes = find_attentions(traced, asked.layers)
+    _check_grids(traced, [attention.layout for attention in found])
+    order, count = _roots_first([attention.weights for attention in found])
+    request = replace(
+        asked,
+        layers=tuple(found[n].layer for n in order),
+        layouts=tuple(found[n].layout for n in order),
+        notes=notes,
+    )
+    weights = [found[n].weights for n in order]
+    roots, inner = weights[:count], weights[count:]
+    parts = _cut_with_inner(traced.graph, roots, inner)
+    gradient = _gradient(request, parts, roots, inner)
+    return request, AttentionBody(request, parts, count, gradient)
 
 
 def _compose_fullgrad(asked: Request, traced: Trace) -> tuple[Request, Body]:

@@ -94,11 +94,19 @@ def _layout_of_map(node: fx.Node, shape: tuple[int, ...], size: tuple[int, ...])
 
 
 def _layout_of_tokens(node: fx.Node, shape: tuple[int, ...], size: tuple[int, ...]) -> Layout | str:
+    layout = find_token_grid(node, shape[1], size)
+    if isinstance(layout, Layout):
+        return layout
+    return f"its output {_show(('B', *shape[1:]))} is no row of tokens that fills a grid"
+
+
+def find_token_grid(node: fx.Node, tokens: int, size: tuple[int, ...]) -> Layout | str:
+    """The layout of that many tokens, which lead to a value, or why they have none."""
     for grid in _grids_before(node, size):
-        prefix = shape[1] - math.prod(grid)
+        prefix = tokens - math.prod(grid)
         if 0 <= prefix <= _MOST_PREFIX_TOKENS and math.prod(grid) > 1:
             return Layout("tokens", len(size), grid, prefix)
-    return f"its output {_show(('B', *shape[1:]))} is no row of tokens that fills a grid"
+    return f"its {tokens} tokens fill no grid"
 
 
 def _unless_a_point(layout: Layout, grid: Sequence[int]) -> Layout | str:

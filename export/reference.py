@@ -4,6 +4,7 @@ Nothing of the traced graphs is used here: what the file is compared with must n
 mistakes.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from camcore.export.bodies import Request
+from camcore.export.watch import AttentionWatch
 
 
 class Reference(NamedTuple):
@@ -73,13 +75,19 @@ class _Run:
         image, *others = inputs
         # The image has no name among the layers, and no module whose output it is.
         delta = torch.zeros_like(image, requires_grad=image.is_floating_point())
-        layers = [layer for layer in request.layers if layer]
-        with _recorded(model, layers) as recorded, torch.enable_grad():
-            *outputs, ranking, self.scores = request.subject(image + delta, *others)
-        recorded[""] = [_Recorded(image, delta)]
+        if request.method.needs == "attention_gradients":
+            tokens = [layout.prefix + math.prod(layout.grid) for layout in request.layouts]
+            with AttentionWatch(model, request.layers, tokens) as watch, torch.enable_grad():
+                *outputs, ranking, self.scores = request.subject(image + delta, *others)
+            self.layers = [_Recorded(each.detach(), each) for each in watch.deltas()]
+        else:
+            layers = [layer for layer in request.layers if layer]
+            with _recorded(model, layers) as recorded, torch.enable_grad():
+                *outputs, ranking, self.scores = request.subject(image + delta, *others)
+            recorded[""] = [_Recorded(image, delta)]
+            self.layers = [recorded[layer][-1] for layer in request.layers]
         self.outputs = tuple(output.detach() for output in outputs)
         self.ranking = ranking.detach()
-        self.layers = [recorded[layer][-1] for layer in request.layers]
         self._contrast = request.subject.target.contrast
 
     def gradients(self, classes: Tensor) -> tuple[Tensor, ...]:
@@ -98,6 +106,11 @@ class _Run:
 def _raw_maps(request: Request, runs: list[_Run], classes: Tensor) -> list[Tensor]:
     """The raw map (B, *S) of one class per image, (B, 1), at each layer."""
     plain, *noisy = runs
+    if request.method.needs == "attention_gradients":
+        return [
+            kernel(gradient.reshape(len(classes), -1, *gradient.shape[-2:]))
+            for kernel, gradient in zip(request.kernels(), plain.gradients(classes), strict=True)
+        ]
     arguments = [
         [layout.channels_first(layer.value)]
         for layout, layer in zip(request.layouts, plain.layers, strict=True)

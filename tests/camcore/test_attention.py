@@ -41,6 +41,24 @@ def test_layers_and_targets_are_leading_axes(backend: Backend) -> None:
     backend.assert_close(one, backend.numpy(maps)[1, 1].reshape(4), "float32")
 
 
+def test_the_class_tokens_query_alone(backend: Backend) -> None:
+    """Where no other query bears on the score, it is the same map but for the mean's divisor."""
+    G = np.random.default_rng(0).normal(size=(2, 3, 7, 7))
+    only = np.where(np.arange(7)[:, None] == 0, G, 0.0)
+    for gradients in (G, only):
+        alone = camcore.legrad(backend.array(gradients), (2, 3), queries="class")
+        whole = camcore.legrad(backend.array(only), (2, 3))
+        backend.assert_close(alone, 7 * backend.numpy(whole), "float32")
+
+
+def test_queries_are_all_or_the_class_tokens(backend: Backend) -> None:
+    G = backend.array(np.ones((2, 5, 5)))
+    with pytest.raises(camcore.InputError, match="'all' or 'class', got 'cls'"):
+        camcore.legrad(G, (2, 2), queries="cls")  # type: ignore[arg-type]
+    with pytest.raises(camcore.InputError, match="wants a class token"):
+        camcore.legrad(backend.array(np.ones((2, 4, 4))), (2, 2), prefix_tokens=0, queries="class")
+
+
 def test_wrong_shapes_are_refused(backend: Backend) -> None:
     for shape in [(5, 5), (2, 5, 6)]:
         with pytest.raises(camcore.InputError, match=r"\(..., heads, T, T\), got"):

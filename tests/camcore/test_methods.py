@@ -28,6 +28,7 @@ def test_the_methods_by_name() -> None:
         "finercam",
         "refinecam",
         "fullgrad",
+        "legrad",
         "randomcam",
     ]
     assert all(name == method.name for name, method in camcore.METHODS.items())
@@ -39,6 +40,7 @@ ARRAYS = {
     "class_weights": ["activations", "class_weights"],
     "noisy_gradients": ["activations", "gradients"],
     "bias_gradients": ["biases", "gradients"],
+    "attention_gradients": ["gradients", "grid"],
 }
 
 
@@ -52,7 +54,8 @@ def test_a_row_fits_its_kernel(method: camcore.Method) -> None:
     ]
     assert arrays == ARRAYS[method.needs]
     own = [name for name in method.options if name not in method.sampling]
-    assert list(parameters)[len(arrays) :] == ["spatial_ndim", *own]
+    of_the_layer = "prefix_tokens" if "grid" in arrays else "spatial_ndim"
+    assert list(parameters)[len(arrays) :] == [of_the_layer, *own]
     assert re.fullmatch(r"https://\S+", method.paper)
     assert method.summary
     assert method.passes
@@ -69,7 +72,8 @@ def test_weights_fit_their_kernel() -> None:
     for method in camcore.METHODS.values():
         if method.weights is None:
             assert (
-                method.kernel.__module__ in {"camcore.projection", "camcore.fullgrad"}
+                method.kernel.__module__.rpartition(".")[2]
+                in {"projection", "fullgrad", "attention"}
                 or method.sampling
             )
             continue
@@ -87,6 +91,7 @@ def test_options_are_the_kernels_own() -> None:
     assert camcore.get_method("eigencam").options == {"gram": None}
     assert camcore.get_method("kpcacam").options == {"gamma": None, "coef": 1.0}
     assert camcore.get_method("fem").options == {"k": 2.0}
+    assert camcore.get_method("legrad").options == {"queries": "all"}
     assert camcore.get_method("randomcam").options == {"seed": 0}
 
 

@@ -85,11 +85,11 @@ def assert_same(module: Explain, program: Any, inputs: tuple[Tensor, ...]) -> No
     np.testing.assert_array_equal(ran_classes, classes.numpy())
 
 
-# The others take gradients of other shapes; FullGrad's terms are below.
+# The others take gradients of other shapes; FullGrad's terms and LeGrad are below.
 ALIKE = [
     name
     for name, method in camcore.METHODS.items()
-    if method.needs not in {"noisy_gradients", "bias_gradients"}
+    if method.needs not in {"noisy_gradients", "bias_gradients", "attention_gradients"}
 ]
 
 

@@ -23,7 +23,7 @@ image_utils = pytest.importorskip("pytorch_grad_cam.utils.image")
 
 # pytorch-grad-cam's class for each method. It has no CAM, for that is not for arbitrary heads, no
 # activation map, no Smooth Grad-CAM++, and its RandomCAM has no seed.
-WITHOUT_A_PEER = {"cam", "activation", "randomcam", "smoothgradcam++"}
+WITHOUT_A_PEER = {"cam", "activation", "randomcam", "smoothgradcam++", "legrad"}
 # Of another target, of several layers, of every bias: beside the peer's whole classes in
 # tests/export.
 WHOLE = {"finercam", "refinecam", "fullgrad"}

@@ -46,6 +46,7 @@ def test_every_method_of_the_registry_is_tested_here() -> None:
     assert {kernel.__module__ for kernel in elsewhere} == {
         "camcore.projection",
         "camcore.fullgrad",
+        "camcore.attention",
     }
 
 

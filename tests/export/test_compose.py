@@ -34,8 +34,9 @@ def exact(model: nn.Module, layer: str, image: Tensor, ids: Any, **options: Any)
     return explain_by_hand(twin, layer, image.double(), torch.as_tensor(ids), **options)
 
 
-# Of another target, of noisy images, of several layers or all: see test_bodies.py.
-BEYOND = {"finercam", "smoothgradcam++", "refinecam", "fullgrad"}
+# Of another target, of noisy images, of several layers or all: see test_bodies.py. Of attention:
+# see test_attention.py.
+BEYOND = {"finercam", "smoothgradcam++", "refinecam", "fullgrad", "legrad"}
 # `cam` only works right before the pooling.
 PLACES = [
     (method, layer)

@@ -1,0 +1,130 @@
+"""Watching attention, for the reference: the user's own model, eagerly, in the plain form."""
+
+import math
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from camcore.errors import ExportError
+
+_FUSED = F.scaled_dot_product_attention
+_SOFTMAXES = {F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax}
+
+
+class AttentionWatch(TorchFunctionMode):
+    """While it lasts, self-attention of some layers is noted, with a zero added to its weights.
+
+    The weights are those after the softmax, (B, heads, T, T) or (B * heads, T, T). Whatever form
+    the model calls attention in, it is computed in the plain one.
+
+    Args:
+        model: it is watched, not changed.
+        layers: innermost modules that attend, each as often as it does.
+        tokens: for each of them, T.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[str], tokens: Sequence[int]) -> None:
+        super().__init__()
+        self._model = model
+        self._layers = tuple(layers)
+        self._tokens = dict(zip(layers, tokens, strict=True))
+        self._inside: list[str] = []
+        self._handles: list[Any] = []
+        self._deltas: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+
+    def __enter__(self) -> "AttentionWatch":
+        for layer in self._deltas:
+            module = self._model.get_submodule(layer)
+            self._handles += [
+                module.register_forward_pre_hook(
+                    lambda *_, layer=layer: self._inside.append(layer)
+                ),
+                module.register_forward_hook(lambda *_: self._leave()),
+            ]
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+        for handle in self._handles:
+            handle.remove()
+
+    def _leave(self) -> None:
+        self._inside.pop()
+
+    def deltas(self) -> list[Tensor]:
+        """The zeros, one for each of the layers; they have the gradients of the weights.
+
+        Raises:
+            ExportError: a layer attended more often, or less, than in the traced graph.
+        """
+        for layer, deltas in self._deltas.items():
+            if len(deltas) != self._layers.count(layer):
+                raise ExportError(
+                    f"{layer or 'the model'} attends {self._layers.count(layer)} times in the "
+                    f"traced graph and {len(deltas)} times eagerly, so nothing could be proven: "
+                    "it computes attention in a way that cannot be watched. Choose other layers"
+                )
+        left = {layer: iter(deltas) for layer, deltas in self._deltas.items()}
+        return [next(left[layer]) for layer in self._layers]
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is _FUSED:
+            return self._attend(*args, **kwargs)
+        if func in _SOFTMAXES:
+            return self._perturbed(func(*args, **kwargs))
+        if func is F.multi_head_attention_forward:
+            # What it calls in its turn does not come by here.
+            plain = {"scaled_dot_product_attention": self._attend, "softmax": self._softmax}
+            with patch.dict(vars(F), plain):
+                return func(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _softmax(self, x: Tensor, dim: int) -> Tensor:
+        return self._perturbed(torch.softmax(x, dim))
+
+    def _attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        watched = self._is_watched(query.shape[-2], key.shape[-2])
+        if is_causal or enable_gqa or not watched:
+            options: dict[str, Any] = {"scale": scale, "enable_gqa": enable_gqa}
+            return _FUSED(query, key, value, attn_mask, dropout_p, is_causal, **options)
+        scores = query @ key.transpose(-2, -1) * (scale or 1 / math.sqrt(query.shape[-1]))
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            scores = scores.where(attn_mask, -math.inf)
+        elif attn_mask is not None:
+            scores = scores + attn_mask
+        return self._perturbed(scores.softmax(-1)) @ value
+
+    def _perturbed(self, weights: Tensor) -> Tensor:
+        if weights.ndim < 3 or not self._is_watched(*weights.shape[-2:]):
+            return weights
+        delta = torch.zeros_like(weights, requires_grad=True)
+        self._deltas[self._inside[-1]].append(delta)
+        return weights + delta
+
+    def _is_watched(self, queries: int, keys: int) -> bool:
+        return bool(self._inside) and queries == keys == self._tokens[self._inside[-1]]
