@@ -108,7 +108,7 @@ def spread_nonfinite(maps: Array, /, *, spatial_ndim: int) -> Array:
 def largest(values: Array, count: Any, /) -> Array:
     """The places of the `count` largest of values (..., C), int64 (..., count), in ascending order.
 
-    Of equal values the first ones are taken, and NaN before all others, in every library and every
+    Of equal values the first ones are taken, and NaN counts as infinity, in every library and every
     runtime: their sorts agree on values, but not on the order of what is equal.
     """
     xp = namespace(values)

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from camcore import _arrays
 from camcore.errors import InputError
@@ -45,6 +47,22 @@ def test_a_cast_to_the_same_dtype_is_the_same_array(backend: Backend) -> None:
 def test_divide_by_zero_is_the_numerator(backend: Backend) -> None:
     quotient = _arrays.divide(backend.array([0.0, 3.0, 3.0]), backend.array([0.0, 0.0, 2.0]))
     backend.assert_close(quotient, [0.0, 3.0, 1.5], "float32")
+
+
+@given(data=st.data())
+def test_the_largest_and_of_equal_ones_the_first(backend: Backend, data: st.DataObject) -> None:
+    values = st.sampled_from([-np.inf, -1.0, -0.0, 0.0, 2.0, np.inf, np.nan])
+    length = 5 if backend.name == "jax" else data.draw(st.integers(1, 7))
+    count = 2 if backend.name == "jax" else data.draw(st.integers(1, length))
+    rows = data.draw(st.lists(st.lists(values, min_size=length, max_size=length), min_size=1))
+    rows = rows[:1] if backend.name == "jax" else rows
+    expected = []
+    for row in rows:
+        # NaN counts as infinity.
+        order = sorted(range(length), key=lambda k: (-(row[k] if row[k] == row[k] else np.inf), k))
+        expected.append(sorted(order[:count]))
+    actual = _arrays.largest(backend.array(np.asarray(rows)), count)
+    backend.assert_close(actual, expected, "int64")
 
 
 def test_relu_keeps_nan(backend: Backend) -> None:

@@ -28,15 +28,19 @@ def uniform(seed: int, length: int = MANY) -> np.ndarray:
     return result
 
 
+def permuted(number: int, key: int) -> int:
+    """The permutation with exact integers of any size."""
+    for constant in (314159265, 271828182, 1414213562):
+        number = pow(number + key + constant, 5, PRIME)
+    return (number + key) % PRIME
+
+
+def key_of(seed: int) -> int:
+    return permuted(seed // PRIME + permuted(seed % PRIME, 0), 0)
+
+
 def hash_of(number: int, seed: int) -> int:
-    """The same permutation with exact integers of any size."""
-
-    def permute(number: int, key: int) -> int:
-        for constant in (314159265, 271828182, 1414213562):
-            number = pow(number + key + constant, 5, PRIME)
-        return (number + key) % PRIME
-
-    return permute(number, permute(seed // PRIME + permute(seed % PRIME, 0), 0))
+    return permuted(number, key_of(seed))
 
 
 @given(seed=st.integers(-(2**70), 2**70), length=st.integers(0, 50))
@@ -46,6 +50,14 @@ def test_the_numbers_are_those_of_exact_integers(backend: Backend, seed: int, le
     actual = camcore.uniform_noise(backend.array(np.zeros(length), "float32"), seed=seed)
     expected = [(hash_of(2 * n, seed) >> 7) / 2**24 for n in range(length)]
     np.testing.assert_array_equal(backend.numpy(actual), expected)
+
+
+def test_rows_are_those_of_exact_integers(backend: Backend) -> None:
+    """A row's key is the hash of its index, under which its numbers are hashed in turn."""
+    indices = [0, 1, 5, PRIME - 1]
+    rows = noise.integer_rows(backend.array(np.asarray(indices)), 6, seed=-3)
+    expected = [[permuted(n, permuted(i, key_of(-3))) for n in range(6)] for i in indices]
+    backend.assert_close(rows, expected, "int64")
 
 
 def test_the_permutation_overflows_nowhere() -> None:
