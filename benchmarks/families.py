@@ -35,27 +35,17 @@ class Family:
         """The model in eval mode, with weights that tell a right map from a wrong one."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
-            model = self.make()
+            model = self.make().eval()
             _enliven(model)
-            norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-            for norm in norms:
-                norm.momentum = None  # the plain average
-                # Branches that begin at nothing stay small, or depth turns rounding into chaos.
-                low, high = (0.5, 1.5) if norm.weight.any() else (0.1, 0.3)
-                nn.init.uniform_(norm.weight, low, high)
-                nn.init.normal_(norm.bias, std=0.2)
-            if norms:
-                model.train()
-                with torch.no_grad():
-                    model(self.images(8))
-        return model.eval()
+            _calibrate(model, self.images(32))
+        return model
 
     def images(self, batch: int) -> Tensor:
         """Smooth random images (B, 3, H, W), with some noise."""
         generator = torch.Generator().manual_seed(SEED)
         coarse = torch.randn(batch, 3, 4, 4, generator=generator)
         smooth = F.interpolate(coarse, size=(self.size, self.size), mode="bilinear")
-        return 2 * smooth + 0.3 * torch.randn(smooth.shape, generator=generator)
+        return 2 * smooth + 0.5 * torch.randn(smooth.shape, generator=generator)
 
 
 def _enliven(model: nn.Module) -> None:
@@ -70,6 +60,28 @@ def _enliven(model: nn.Module) -> None:
             nn.init.normal_(parameter, std=0.1)
         elif 0 < size < 1e-3 and bool((parameter == parameter.flatten()[0]).all()):
             nn.init.constant_(parameter, 0.5)
+
+
+def _calibrate(model: nn.Module, images: Tensor) -> None:
+    """Give batch norms weights of their own, and the statistics of images.
+
+    Untrained, a deep network may turn rounding errors into percents: each kink of a ReLU adds to
+    them, and so does each channel whose variance was estimated from a handful of values. So most
+    values are moved off the kink, and the images are many.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.momentum = None  # the plain average
+        # Branches that begin at nothing stay small.
+        low, high = (0.5, 1.5) if norm.weight.any() else (0.1, 0.3)
+        nn.init.uniform_(norm.weight, low, high)
+        nn.init.normal_(norm.bias, mean=0.5, std=0.2)
+        norm.train()
+    if norms:
+        with torch.no_grad():
+            model(images)
+    for norm in norms:
+        norm.eval()
 
 
 def _torchvision(name: str, earlier: str, size: int = 64, **options: Any) -> Family:
