@@ -351,7 +351,8 @@ def run(
 
     In the JSON, peak is where the map is highest, x and y in the pixels of the image, and null for
     a map that is the same everywhere. score is null, and predictions are none, where the model does
-    not score classes as a whole, as in segmentation; target is what the maps explain.
+    not score classes as a whole, as in segmentation. output names the model's output that the maps
+    explain, null if it is something made of all of them, and target says what of it.
     """
     with _needs("run"):
         from camcore.adapters import images as image_files
@@ -391,7 +392,12 @@ def run(
             result["overlay"] = str(pictures[number])
         results.append(result)
 
-    record = {"file": str(file), "target": tables.target_of(runner.card), "images": results}
+    record = {
+        "file": str(file),
+        "output": runner.card.explained,
+        "target": tables.target_of(runner.card),
+        "images": results,
+    }
     text = json.dumps(_finite(record), indent=2, allow_nan=False)
     if json_path == _STDOUT:
         sys.stdout.write(text + "\n")

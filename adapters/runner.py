@@ -180,8 +180,9 @@ def class_index(card: Card, name: str) -> int:
 def class_scores(card: Card, explanation: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
     """The scores (B, N) of the classes among what a file gave, None where it gives none.
 
-    A segmentation model gives scores for pixels, and some targets make their own scores inside the
-    graph. Where several outputs look like scores, there is no telling which of them is explained.
+    They are the output that is explained. But a segmentation model gives scores for pixels, and
+    some targets make their own scores inside the graph. Where the card does not name the output, it
+    is the only one that looks like scores.
 
     >>> card = Card("gradcam", "layer4", ImageSpec(None, None), 2, ("out", "classes"))
     >>> class_scores(card, {"out": np.array([[0.5, 2.0]]), "classes": np.array([[1]])})
@@ -191,7 +192,8 @@ def class_scores(card: Card, explanation: Mapping[str, NDArray[Any]]) -> NDArray
     """
     if card.options.get("target", "logit") not in _TARGETS_BY_CLASS:
         return None
-    own = [explanation[name] for name in card.outputs if name not in ("classes", "saliency_map")]
+    names = card.own_outputs if card.explained is None else [card.explained]
+    own = [explanation[name] for name in names]
     found = [
         output.reshape(len(output), -1)
         for output in own

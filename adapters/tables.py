@@ -40,6 +40,11 @@ def target_of(card: Card) -> str:
     return str(card.options.get("target", "logit"))
 
 
+def _chosen_output(card: Card) -> str | None:
+    """The output that is explained, where there is a choice."""
+    return card.explained if len(card.own_outputs) > 1 else None
+
+
 def target_suffix(card: Card) -> str:
     """What stands behind the layer where something else than a logit is explained."""
     target = target_of(card)
@@ -72,6 +77,9 @@ def predictions_table(result: Mapping[str, Any], card: Card) -> Group:
 
 def _prediction_notes(card: Card, scored: bool) -> Iterator[str]:
     target = target_of(card)
+    output = _chosen_output(card)
+    if output is not None:
+        yield f"The model gives {', '.join(card.own_outputs)}; explained is {output}."
     if target != "logit":
         yield f"The maps show {_TARGETS.get(target, f'the target {target}')}."
     method = METHODS.get(card.method)
@@ -92,7 +100,7 @@ def card_table(file: Path, card: Card) -> Table:
         "model": card.model or "unnamed",
         "method": card.method,
         "layer": card.layer,
-        "target": target_of(card),
+        "target": " of ".join(filter(None, (target_of(card), _chosen_output(card)))),
         "options": _pairs(_own_options(card)) or "none",
         "maps": _maps(card),
         "classes": f"{card.num_classes}: {', '.join(names[:3])}{more}",

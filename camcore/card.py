@@ -54,9 +54,10 @@ class ImageSpec:
 class Card:
     """Everything a runner needs to know about an exported file.
 
-    `inputs` and `outputs` are the graph's, in order; `map_size` is `image` or `feature`; `options`
-    are those of the method and of its post-processing; `proof` says what the file was checked
-    against and the worst relative error found.
+    `inputs` and `outputs` are the graph's, in order; `explained` is that of the outputs which the
+    maps explain, None where they explain something made of all of them; `map_size` is `image` or
+    `feature`; `options` are those of the method and of its post-processing; `proof` says what the
+    file was checked against and the worst relative error found.
     """
 
     method: str
@@ -65,6 +66,7 @@ class Card:
     num_classes: int
     outputs: tuple[str, ...]
     inputs: tuple[str, ...] = ("image", "class_ids")
+    explained: str | None = None
     model: str = ""
     class_names: tuple[str, ...] | None = None
     map_size: str = "image"
@@ -73,6 +75,11 @@ class Card:
     proof: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
+
+    @property
+    def own_outputs(self) -> tuple[str, ...]:
+        """The outputs that are the model's."""
+        return tuple(name for name in self.outputs if name not in ("classes", "saliency_map"))
 
     def to_json(self) -> str:
         """The card as JSON text, keys sorted."""

@@ -37,7 +37,7 @@ from camcore.export.layers import (
     layout_of,
     usable_layers,
 )
-from camcore.export.subject import MODEL, Subject, named_outputs
+from camcore.export.subject import MODEL, Subject, name_inputs, named_outputs
 from camcore.export.targets import Target, get_target
 from camcore.export.trace import Trace, check_model, first_line, outputs_of, trace
 from camcore.methods import get_method
@@ -213,7 +213,7 @@ def explain(
         raise InputError(
             f"{len(class_names)} class names were given for a model of {num_classes} classes"
         )
-    input_names = [f"input_{n}" for n in range(1, len(inputs))]
+    output_names, explained_output = _output_names(request)
     height, width = (None, None) if traced.dynamic_size else traced.size[-2:]
     card = Card(
         method=method,
@@ -226,8 +226,9 @@ def explain(
             dtype="uint8" if pixels else "float32",
         ),
         num_classes=num_classes,
-        outputs=(*_output_names(request), "classes", "saliency_map"),
-        inputs=("image", *input_names, "class_ids"),
+        outputs=(*output_names, "classes", "saliency_map"),
+        inputs=("image", *name_inputs(model, len(inputs) - 1, output_names), "class_ids"),
+        explained=explained_output,
         model=model_name or type(model).__name__,
         class_names=tuple(class_names) if class_names is not None else None,
         map_size="image" if full_size else "feature",
@@ -404,12 +405,13 @@ def _gram(activation: fx.Node, layout: Layout) -> Gram:
     return "space" if math.prod(sizes) // channels <= channels else "channels"
 
 
-def _output_names(request: Request) -> tuple[str, ...]:
-    """The names of the model's own outputs, which only a run of it tells."""
+def _output_names(request: Request) -> tuple[tuple[str, ...], str | None]:
+    """The names of the model's own outputs, which only a run of it tells, and the explained one."""
     with torch.no_grad():
         subject = request.subject
         image, *others = request.inputs
-        return tuple(named_outputs(subject.user_model(subject.prepared(image), *others)))
+        returned = subject.user_model(subject.prepared(image), *others)
+        return tuple(named_outputs(returned)), subject.explained_output(returned)
 
 
 def _as_inputs(example: Any) -> tuple[Tensor, ...]:

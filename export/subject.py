@@ -1,8 +1,9 @@
 """The subject: what is traced. The model, with its image prepared and its outputs in a row."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from inspect import signature
 from keyword import iskeyword
 from typing import Any
 
@@ -12,6 +13,12 @@ from torch import Tensor, nn
 from camcore.card import ImageSpec
 from camcore.errors import ExportError, UnknownNameError, unknown_name
 from camcore.export.targets import Target
+
+# Names of the graph that are the explanation's own.
+_CONTRACT = {"image", "class_ids", "classes", "saliency_map"}
+
+# What a tuple or a mapping calls its methods: results have their outputs as fields.
+_METHODS = {"count", "index", "get", "items", "keys", "values"}
 
 # The name under which the subject holds the user's model; names of layers are relative to it.
 MODEL = "model"
@@ -77,6 +84,12 @@ class Subject(nn.Module):
         scaled = image.to(self._dtype) / 255
         return ((scaled - mean) / std).permute(0, 3, 1, 2)
 
+    def explained_output(self, returned: Any) -> str | None:
+        """The name of the output that is explained, None where the target makes its own of all."""
+        if self.target.takes_everything:
+            return None
+        return pick_output(named_outputs(returned), self._output)
+
     def scores_of(self, returned: Any) -> tuple[Tensor, Tensor]:
         """What the classes are ranked by, and what is explained, both (B, N).
 
@@ -113,7 +126,8 @@ def named_outputs(returned: Any) -> dict[str, Tensor]:
     """The tensors that a model returned, in order, with names: a single one is called `scores`.
 
     Dictionaries, named tuples and data classes keep their names, other sequences count: `output_0`,
-    `output_1`.
+    `output_1`. Names that a field cannot have (`class`, `a.b`, `items`) are changed: to
+    `output_class`, `a_b`, `output_items`.
 
     Raises:
         ExportError: something in it is no tensor, or there is none.
@@ -130,7 +144,7 @@ def named_outputs(returned: Any) -> dict[str, Tensor]:
             f"{[name for name, _ in flat]} become {[_as_name(name) for name, _ in flat]}. Wrap the "
             "model in a module that calls them otherwise"
         )
-    taken = {"classes", "saliency_map", "image", "class_ids"} & set(found)
+    taken = _CONTRACT & set(found)
     if taken:
         raise ExportError(
             f"the model's own outputs are called {sorted(taken)}, as the explanation's are. Wrap "
@@ -165,7 +179,28 @@ def _flatten(name: str, value: Any) -> list[tuple[str, Tensor]]:
 def _as_name(name: str) -> str:
     """The name with nothing in it that a field of a record may not have."""
     plain = re.sub(r"\W", "_", name).lstrip("_")
-    return plain if plain.isidentifier() and not iskeyword(plain) else f"output_{plain}"
+    fit = plain.isidentifier() and not iskeyword(plain) and plain not in _METHODS
+    return plain if fit else f"output_{plain}"
+
+
+def name_inputs(model: nn.Module, count: int, outputs: Iterable[str]) -> tuple[str, ...]:
+    """Names for so many inputs behind the image: those of the parameters of the model's `forward`.
+
+    An input is called `input_1`, `input_2` by its place where there is no parameter of its own
+    (`*args`), or one whose name is the explanation's or an output's.
+    """
+    taken = _CONTRACT | set(outputs)
+    parameters = signature(model.forward).parameters.values()
+    own = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    names: list[str] = []
+    for place in range(1, count + 1):
+        name = own[place] if place < len(own) else ""
+        if not name or name in taken:
+            name = f"input_{place}"
+        while name in taken or name in names or (name in own and own.index(name) != place):
+            name += "_"
+        names.append(name)
+    return tuple(names)
 
 
 def pick_output(outputs: Mapping[str, Tensor], output: str | int | None) -> str:

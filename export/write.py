@@ -129,12 +129,12 @@ def _strip(model: ir.Model) -> None:
 
 
 def _free_names(graph: ir.Graph) -> None:
-    """Rename what has the name of an output by chance: a model may call its own `mean`."""
+    """Rename what has the name of an input or output by chance: a model may call its own `mean`."""
     inside = [value for node in graph.all_nodes() for value in node.outputs]
     inside += graph.initializers.values()
-    outputs = {value.name: value for value in graph.outputs}
+    ports = {value.name: value for value in [*graph.inputs, *graph.outputs]}
     for value in inside:
-        if value.name in outputs and value is not outputs[value.name]:
+        if value.name in ports and value is not ports[value.name]:
             value.name = f"{value.name}.inner"
 
 

@@ -20,8 +20,10 @@ from camcore.adapters import Explanation, cli, load
 from camcore.adapters.images import prepare, read_image
 from camcore.card import Card, ImageSpec
 from camcore.errors import ExportError, ProofError
+from camcore.export import explain, save
 from camcore.export.layers import LayerInfo
 from camcore.export.targets import TARGETS
+from tests.adapters.nets import build_two_heads
 from tests.adapters.toy import CARD, reference, write_toy
 
 
@@ -683,7 +685,7 @@ def test_segmentation_from_model_to_overlay(
     picture = tmp_path / "o.png"
     options = ("--class", "sea", "--class", "sky", "-o", picture)
     record = json.loads(camcore("run", "s.onnx", photos[0], *options, "--json", "-").stdout)
-    assert record["target"] == "segmentation"
+    assert (record["output"], record["target"]) == ("out", "segmentation")
     (entry,) = record["images"]
     assert entry["predictions"] == []
     assert [(e["name"], e["score"]) for e in entry["explained"]] == [("sea", None), ("sky", None)]
@@ -736,14 +738,36 @@ def test_overlay_of_maps_as_the_method_gives_them(photos: list[Path]) -> None:
     assert explained["peak"] == {"x": pytest.approx(x, abs=0.06), "y": pytest.approx(y, abs=0.06)}
 
 
+def test_the_explained_one_of_two_outputs_that_look_alike(
+    photos: list[Path], tmp_path: Path
+) -> None:
+    """Both are scores (B, 3), and the second is asked for."""
+    file = tmp_path / "two.onnx"
+    model = build_two_heads().eval()
+    example = torch.zeros(1, 3, 24, 24)
+    spec = ImageSpec(None, None, resize=24, crop=(24, 24))
+    save(explain(model, example, output="breed", image_spec=spec), file)
+    assert re.search(r"target\s.*logit of breed", done(camcore("inspect", file)))
+    record = json.loads(camcore("run", file, photos[0], "--json", "-").stdout)
+    assert record["output"] == "breed"
+    array, _ = prepare(read_image(photos[0]), spec)
+    scores = model(torch.from_numpy(array))["breed"][0].tolist()
+    found = {entry["class"]: entry["score"] for entry in record["images"][0]["predictions"]}
+    assert found == pytest.approx(dict(enumerate(scores)), abs=1e-4)
+    (explained,) = record["images"][0]["explained"]
+    assert explained["class"] == scores.index(max(scores))
+    text = " ".join(done(camcore("run", file, photos[0])).split())
+    assert "The model gives species, breed; explained is breed." in text
+
+
 def test_model_of_several_inputs_is_left_to_python(
     with_table_folder: Path, photos: list[Path]
 ) -> None:
     file = with_table_folder / "table.onnx"
     message = failed(camcore("run", file, photos[0]))
-    assert f"{file} takes input_1 beside the image, which the command line cannot give." in message
-    assert f"camcore.adapters.load('{file}')(image, input_1=...)" in message
-    assert "image, input_1, class_ids" in done(camcore("inspect", file))
+    assert f"{file} takes table beside the image, which the command line cannot give." in message
+    assert f"camcore.adapters.load('{file}')(image, table=...)" in message
+    assert "image, table, class_ids" in done(camcore("inspect", file))
 
 
 def test_export_of_a_model_of_several_inputs_is_left_to_python(tmp_path: Path) -> None:

@@ -330,9 +330,9 @@ def test_further_inputs_by_position_and_by_name(with_table_folder: Path, suffix:
     tensors = torch.from_numpy(image()), torch.from_numpy(table()[:, ::-1].copy()).flip(1)
     for again in (
         runner(image(), table(), class_ids=[2, -1]),
-        runner(image(), input_1=table(), class_ids=[2, -1]),
-        runner(image(), [2, -1], input_1=table()[:, ::-1][:, ::-1]),
-        runner(image=image(), input_1=table(), class_ids=[2, -1]),
+        runner(image(), table=table(), class_ids=[2, -1]),
+        runner(image(), [2, -1], table=table()[:, ::-1][:, ::-1]),
+        runner(image=image(), table=table(), class_ids=[2, -1]),
         runner(tensors[0], tensors[1], torch.tensor([2, -1])),
     ):
         for name in given:
@@ -347,20 +347,20 @@ def test_further_inputs_by_position_and_by_name(with_table_folder: Path, suffix:
         (
             (),
             {},
-            "0 inputs were given behind image and 0 by name; the file takes image, input_1, c",
+            "0 inputs were given behind image and 0 by name; the file takes image, table, ",
         ),
-        (([0],), {}, r"input_1 is list; expected an array of the image's library with 2 rows"),
-        ((None,), {}, "input_1 is NoneType"),
-        ((torch.zeros(2, 2),), {}, "input_1 is Tensor; expected an array of the image's library"),
-        ((table(3),), {}, r"input_1 is float32 \(3, 2\); expected .* 2 rows, as image has"),
-        ((np.float32(1),), {}, r"input_1 is float32 \(\); expected"),
-        ((np.array(1.0),), {}, r"input_1 is float64 \(\); expected"),
-        ((table() * np.nan,), {}, "input_1 is float32 .* holds NaN or infinity"),
+        (([0],), {}, r"table is list; expected an array of the image's library with 2 rows"),
+        ((None,), {}, "table is NoneType"),
+        ((torch.zeros(2, 2),), {}, "table is Tensor; expected an array of the image's library"),
+        ((table(3),), {}, r"table is float32 \(3, 2\); expected .* 2 rows, as image has"),
+        ((np.float32(1),), {}, r"table is float32 \(\); expected"),
+        ((np.array(1.0),), {}, r"table is float64 \(\); expected"),
+        ((table() * np.nan,), {}, "table is float32 .* holds NaN or infinity"),
         ((table(), 0, 1), {}, "3 inputs were given behind image"),
         ((table(), 0), {"class_ids": 0}, "2 inputs were given behind image"),
-        ((table(), 0), {"input_1": table()}, "2 inputs were given behind image and 1 by name"),
-        ((), {"input_2": table()}, "unknown input 'input_2'; nearest: input_1"),
-        ((table()[:, :1],), {}, r"failed on an image of shape .*, input_1 of shape \(2, 1\)"),
+        ((table(), 0), {"table": table()}, "2 inputs were given behind image and 1 by name"),
+        ((), {"tables": table()}, "unknown input 'tables'; nearest: table"),
+        ((table()[:, :1],), {}, r"failed on an image of shape .*, table of shape \(2, 1\)"),
     ],
 )
 def test_wrong_further_inputs(
@@ -385,7 +385,7 @@ def test_further_input_on_another_device(
 ) -> None:
     asked = iter([(1, 0), (2, 0)])
     monkeypatch.setattr(torch.Tensor, "__dlpack_device__", lambda self: next(asked))
-    with pytest.raises(InputError, match=r"input_1 lies on CUDA.*or move input_1"):
+    with pytest.raises(InputError, match=r"table lies on CUDA.*or move table"):
         load(with_table_folder / "table.onnx")(torch.zeros(2, 3, 8, 9), torch.zeros(2, 2))
 
 
@@ -410,12 +410,15 @@ def shaped(card: Card, **shapes: tuple[int, ...]) -> Any:
     return class_scores(replace(card, outputs=tuple(outputs)), outputs)
 
 
-def test_scores_are_told_by_their_shape() -> None:
+def test_scores_are_told_by_their_name_or_else_by_their_shape() -> None:
     assert (shaped(CARD, embedding=(2, 8), logits=(2, 4), hidden=(2, 4, 4)) == 1).all()
     assert shaped(CARD, scores=(2, 4)).shape == (2, 4)
     assert shaped(CARD, embedding=(2, 8)) is None
     assert shaped(CARD, out=(2, 4, 6, 6), aux=(2, 4, 6, 6)) is None
     assert shaped(CARD, left=(2, 4), right=(2, 4)) is None
+    chosen = replace(CARD, explained="right")
+    assert (shaped(chosen, left=(2, 4), right=(2, 4)) == 1).all()
+    assert shaped(chosen, left=(2, 4), right=(2, 4, 6, 6)) is None
     one = replace(CARD, num_classes=1)
     assert shaped(one, scores=(2,)).shape == (2, 1)
     assert shaped(one, scores=(2, 1)).shape == (2, 1)

@@ -105,7 +105,15 @@ def test_card_table_says_what_the_maps_are() -> None:
         "by the first component, mean over six variants of the image",
     ]
     assert row(lines, "inputs") == ["inputs", "image, input_1, class_ids"]
-    plain = printed(tables.card_table(Path("a.onnx"), CARD))
+    outputs = ("species", "breed", "classes", "saliency_map")
+    lines = printed(tables.card_table(Path("a.onnx"), replace(CARD, outputs=outputs)))
+    assert row(lines, "target") == ["target", "logit"]
+    card = replace(CARD, outputs=outputs, explained="breed")
+    assert row(printed(tables.card_table(Path("a.onnx"), card)), "target") == [
+        "target",
+        "logit of breed",
+    ]
+    plain = printed(tables.card_table(Path("a.onnx"), replace(CARD, explained="scores")))
     assert row(plain, "target") == ["target", "logit"]
     assert row(plain, "options") == ["options", "none"]
     assert row(plain, "maps") == ["maps", "in [0, 1], at image size"]

@@ -70,6 +70,7 @@ cards = st.builds(
         crop=st.none() | st.tuples(st.integers(1, 999), st.integers(1, 999)),
     ),
     outputs=st.lists(st.text(), max_size=4).map(tuple),
+    explained=st.none() | st.text(),
     class_names=st.none() | st.lists(st.text(), max_size=4).map(tuple),
     options=st.dictionaries(st.text(), numbers | st.booleans()),
     notes=st.lists(st.text(), max_size=2).map(tuple),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from camcore.card import ImageSpec
 from camcore.errors import ExportError, InputError, UnknownNameError
 from camcore.export import Explained, explain, save
-from camcore.export.subject import Subject, named_outputs, pick_output
+from camcore.export.subject import Subject, name_inputs, named_outputs, pick_output
 from camcore.export.targets import TARGETS
 from tests.export.models import Classifier, build, images
 from tests.export.oracle import TOLERANCE, maps_by_hand, run_any_file, worst_error
@@ -120,6 +120,48 @@ def test_picking_an_index_that_does_not_exist(output: int) -> None:
         pick_output({"a": A, "b": B, "c": C}, output)
 
 
+@pytest.mark.parametrize("name", ["count", "index", "get", "items", "keys", "values"])
+def test_names_of_methods_are_changed(name: str) -> None:
+    assert named_outputs({"logits": A, name: B}) == {"logits": A, f"output_{name}": B}
+
+
+def any_number(image: Tensor, *others: Tensor) -> Tensor:
+    return image
+
+
+def two_named(x: Tensor, mask: Tensor, /, age: Tensor, *, flag: bool = False) -> Tensor:
+    return x
+
+
+def of_the_contract(x: Tensor, image: Tensor, class_ids: Tensor, scores: Tensor) -> Tensor:
+    return x
+
+
+def numbered(x: Tensor, image: Tensor, input_1: Tensor) -> Tensor:
+    return x
+
+
+@pytest.mark.parametrize(
+    ("forward", "outputs", "names"),
+    [
+        (two_named, ("scores",), ("mask", "age")),
+        (two_named, ("mask", "z"), ("input_1", "age")),
+        (any_number, ("scores",), ("input_1", "input_2")),
+        (any_number, ("scores", "input_2"), ("input_1", "input_2_")),
+        (of_the_contract, ("scores",), ("input_1", "input_2", "input_3")),
+        (of_the_contract, ("logits",), ("input_1", "input_2", "scores")),
+        (numbered, ("scores",), ("input_1_", "input_1")),
+        (numbered, ("input_1",), ("input_1_", "input_2")),
+    ],
+)
+def test_inputs_have_the_names_of_their_parameters(
+    forward: Any, outputs: tuple[str, ...], names: tuple[str, ...]
+) -> None:
+    model = nn.Module()
+    model.forward = forward  # type: ignore[method-assign]
+    assert name_inputs(model, len(names), outputs) == names
+
+
 def test_picking_a_name_that_does_not_exist() -> None:
     with pytest.raises(UnknownNameError, match="unknown output 'logit'; nearest: logits"):
         pick_output({"logits": A, "boxes": B}, "logit")
@@ -206,6 +248,7 @@ def test_every_output_is_returned_as_it_is(returning: Any) -> None:
     for field, value in named_outputs(plain).items():
         assert torch.equal(getattr(given, field), value)
     assert explained.card.num_classes == pick(plain).shape[1]
+    assert torch.equal(named_outputs(plain)[explained.card.explained], pick(plain))
     expected = maps_by_hand(model, [LAYER], [image], IDS, lambda r, c: pick(r)[0, c])
     assert worst_error(given.saliency_map.numpy(), expected) < TOLERANCE
     assert np.abs(expected[0, 0] - expected[1, 1]).max() > 0.05  # the same class
@@ -293,7 +336,7 @@ def test_several_inputs(with_vector: Any) -> None:
     assert worst_error(given.saliency_map.numpy(), expected) < TOLERANCE
     assert torch.equal(explained(*inputs, torch.tensor(IDS)).saliency_map, given.saliency_map)
     assert torch.equal(explained(*inputs).classes[:, 0], given.scores.argmax(1))
-    assert explained.card.inputs == ("image", "input_1", "input_2", "class_ids")
+    assert explained.card.inputs == ("image", "vector", "ids", "class_ids")
 
 
 def test_the_other_inputs_matter_to_the_map(with_vector: Any) -> None:
@@ -312,6 +355,30 @@ def test_several_inputs_of_a_file(with_vector: Any, suffix: str, tmp_path: Path)
     expected = maps_by_hand(model, ["conv"], inputs, IDS, lambda z, c: z[0, c])
     assert worst_error(scores, model(*inputs).detach().numpy()) < 1e-5
     assert worst_error(maps, expected) < TOLERANCE
+
+
+class Weighted(nn.Module):
+    """An input with the name of a weight, and one with that of an operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = features()
+        self.bias = nn.Parameter(torch.randn(4, 5))
+
+    def forward(self, x: Tensor, bias: Tensor, mean: Tensor) -> Tensor:
+        z: Tensor = self.net(x) + bias @ self.bias
+        return z - z.mean(1, keepdim=True) * mean[:, None]
+
+
+def test_names_of_inputs_that_the_model_has_otherwise(tmp_path: Path) -> None:
+    model = build(Weighted)
+    inputs = images(2, 3, 28, 20), torch.randn(3, 4), torch.rand(3)
+    explained = explain(model, tuple(value[:1] for value in inputs))
+    assert explained.card.inputs == ("image", "bias", "mean", "class_ids")
+    path = tmp_path / "weighted.onnx"
+    save(explain(model, (EXAMPLE, *(value[:1] for value in inputs[1:]))), path)
+    given = run_any_file(path, *inputs, torch.tensor(IDS))
+    assert worst_error(given["scores"], model(*inputs).detach().numpy()) < 1e-5
 
 
 @pytest.mark.parametrize("count", [0, 1, 4])

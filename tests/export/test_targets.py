@@ -200,6 +200,7 @@ def test_the_best_class_of_a_function_is_that_of_its_own_values() -> None:
     assert torch.equal(given.classes[:, 0], differences(model(image)).argmax(dim=1))
     assert torch.equal(given.scores, model(image))
     assert explained.card.options["target"] == "custom differences"
+    assert explained.card.explained is None
 
 
 def test_a_function_is_given_all_that_the_model_returns() -> None:
