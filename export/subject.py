@@ -112,7 +112,8 @@ class Subject(nn.Module):
             raise ExportError(
                 f"the target {self.target.name!r} makes a tensor of rank {ranking.ndim} of the "
                 f"model's outputs {shapes}, expected scores (B, N) or (B,). Choose an output or a "
-                "target that fits; for a segmentation model, target='segmentation'"
+                "target that fits; for a segmentation model, target='segmentation'; a loss wants "
+                "reduction='none'"
             )
         return ranking, self.target.explained(ranking)
 

@@ -70,6 +70,10 @@ TARGETS: dict[str, Target] = {
 def get_target(target: str | Target | Callable[[Any], Tensor]) -> Target:
     """A target by name, or any function from the model's output to scores (B, N) or (B,).
 
+    A function is given as many rows as the file will be given images: a loss wants
+    `reduction="none"`, and a label for each row, as in
+    `lambda out: -F.cross_entropy(out, label.expand(out.shape[0]), reduction="none")`.
+
     Raises:
         UnknownNameError: no such target; the message lists the nearest names.
         InputError: neither a name nor a function.

@@ -22,6 +22,17 @@ _ASSERTIONS = {
     torch.ops.aten.sym_constrain_range_for_size.default,
 }
 
+# Losses, for targets: kept whole, torch 2.15 gives them the wrong shape when it traces the graph
+# again, that of their mean.
+_LOSSES = (
+    torch.ops.aten.cross_entropy_loss.default,
+    torch.ops.aten.nll_loss_nd.default,
+    torch.ops.aten.nll_loss.default,
+    torch.ops.aten.nll_loss2d.default,
+    torch.ops.aten.nll_loss_forward.default,
+    torch.ops.aten.nll_loss2d_forward.default,
+)
+
 # A size that nothing else in a model has.
 _BATCH = 23
 
@@ -182,7 +193,9 @@ def _capture(model: nn.Module, inputs: tuple[Tensor, ...], *, free: Sequence[int
         # own, not the tracer's.
         model(*(value[:1] for value in inputs))
         exported = torch.export.export(model, inputs, dynamic_shapes=shapes)
-        graph = exported.run_decompositions({}).module(check_guards=False)
+        known = torch.export.default_decompositions()
+        losses = {loss: known[loss] for loss in _LOSSES}
+        graph = exported.run_decompositions(losses).module(check_guards=False)
     assert isinstance(graph, fx.GraphModule)
     return without_assertions(_frozen(graph))
 

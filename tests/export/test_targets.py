@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from camcore.errors import ExportError, InputError, UnknownNameError
 from camcore.export import Explained, explain, save
@@ -222,6 +223,50 @@ def test_a_function_is_given_all_that_the_model_returns() -> None:
     expected = maps_by_hand(model, [layer], [image], ids, lambda out, c: out["logits"][0, c] ** 2)
     given = explained(image, torch.tensor(ids)).saliency_map
     assert worst_error(given.numpy(), expected) < TOLERANCE
+
+
+LABEL = torch.tensor([3])
+WEIGHTS = torch.tensor([1.0, 2.0, 0.5, 3.0, 1.5])
+LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
+    "cross entropy": lambda z: -F.cross_entropy(z, LABEL.expand(z.shape[0]), reduction="none"),
+    "weighted": lambda z: (
+        -F.cross_entropy(z, LABEL.expand(z.shape[0]), weight=WEIGHTS, reduction="none")
+    ),
+    "smoothed": lambda z: (
+        -F.cross_entropy(z, LABEL.expand(z.shape[0]), label_smoothing=0.2, reduction="none")
+    ),
+    "soft labels": lambda z: (
+        -F.cross_entropy(z, WEIGHTS.expand(z.shape) / WEIGHTS.sum(), reduction="none")
+    ),
+    "likelihood": lambda z: (
+        -F.nll_loss(z.log_softmax(1), z.new_full((z.shape[0],), 3).long(), reduction="none")
+    ),
+    "own best": lambda z: F.cross_entropy(z, z.argmax(1), reduction="none"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [(name, ".onnx") for name in LOSSES] + [("cross entropy", ".pt"), ("cross entropy", ".pt2")],
+)
+def test_losses_as_targets(name: str, suffix: str, tmp_path: Path) -> None:
+    loss, model = LOSSES[name], build(classifier)
+    explained = explain(model, EXAMPLE, layer=LAYER, target=loss)
+    assert explained.card.num_classes == 1
+    save(explained, tmp_path / f"model{suffix}")
+    image = images(4, 3, 28, 20)
+    _, classes, maps = run_any_file(
+        tmp_path / f"model{suffix}", image, torch.tensor([[0]])
+    ).values()
+    expected = maps_by_hand(model, [LAYER], [image], [[0]] * 3, lambda z, c: loss(z.float())[0])
+    assert not classes.any()
+    assert worst_error(maps, expected) < TOLERANCE
+    assert np.abs(expected[0] - expected[1]).max() > 0.05
+
+
+def test_the_mean_of_a_loss_is_no_score_of_an_image() -> None:
+    with pytest.raises(ExportError, match=r"rank 0.*a loss wants reduction='none'"):
+        explain(build(classifier), EXAMPLE, target=lambda z: F.cross_entropy(z, z.argmax(1)))
 
 
 def test_scaling_the_logits_changes_no_map_of_a_logit() -> None:
