@@ -17,6 +17,7 @@ from camcore.errors import (
     UnknownNameError,
 )
 from camcore.fullgrad import fullgrad_bias, fullgrad_input
+from camcore.guided import guided_backprop, guided_gradcam
 from camcore.layouts import channels_last_to_first, tokens_to_grid
 from camcore.masking import (
     iscam_masks,
@@ -116,6 +117,8 @@ __all__ = [
     "gradcam_plus_plus",
     "gradcam_plus_plus_weights",
     "gradcam_weights",
+    "guided_backprop",
+    "guided_gradcam",
     "hirescam",
     "hirescam_weights",
     "iscam_masks",

@@ -26,6 +26,7 @@ from camcore._arrays import (
 )
 from camcore.errors import InputError
 from camcore.projection import first_component
+from camcore.weighting import weighted_sum
 
 
 def ablate(
@@ -76,6 +77,51 @@ def ablation_weights(score: Array, ablated: Array, /, *, eps: float = 1e-7) -> A
         )
     y = score[..., None]
     return divide(y - ablated, namespace(score).abs(y) + eps)
+
+
+@floating_kernel
+def linear_ablation(
+    activations: Array, gradients: Array, score: Array, /, *, spatial_ndim: int = 2
+) -> Array:
+    """The scores (..., C) without each channel, where the score is linear in the activations.
+
+    `score` (...) is that of the whole activations, `gradients` are the score's, of the activations'
+    shape. A channel's contribution is then the sum of its gradient times activation, and setting it
+    to 0 takes just that away: y_c = y - sum over S of G_c A_c.
+
+    >>> import numpy as np
+    >>> A = np.asarray([[1.0, 2.0], [3.0, 4.0]])  # with y = 2 (1 + 2) + 1 (3 + 4)
+    >>> linear_ablation(A, np.asarray([[2.0, 2], [1, 1]]), np.asarray(13.0), spatial_ndim=1)
+    array([7., 6.])
+    """
+    check_channels(activations, spatial_ndim=spatial_ndim)
+    contributions = gradients * activations
+    return score[..., None] - namespace(score).sum(contributions, axis=space(spatial_ndim))
+
+
+@floating_kernel
+def ablationcam(
+    activations: Array,
+    score: Array,
+    ablated: Array,
+    /,
+    *,
+    spatial_ndim: int = 2,
+    eps: float = 1e-7,
+) -> Array:
+    """Ablation-CAM, raw maps (..., *S): n channels weighted by how much the score needs them.
+
+    `activations` (..., n, *S) are those of the channels that were ablated, one at a time; `score`
+    (...) and `ablated` (..., n) are as in `ablation_weights`.
+
+    Source: Desai and Ramaswamy 2020, https://doi.org/10.1109/WACV45572.2020.9093360
+
+    >>> import numpy as np
+    >>> ablationcam(np.ones((2, 4, 4)), np.asarray(2.0), np.asarray([1.0, 2.0])).shape
+    (4, 4)
+    """
+    weights = ablation_weights(score, ablated, eps=eps)
+    return weighted_sum(activations, weights, spatial_ndim=spatial_ndim)
 
 
 def channels_to_ablate(activations: Array, /, *, ratio: float, spatial_ndim: int = 2) -> Array:

@@ -31,6 +31,7 @@ from camcore._arrays import (
 from camcore.errors import InputError
 from camcore.scaling import Size, interpolation_weights, resize
 from camcore.targets import probability as softmax
+from camcore.weighting import weighted_sum
 
 
 @floating_kernel
@@ -185,6 +186,66 @@ def iscam_weights(scores: Array, /) -> Array:
     return _mean_softmax(scores)
 
 
+@floating_kernel
+def scorecam(activations: Array, scores: Array, /, *, spatial_ndim: int = 2) -> Array:
+    """Score-CAM, raw maps (..., *S): n channels weighted by the score of what they show.
+
+    `activations` are (..., n, *S), `scores` (..., n) those of the image behind each channel's mask.
+
+    Source: Wang et al. 2020, https://arxiv.org/abs/1910.01279
+
+    >>> import numpy as np
+    >>> scorecam(np.ones((2, 4, 4)), np.asarray([1.0, 3.0])).shape
+    (4, 4)
+    """
+    return weighted_sum(activations, scorecam_weights(scores), spatial_ndim=spatial_ndim)
+
+
+@floating_kernel
+def sscam(activations: Array, scores: Array, /, *, spatial_ndim: int = 2) -> Array:
+    """SS-CAM, raw maps (..., *S): as Score-CAM, of scores (n_samples, ..., n) of noisy masks.
+
+    Source: Wang et al. 2020, https://arxiv.org/abs/2006.14255
+
+    >>> import numpy as np
+    >>> sscam(np.ones((2, 4, 4)), np.asarray([[1.0, 3.0], [2.0, 4.0]])).shape
+    (4, 4)
+    """
+    return weighted_sum(activations, sscam_weights(scores), spatial_ndim=spatial_ndim)
+
+
+@floating_kernel
+def iscam(activations: Array, scores: Array, /, *, spatial_ndim: int = 2) -> Array:
+    """IS-CAM, raw maps (..., *S): as Score-CAM, of scores (n_samples, ..., n) of growing masks.
+
+    Source: Naidu et al. 2020, https://arxiv.org/abs/2010.03023
+
+    >>> import numpy as np
+    >>> iscam(np.ones((2, 4, 4)), np.asarray([[1.0, 3.0], [2.0, 4.0]])).shape
+    (4, 4)
+    """
+    return weighted_sum(activations, iscam_weights(scores), spatial_ndim=spatial_ndim)
+
+
+def reciprocam(scores: Array, shape: tuple[Any, ...], /) -> Array:
+    """Recipro-CAM, raw maps (..., *S): each point's value is the score of that point alone.
+
+    `scores` (..., n) are those of the n points of the shape S, as `point_masks` counts them.
+
+    Source: Byun and Lee 2022, https://arxiv.org/abs/2209.14074, and for tokens 2023,
+    https://arxiv.org/abs/2310.02588
+
+    >>> import numpy as np
+    >>> reciprocam(np.ones((4, 6)), (2, 3)).shape
+    (4, 2, 3)
+    """
+    if not agree(scores.shape[-1], math.prod(shape)):
+        raise InputError(
+            f"expected a score for each point of {show(shape)}, got {show(scores.shape)}"
+        )
+    return namespace(scores).reshape(scores, (*scores.shape[:-1], *shape))
+
+
 def point_masks(
     points: Array, shape: tuple[Any, ...], like: Array, /, *, gaussian: bool = False
 ) -> Array:
@@ -264,7 +325,7 @@ def rise_masks(
 
 
 @floating_kernel
-def rise_map(sums: Array, /, *, n_masks: int, probability: float = 0.5) -> Array:
+def rise_map(sums: Array, /, *, n_masks: int = 4000, probability: float = 0.5) -> Array:
     """RISE, raw maps (..., H, W): the masks' mean, weighted by score, over their expected value.
 
     `sums` (..., H, W) are the sums of score times mask over all `n_masks`, added up in as many

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from camcore import attention, fullgrad, projection, weighting
+from camcore import ablation, attention, fullgrad, guided, masking, projection, weighting
 from camcore._arrays import Array
 from camcore.errors import unknown_name
 from camcore.scaling import How
@@ -16,7 +16,13 @@ Needs = Literal[
     "class_weights",
     "noisy_gradients",
     "bias_gradients",
+    "guided_gradients",
+    "gradients_and_guided_gradients",
     "attention_gradients",
+    "ablated_scores",
+    "masked_scores",
+    "point_scores",
+    "random_mask_scores",
 ]
 
 # What a kernel is told of the layer, by whoever calls it.
@@ -31,8 +37,9 @@ class Method:
     gradients of the same shape, the classifier's weights (..., C), or the gradients
     (n, ..., C, *S) at n noisy images; it returns raw maps (..., *S). FullGrad's takes, in place of
     activations, the biases (C,) of each layer, LeGrad's gradients of an attention
-    (..., heads, T, T) and the grid of its patches. `passes` is what it costs beside the prediction;
-    a method that is not `class_specific` gives the same map for every class.
+    (..., heads, T, T) and the grid of its patches. Guided gradients are those at the image; the map
+    has its size, and guided backpropagation's kernel takes them alone. `passes` is what it costs
+    beside the prediction; a method that is not `class_specific` gives the same map for every class.
 
     `relu`, the `target` that is explained and how the maps of several layers `combine` are the
     method's defaults; `sampling` are options of whoever calls the kernel.
@@ -243,6 +250,97 @@ METHODS: dict[str, Method] = {
             summary="vision transformers: how far attending to each patch raises the score",
             passes="one backward pass of the layers behind the first attention",
             paper="https://arxiv.org/abs/2404.03214",
+        ),
+        Method(
+            "guided-backprop",
+            guided.guided_backprop,
+            needs="guided_gradients",
+            summary="what speaks for the class at each ReLU, down to the pixels; sum of colours",
+            passes="one backward pass of the whole model",
+            paper="https://arxiv.org/abs/1412.6806",
+        ),
+        Method(
+            "guided-gradcam",
+            guided.guided_gradcam,
+            needs="gradients_and_guided_gradients",
+            summary="guided backpropagation where Grad-CAM looks",
+            passes="one backward pass of the whole model, one of the layers behind the chosen one",
+            paper="https://arxiv.org/abs/1610.02391",
+        ),
+        Method(
+            "ablationcam",
+            ablation.ablationcam,
+            needs="ablated_scores",
+            summary="channels weighted by how much the score drops without them",
+            passes="one of the layers behind the chosen one for each channel, one pass back for "
+            "them all if those layers are linear",
+            paper="https://doi.org/10.1109/WACV45572.2020.9093360",
+            sampling={"value": 0.0, "ratio": 1.0, "chunk": 32},
+        ),
+        Method(
+            "scorecam",
+            masking.scorecam,
+            needs="masked_scores",
+            summary="channels weighted by the score of the image behind them as a mask",
+            passes="one of the model for each of `channels`, all of them by default",
+            paper="https://arxiv.org/abs/1910.01279",
+            sampling={"channels": None, "align_corners": False, "chunk": 16},
+        ),
+        Method(
+            "sscam",
+            masking.sscam,
+            needs="masked_scores",
+            summary="Score-CAM with noise on its masks",
+            passes="one of the model for each of `samples` of each of `channels`",
+            paper="https://arxiv.org/abs/2006.14255",
+            sampling={
+                "samples": 35,
+                "std": 2.0,
+                "seed": 0,
+                "channels": None,
+                "align_corners": False,
+                "chunk": 16,
+            },
+        ),
+        Method(
+            "iscam",
+            masking.iscam,
+            needs="masked_scores",
+            summary="Score-CAM with masks that grow step by step",
+            passes="one of the model for each of `samples` of each of `channels`",
+            paper="https://arxiv.org/abs/2010.03023",
+            sampling={"samples": 10, "channels": None, "align_corners": False, "chunk": 16},
+        ),
+        Method(
+            "reciprocam",
+            masking.reciprocam,
+            needs="point_scores",
+            summary="each point's score by itself",
+            passes="one of the layers behind the chosen one for each point",
+            paper="https://arxiv.org/abs/2209.14074",
+            relu=False,
+            sampling={"gaussian": False, "chunk": 32},
+        ),
+        Method(
+            "vit-reciprocam",
+            masking.reciprocam,
+            needs="point_scores",
+            summary="each token's score, with a little of its neighbours, beside the class token",
+            passes="one of the layers behind the chosen one for each token",
+            paper="https://arxiv.org/abs/2310.02588",
+            relu=False,
+            sampling={"gaussian": True, "chunk": 32},
+        ),
+        Method(
+            "rise",
+            masking.rise_map,
+            needs="random_mask_scores",
+            summary="the mean of random masks, weighted by the score of what they show; no layer",
+            passes="one of the model for each of `n_masks`",
+            paper="https://arxiv.org/abs/1806.07421",
+            relu=False,
+            target="probability",
+            sampling={"cells": 8, "seed": 0, "chunk": 16},
         ),
         Method(
             "randomcam",

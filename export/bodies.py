@@ -26,6 +26,9 @@ from camcore.projection import Gram, smooth_by_component
 from camcore.scaling import How, aggregate, normalize, postprocess, resize
 from camcore.targets import select_classes
 
+# Methods whose maps are made at the image, which is their first layer, of no name.
+GUIDED = ("guided_gradients", "gradients_and_guided_gradients")
+
 # The test-time augmentation of pytorch-grad-cam: brightness, and each of them mirrored.
 _BRIGHTNESS = (1.0, 0.9, 1.1)
 
@@ -35,9 +38,9 @@ class Request:
     """What was asked for: the proof asks eager PyTorch for the same.
 
     Of each of the `layers`, `layouts` tells where its points are, and `grams` which matrix of inner
-    products is the smaller one. For FullGrad the first layer is the image, of no name, and `biases`
-    are those of the others. LeGrad's layers are those that attend, each as often as it does, and
-    the layouts are those of the keys. `notes` are for the card.
+    products is the smaller one. For FullGrad and for guided gradients the first layer is the image,
+    of no name; `biases` are those of FullGrad's others. LeGrad's layers are those that attend, each
+    as often as it does, and the layouts are those of the keys. `notes` are for the card.
     """
 
     subject: Subject
@@ -68,6 +71,8 @@ class Request:
             options = dict(self.options, spatial_ndim=len(self.spatial_axes))
             first = partial(fullgrad_input, **options)
             return [first, *[partial(self.method.kernel, **options) for _ in self.biases]]
+        if self.method.needs in GUIDED:
+            return [partial(self.method.kernel, spatial_ndim=len(self.spatial_axes))]
         if self.method.needs == "attention_gradients":
             return [self._attention_kernel(layout) for layout in self.layouts]
         return [self._kernel(gram) for gram in self.grams]
@@ -94,6 +99,8 @@ class Request:
     def finish(self, maps: Sequence[Tensor], image: Tensor) -> Tensor:
         """Raw maps (B, K, *S), one tensor a layer, as saliency maps (B, K, H, W)."""
         size = tuple(image.shape[axis] for axis in self.spatial_axes) if self.full_size else None
+        if self.method.needs in GUIDED:
+            size = None  # they have it
         rank = len(self.spatial_axes)
         options: dict[str, Any] = {"relu": self.relu, "normalize": self.normalize}
         if self.method.needs == "attention_gradients":
@@ -309,6 +316,18 @@ class FullGradBody(GradientBody):
         return list(values)
 
 
+class GuidedBody(GradientBody):
+    """Raw maps from guided gradients at the image, and maybe Grad-CAM of a layer: K passes back."""
+
+    def raw_maps(self, seen: Any, classes: Tensor) -> list[Tensor]:
+        activations, saved = seen
+        rows = classes.t().reshape(-1)
+        found = self.backward_pass(rows, *self._repeat_saved(saved, classes.shape[1]))
+        guided, *gradients = self._by_class(found, classes.t().shape)
+        (kernel,) = self._kernels
+        return [kernel(*self._channels_first(activations)[1:], *gradients, guided).transpose(0, 1)]
+
+
 class AttentionBody(GradientBody):
     """Raw maps from the gradients at attention weights: one tail pass, K passes back."""
 
@@ -376,6 +395,8 @@ def check_combination(request: Request) -> None:
                 f"{request.method.name} needs the gradient at the image, and pixels of type uint8 "
                 "have none: leave out pixels"
             )
+    if request.method.needs in GUIDED:
+        _check_guided(request)
     noisy = request.method.needs == "noisy_gradients"
     if noisy and (request.aug_smooth or not request.inputs[0].is_floating_point()):
         raise InputError(
@@ -385,4 +406,19 @@ def check_combination(request: Request) -> None:
         raise InputError(
             "aug_smooth changes the brightness of prepared images, the graph is to take uint8: "
             "leave one of them out"
+        )
+
+
+def _check_guided(request: Request) -> None:
+    name = request.method.name
+    most = 0 if request.method.needs == "guided_gradients" else 1
+    if len(request.layers) > most:
+        takes = "one layer" if most else "no layer, for it explains the image"
+        raise InputError(f"{name} takes {takes}; got {', '.join(request.layers)}")
+    if not request.full_size:
+        raise InputError(f"{name} makes its maps at image size: leave full_size on")
+    if not request.inputs[0].is_floating_point():
+        raise InputError(
+            f"{name} needs the gradient at the image, and pixels of type uint8 have none: leave "
+            "out pixels"
         )

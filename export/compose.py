@@ -13,15 +13,18 @@ from torch import Tensor, fx, nn
 import camcore
 from camcore.card import Card, ImageSpec
 from camcore.errors import ExportError, InputError, unknown_name
+from camcore.export.affine import is_affine
 from camcore.export.attention import find_attentions
 from camcore.export.biases import find_biases
 from camcore.export.bodies import (
+    GUIDED,
     ActivationBody,
     AttentionBody,
     Body,
     ClassWeightBody,
     FullGradBody,
     GradientBody,
+    GuidedBody,
     NoisyBody,
     Request,
     check_combination,
@@ -37,6 +40,7 @@ from camcore.export.layers import (
     layout_of,
     usable_layers,
 )
+from camcore.export.passes import PASSES, LinearAblationBody, check_layout, check_passes
 from camcore.export.subject import MODEL, Subject, name_inputs, named_outputs
 from camcore.export.targets import Target, get_target
 from camcore.export.trace import Trace, check_model, first_line, outputs_of, trace
@@ -196,6 +200,8 @@ def explain(
         aug_smooth=aug_smooth,
     )
     check_combination(asked)
+    if chosen.needs in PASSES:
+        check_passes(asked)
     traced = _trace(asked, dynamic_size)
     num_classes = _count_classes(traced)
     if aug_smooth:
@@ -244,7 +250,7 @@ def _card_layer(request: Request, asked: Sequence[str]) -> str:
         return "every bias"
     if request.method.needs == "attention_gradients" and not asked:
         return "every attention"
-    return ", ".join(asked or request.layers)
+    return ", ".join(asked or filter(None, request.layers)) or "the image"
 
 
 def _trace(request: Request, dynamic_size: bool | None) -> Trace:
@@ -285,6 +291,10 @@ def _compose(asked: Request, traced: Trace) -> tuple[Request, Body]:
     """The request with its layers found, and the body that answers it."""
     if asked.method.needs == "bias_gradients":
         return _compose_fullgrad(asked, traced)
+    if asked.method.needs in GUIDED:
+        return _compose_guided(asked, traced)
+    if asked.method.needs in PASSES:
+        return _compose_passes(asked, traced)
     if asked.method.needs == "attention_gradients":
         return _compose_legrad(asked, traced)
     graph = traced.graph
@@ -376,6 +386,41 @@ def _compose_fullgrad(asked: Request, traced: Trace) -> tuple[Request, Body]:
     return request, FullGradBody(request, parts, 1, _gradient(request, parts, [image], nodes))
 
 
+def _compose_guided(asked: Request, traced: Trace) -> tuple[Request, Body]:
+    """The image, whose gradients are guided, and for Grad-CAM a layer behind it."""
+    image = traced.graph.graph.find_nodes(op="placeholder")[0]
+    layers, nodes = [""], []
+    layouts = [Layout("channels_first", len(asked.spatial_axes))]
+    if asked.method.needs == "gradients_and_guided_gradients":
+        (layer,) = asked.layers or (default_layer(traced),)
+        nodes = [find_activation(traced, layer)]
+        layers, layouts = [*layers, layer], [*layouts, layout_of(traced, nodes[0])]
+    request = replace(asked, layers=tuple(layers), layouts=tuple(layouts))
+    parts = _cut_with_inner(traced.graph, [image], nodes)
+    gradient = _gradient(request, parts, [image], nodes)
+    return request, GuidedBody(request, parts, 1, gradient)
+
+
+def _compose_passes(asked: Request, traced: Trace) -> tuple[Request, Body]:
+    """The layer whose activation is masked, or the image, and what runs the passes."""
+    if asked.method.needs == "random_mask_scores":
+        layer, node = "", traced.graph.graph.find_nodes(op="placeholder")[0]
+        layout = Layout("channels_first", len(asked.spatial_axes))
+    else:
+        (layer,) = asked.layers or (default_layer(traced),)
+        node = find_activation(traced, layer)
+        layout = layout_of(traced, node)
+    check_layout(asked.method, layer, layout)
+    grams = (_gram(node, layout),)
+    request = replace(asked, layers=(layer,), layouts=(layout,), grams=grams)
+    parts = cut(traced.graph, at=[node], kept=[node])
+    to_zero = asked.method.needs == "ablated_scores" and not asked.options["value"]
+    if to_zero and asked.subject.target.contrast is None and is_affine(parts.tail):
+        gradient = _gradient(request, parts, [node], [])
+        return request, LinearAblationBody(request, parts, 1, gradient)
+    return request, PASSES[asked.method.needs](request, parts)
+
+
 def _cut_with_inner(graph: fx.GraphModule, roots: list[fx.Node], inner: list[fx.Node]) -> Cut:
     """The cut at the roots, with a tail that returns inner values behind its outputs."""
     graph.graph.output_node().args = ((*outputs_of(graph), *inner),)
@@ -392,6 +437,7 @@ def _gradient(request: Request, parts: Cut, roots: list[fx.Node], inner: list[fx
         explained=len(outputs_of(parts.tail)) - len(inner) - 1,
         inner=len(inner),
         contrast=request.subject.target.contrast,
+        guided=request.method.needs in GUIDED,
     )
 
 

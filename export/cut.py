@@ -25,12 +25,14 @@ class Cut:
 
     `head` takes the graph's inputs and returns `(*kept, *crossing)`; `tail` takes
     `(*cut points, *crossing)` and returns what the graph returned. `crossing` are example values
-    (fake tensors, sizes) of what crosses, in order.
+    (fake tensors, sizes) of what crosses, in order, and `batch_axes` tells which axis of each
+    counts the batch, None where none does.
     """
 
     head: fx.GraphModule
     tail: fx.GraphModule
     crossing: tuple[Any, ...]
+    batch_axes: tuple[int | None, ...]
 
 
 def cut(module: fx.GraphModule, at: Sequence[fx.Node], kept: Sequence[fx.Node]) -> Cut:
@@ -74,7 +76,28 @@ def cut(module: fx.GraphModule, at: Sequence[fx.Node], kept: Sequence[fx.Node]) 
     ]
     head = _Copy(module, inputs=placeholders)
     head.output([*kept, *crossing])
-    return Cut(head.finish(), tail.finish(), tuple(value.meta["val"] for value in crossing))
+    values = tuple(value.meta["val"] for value in crossing)
+    batch = batch_symbol(at[0].meta["val"])
+    axes = tuple(_batch_axis(value, batch) for value in values)
+    return Cut(head.finish(), tail.finish(), values, axes)
+
+
+def repeat_batch(
+    values: Sequence[Any], batch_axes: Sequence[int | None], times: int | torch.SymInt
+) -> list[Any]:
+    """Values with as many copies of the whole batch, one behind the other."""
+    return [
+        value
+        if axis is None
+        else value.repeat([times if a == axis else 1 for a in range(value.ndim)])
+        for value, axis in zip(values, batch_axes, strict=True)
+    ]
+
+
+def _batch_axis(value: Any, batch: Any) -> int | None:
+    if not isinstance(value, Tensor):
+        return None
+    return next((axis for axis, size in enumerate(value.shape) if counts(size, batch)), None)
 
 
 def batch_symbol(value: Tensor) -> Any:

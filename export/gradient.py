@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -12,7 +13,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from camcore.errors import ExportError
-from camcore.export.cut import batch_symbol, counts, cut
+from camcore.export.cut import cut, repeat_batch
+from camcore.export.guided import GuidedReLUs
 from camcore.export.rules import KEPT, POOLS, RULES
 from camcore.export.trace import first_line, module_of, outputs_of
 
@@ -38,12 +40,7 @@ class Gradient:
 
     def repeat_saved(self, saved: Sequence[Any], times: int) -> list[Any]:
         """The saved values for `times` classes an image, in the order of the classes."""
-        return [
-            value
-            if axis is None
-            else value.repeat([times if a == axis else 1 for a in range(value.ndim)])
-            for value, axis in zip(saved, self.batch_axes, strict=True)
-        ]
+        return repeat_batch(saved, self.batch_axes, times)
 
 
 def trace_gradient(
@@ -54,6 +51,7 @@ def trace_gradient(
     explained: int = 0,
     inner: int = 0,
     contrast: Callable[[Tensor, Tensor], Tensor] | None = None,
+    guided: bool = False,
 ) -> Gradient:
     """Trace the gradient of a tail's scores with respect to activations.
 
@@ -65,20 +63,21 @@ def trace_gradient(
             for as well.
         contrast: a function of scores (B, N) and classes (B, 1) that is explained in place of the
             classes' scores.
+        guided: on the way to the activations, but not to the inner values, gradients go through
+            guided ReLUs.
 
     Raises:
         ExportError: an operator of the tail has no gradient, or none in forward operators; it is
-            named with its module.
+            named with its module. Or there is no ReLU to be guided.
     """
-    joint = _without_stand_ins(_trace_joint(tail, activations, crossing, explained, inner))
+    joint = _without_stand_ins(_trace_joint(tail, activations, crossing, explained, inner, guided))
     _check_rules(joint)
     count = len(outputs_of(tail))
     outputs, gradients = outputs_of(joint)[:count], outputs_of(joint)[count:]
     joint.graph.output_node().args = (tuple(gradients),)
     *_, seed = joint.graph.find_nodes(op="placeholder")
     parts = cut(joint, at=[seed], kept=outputs)
-    batch = batch_symbol(activations[0])
-    axes = tuple(_batch_axis(value, batch) for value in parts.crossing)
+    axes = parts.batch_axes
     if contrast is None:
         return Gradient(parts.head, _seeded_by_class(parts.tail, seed.meta["val"]), axes)
     # The seed depends on the scores then, so they are saved as well.
@@ -96,6 +95,7 @@ def _trace_joint(
     crossing: Sequence[Any],
     explained: int,
     inner: int,
+    guided: bool,
 ) -> fx.GraphModule:
     """`(*activations, *crossing, seed) -> (*outputs, *gradients)`, by the gradient rules.
 
@@ -110,11 +110,17 @@ def _trace_joint(
         # Copies, for the tail may begin with an operator that refuses a leaf.
         copies = [leaf.clone() for leaf in leaves]
         outputs = _Recorder(tail).run(*copies, *given[len(activations) :])
-        wanted = leaves + list(outputs[len(outputs) - inner :])
+        within = list(outputs[len(outputs) - inner :])
         # Images do not influence each other, so the gradient of the sum holds each image's own.
-        return *outputs, *torch.autograd.grad(outputs[explained], wanted, seed)
+        gradients = partial(torch.autograd.grad, outputs[explained], grad_outputs=seed)
+        if not guided:
+            return *outputs, *gradients(leaves + within)
+        plain = gradients(within, retain_graph=True) if within else ()
+        with relus:
+            return *outputs, *gradients(leaves), *plain
 
     seed = torch.empty_like(outputs_of(tail)[explained].meta["val"])
+    relus = GuidedReLUs()
     try:
         # The plain form of attention has gradient rules; the fused kernels have none.
         with sdpa_kernel(SDPBackend.MATH), fx_traceback.preserve_node_meta():
@@ -126,6 +132,11 @@ def _trace_joint(
             )(*activations, *crossing, seed)
     except (RuntimeError, NotImplementedError) as error:
         raise ExportError(f"the tail has no gradient to trace: {first_line(error)}") from error
+    if guided and not relus.seen:
+        raise ExportError(
+            "guided gradients are those of guided ReLUs, and the model has no ReLU (ReLU6, GELU, "
+            "SiLU and others keep their own gradients). Choose another method"
+        )
     return _with_weights_of(tail, graph)
 
 
@@ -206,13 +217,15 @@ def _seeded_by_class(backward: fx.GraphModule, seed_value: Tensor) -> fx.GraphMo
         classes = graph.placeholder("classes")
     for size in [user for user in seed.users if user.target is aten.sym_size.int]:
         size.replace_input_with(seed, classes)
-    (first, *others) = seed.users
-    with graph.inserting_before(first):
-        if not others and _is_product_with_weight(first):
-            rows = graph.call_function(aten.index_select.default, (first.args[1], 0, classes))
-            first.replace_all_uses_with(rows)
-            graph.erase_node(first)
-        else:
+    users = list(seed.users)
+    if all(_is_product_with_weight(user) for user in users):
+        for product in users:
+            with graph.inserting_before(product):
+                rows = graph.call_function(aten.index_select.default, (product.args[1], 0, classes))
+            product.replace_all_uses_with(rows)
+            graph.erase_node(product)
+    else:
+        with graph.inserting_before(users[0]):
             count = graph.call_function(aten.sym_size.int, (classes, 0))
             shape: Any = [count, seed_value.shape[1]]
             zeros = graph.call_function(
@@ -257,9 +270,3 @@ class _SeededByContrast(nn.Module):
 
 def _is_product_with_weight(node: Any) -> bool:
     return node.target is aten.mm.default and node.args[1].op == "get_attr"
-
-
-def _batch_axis(value: Any, batch: Any) -> int | None:
-    if not isinstance(value, Tensor):
-        return None
-    return next((axis for axis, size in enumerate(value.shape) if counts(size, batch)), None)

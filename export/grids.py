@@ -47,6 +47,15 @@ class Layout:
             return tokens_to_grid(x, self.grid, prefix_tokens=self.prefix)  # type: ignore[no-any-return]
         return x
 
+    def mask(self, masks: Tensor) -> Tensor:
+        """Masks (n, *S) as factors (n, 1, ...) of activations; other tokens stay as they are."""
+        if self.kind == "channels_last":
+            return masks[:, None, ..., None]
+        if self.kind == "tokens":
+            others = masks.new_ones(masks.shape[0], self.prefix)
+            return torch.cat([others, masks.flatten(1)], dim=1)[:, None, :, None]
+        return masks[:, None, None]
+
     def describe(self) -> str:
         """The layout in words, empty for the usual one."""
         if self.kind == "channels_last":

@@ -11,9 +11,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from camcore.export.bodies import Request
+from camcore.export.bodies import GUIDED, Request
+from camcore.export.pass_reference import pass_maps
+from camcore.export.passes import PASSES
 from camcore.export.watch import AttentionWatch
 
 
@@ -59,10 +63,17 @@ def _smoothed(request: Request, inputs: Sequence[Tensor], classes: Tensor) -> Te
 
 def _maps(request: Request, run: "_Run", inputs: Sequence[Tensor], classes: Tensor) -> Tensor:
     """The maps (B, K, *S) of classes (B, K)."""
+    if request.method.needs in PASSES:
+        return request.finish([pass_maps(request, run.inputs, classes)], inputs[0])
     runs = [run]
     if request.method.needs == "noisy_gradients":
         runs += [_Run(request, noisy) for noisy in request.noisy(inputs)]
-    columns = [_raw_maps(request, runs, ids[:, None]) for ids in classes.unbind(dim=1)]
+    explain = _raw_maps
+    if request.method.needs in GUIDED:
+        explain = _guided_maps
+        with _GuidedReLUs():
+            runs.append(_Run(request, run.inputs))
+    columns = [explain(request, runs, ids[:, None]) for ids in classes.unbind(dim=1)]
     by_layer = [torch.stack(maps, dim=1) for maps in zip(*columns, strict=True)]
     return request.finish(by_layer, inputs[0])
 
@@ -72,6 +83,7 @@ class _Run:
 
     def __init__(self, request: Request, inputs: Sequence[Tensor]) -> None:
         model = request.subject.user_model
+        self.inputs = inputs
         image, *others = inputs
         # The image has no name among the layers, and no module whose output it is.
         delta = torch.zeros_like(image, requires_grad=image.is_floating_point())
@@ -129,6 +141,49 @@ def _raw_maps(request: Request, runs: list[_Run], classes: Tensor) -> list[Tenso
         # Behind global pooling the gradient is constant, the class's weight over the positions.
         arguments = [[activation, g.flatten(2).sum(dim=2)] for activation, g in arguments]
     return [kernel(*row) for kernel, row in zip(request.kernels(), arguments, strict=True)]
+
+
+def _guided_maps(request: Request, runs: list[_Run], classes: Tensor) -> list[Tensor]:
+    """The raw map (B, *S) of one class per image, (B, 1)."""
+    plain, guided = runs
+    (kernel,) = request.kernels()
+    arguments = [guided.gradients(classes)[0]]
+    if len(plain.layers) == 2:
+        pair = plain.layers[1].value, plain.gradients(classes)[1]
+        arguments = [*map(request.layouts[1].channels_first, pair), *arguments]
+    return [kernel(*arguments)]
+
+
+class _GuidedReLUs(TorchFunctionMode):
+    """While it lasts, whatever is called a ReLU in PyTorch is one with a gradient of its own."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func not in _RELUS:
+            return func(*args, **kwargs)
+        (x,) = args[:1] or (kwargs["input"],)
+        y = _GuidedReLU.apply(x)
+        in_place = func in _IN_PLACE or kwargs.get("inplace", args[1:] == (True,))
+        return x.copy_(y) if in_place else y
+
+
+_IN_PLACE = {torch.relu_, F.relu_, Tensor.relu_}
+_RELUS = {torch.relu, F.relu, Tensor.relu, *_IN_PLACE}
+
+
+class _GuidedReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x > 0)
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (active,) = ctx.saved_tensors
+        (gradient,) = gradients
+        return torch.where(active & (gradient > 0), gradient, 0.0)
 
 
 class _Recorded(NamedTuple):

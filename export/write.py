@@ -5,26 +5,27 @@ they are proven.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from io import BytesIO
 from itertools import zip_longest
-from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
-from torch import fx, nn
+from torch import fx
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config
 
 from camcore.card import Card
 from camcore.errors import ExportError
 from camcore.export.compose import Explained
+from camcore.export.loop_weights import bring_weights_into_loops
 from camcore.export.rules import FORWARD_RULES
+from camcore.export.scripting import scriptable
 from camcore.export.simplify import fold_scales, simplify
 from camcore.export.subject import MODEL
-from camcore.export.trace import example_batch, first_line, outputs_of, without_assertions
+from camcore.export.trace import example_batch, first_line, without_assertions
 
 OPSET = 18
 # Protobuf refuses messages of 2 GiB; the usual limit for a single file leaves it some room.
@@ -89,6 +90,7 @@ def to_onnx(program: ExportedProgram, card: Card) -> bytes:
     _free_names(model.graph)
     _name_axes(model.graph)
     _default_class_ids(model.graph)
+    bring_weights_into_loops(model.graph)
     foreign = {node.domain for node in model.graph.all_nodes()} - {""}
     if foreign or model.functions:
         raise ExportError(
@@ -179,7 +181,7 @@ def to_torchscript(program: ExportedProgram, card: Card) -> bytes:
     """A TorchScript archive: the captured graph, scripted, for a trace would fix its sizes."""
     graph = program.module(check_guards=False)
     assert isinstance(graph, fx.GraphModule)
-    scriptable = _scriptable(without_assertions(graph), card.inputs)
+    scripted = scriptable(without_assertions(graph), card.inputs)
     buffer = BytesIO()
     with warnings.catch_warnings():
         # PyTorch deprecates TorchScript as a whole; whoever asks for this format knows. The other
@@ -187,37 +189,10 @@ def to_torchscript(program: ExportedProgram, card: Card) -> bytes:
         warnings.filterwarnings("ignore", message=r".*torch\.jit\.")
         warnings.filterwarnings("ignore", message="The TorchScript type system doesn't support")
         try:
-            torch.jit.save(torch.jit.script(scriptable), buffer)
+            torch.jit.save(torch.jit.script(scripted), buffer)
         except RuntimeError as error:
             raise ExportError(f"the graph cannot be scripted: {first_line(error)}") from error
     return buffer.getvalue()
-
-
-def _scriptable(module: fx.GraphModule, names: Sequence[str]) -> nn.Module:
-    """The graph in the operators' names and argument types that TorchScript knows."""
-    graph = module.graph
-    inputs = graph.find_nodes(op="placeholder")
-    for node, name in zip(inputs, names, strict=True):
-        node.target = name
-    with graph.inserting_after(inputs[-1]):
-        # Constants made on the way go to the image's device, not to that of the exporting machine.
-        device = graph.call_function(torch.ops.prim.device, (inputs[0],))
-    for node in graph.nodes:
-        if "device" in node.kwargs:
-            node.update_kwarg("device", device)
-        if node.target is aten.sym_size.int:
-            node.target = aten.size
-        elif node.target in _OF_SIZES:
-            node.target = _OF_SIZES[node.target]
-        elif isinstance(node.target, torch._ops.OpOverload):
-            node.target = node.target.overloadpacket
-    graph.output_node().args = (tuple(outputs_of(module)),)
-    graph.set_codegen(fx.graph.CodeGen())
-    return fx.GraphModule(module, graph)
-
-
-# What is asked of symbolic sizes, and of the integers they are in TorchScript.
-_OF_SIZES: dict[Any, Any] = {torch.sym_min: min, torch.sym_max: max}
 
 
 def to_pt2(program: ExportedProgram, card: Card) -> bytes:

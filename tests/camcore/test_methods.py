@@ -29,6 +29,15 @@ def test_the_methods_by_name() -> None:
         "refinecam",
         "fullgrad",
         "legrad",
+        "guided-backprop",
+        "guided-gradcam",
+        "ablationcam",
+        "scorecam",
+        "sscam",
+        "iscam",
+        "reciprocam",
+        "vit-reciprocam",
+        "rise",
         "randomcam",
     ]
     assert all(name == method.name for name, method in camcore.METHODS.items())
@@ -40,7 +49,13 @@ ARRAYS = {
     "class_weights": ["activations", "class_weights"],
     "noisy_gradients": ["activations", "gradients"],
     "bias_gradients": ["biases", "gradients"],
+    "guided_gradients": ["guided_gradients"],
+    "gradients_and_guided_gradients": ["activations", "gradients", "guided_gradients"],
     "attention_gradients": ["gradients", "grid"],
+    "ablated_scores": ["activations", "score", "ablated"],
+    "masked_scores": ["activations", "scores"],
+    "point_scores": ["scores", "shape"],
+    "random_mask_scores": ["sums"],
 }
 
 
@@ -54,13 +69,17 @@ def test_a_row_fits_its_kernel(method: camcore.Method) -> None:
     ]
     assert arrays == ARRAYS[method.needs]
     own = [name for name in method.options if name not in method.sampling]
-    of_the_layer = "prefix_tokens" if "grid" in arrays else "spatial_ndim"
-    assert list(parameters)[len(arrays) :] == [of_the_layer, *own]
+    of_the_layer = {
+        "attention_gradients": ["prefix_tokens"],
+        "point_scores": [],
+        "random_mask_scores": [],
+    }.get(method.needs, ["spatial_ndim"])
+    assert list(parameters)[len(arrays) :] == [*of_the_layer, *own]
     assert re.fullmatch(r"https://\S+", method.paper)
     assert method.summary
     assert method.passes
     # Grad-CAM of another target, or of several layers, is no kernel of its own.
-    if (method.target, method.combine) in {("logit", "mean"), ("logit", "sum")}:
+    if method.target != "finer" and method.combine != "product":
         assert method.paper in method.kernel.__doc__
 
 
@@ -72,8 +91,8 @@ def test_weights_fit_their_kernel() -> None:
     for method in camcore.METHODS.values():
         if method.weights is None:
             assert (
-                method.kernel.__module__.rpartition(".")[2]
-                in {"projection", "fullgrad", "attention"}
+                method.kernel.__module__
+                in {"camcore.projection", "camcore.fullgrad", "camcore.guided", "camcore.attention"}
                 or method.sampling
             )
             continue
@@ -93,6 +112,13 @@ def test_options_are_the_kernels_own() -> None:
     assert camcore.get_method("fem").options == {"k": 2.0}
     assert camcore.get_method("legrad").options == {"queries": "all"}
     assert camcore.get_method("randomcam").options == {"seed": 0}
+    assert camcore.get_method("rise").options == {
+        "n_masks": 4000,
+        "probability": 0.5,
+        "cells": 8,
+        "seed": 0,
+        "chunk": 16,
+    }
 
 
 def test_methods_without_a_class_need_activations_alone() -> None:
@@ -100,10 +126,10 @@ def test_methods_without_a_class_need_activations_alone() -> None:
         assert method.class_specific == (method.needs != "activations")
 
 
-def test_only_the_original_cam_keeps_negative_values() -> None:
-    """FullGrad has none."""
+def test_who_keeps_negative_values() -> None:
+    """FullGrad has none, nor has RISE of probabilities; Recipro-CAM compares scores of any sign."""
     kept = [name for name, method in camcore.METHODS.items() if not method.relu]
-    assert kept == ["cam", "fullgrad"]
+    assert kept == ["cam", "fullgrad", "reciprocam", "vit-reciprocam", "rise"]
 
 
 def test_an_unknown_method_lists_the_nearest() -> None:

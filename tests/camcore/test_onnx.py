@@ -85,11 +85,12 @@ def assert_same(module: Explain, program: Any, inputs: tuple[Tensor, ...]) -> No
     np.testing.assert_array_equal(ran_classes, classes.numpy())
 
 
-# The others take gradients of other shapes; FullGrad's terms and LeGrad are below.
+# The others take gradients of other shapes; FullGrad's terms, LeGrad and guided gradients are
+# below.
 ALIKE = [
     name
     for name, method in camcore.METHODS.items()
-    if method.needs not in {"noisy_gradients", "bias_gradients", "attention_gradients"}
+    if method.needs in {"activations", "gradients", "class_weights"}
 ]
 
 
@@ -176,7 +177,9 @@ def test_layouts_and_metrics() -> None:
 
 
 class Rest(nn.Module):
-    """What needs no image: targets, terms of FullGrad, LeGrad, layers put together, smoothing."""
+    """What needs no image, or little: targets, terms of FullGrad, guided gradients, LeGrad, layers
+    put together, smoothing.
+    """
 
     def forward(
         self, scores: Tensor, ids: Tensor, activations: Tensor, gradients: Tensor, attention: Tensor
@@ -190,6 +193,7 @@ class Rest(nn.Module):
             targets.binary(scores[:, :1]),
             camcore.fullgrad_input(activations, gradients, scale="layer"),
             camcore.fullgrad_bias(weights[0, :], gradients),
+            camcore.guided_gradcam(activations, gradients, attention),
             camcore.legrad(attention, (2, 3), prefix_tokens=1),
             camcore.aggregate(layers, how="product"),
             camcore.smooth_by_component(activations, weights),

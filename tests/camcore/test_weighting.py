@@ -47,6 +47,7 @@ def test_every_method_of_the_registry_is_tested_here() -> None:
         "camcore.projection",
         "camcore.fullgrad",
         "camcore.attention",
+        "camcore.guided",
     }
 
 

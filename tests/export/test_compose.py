@@ -34,9 +34,10 @@ def exact(model: nn.Module, layer: str, image: Tensor, ids: Any, **options: Any)
     return explain_by_hand(twin, layer, image.double(), torch.as_tensor(ids), **options)
 
 
-# Of another target, of noisy images, of several layers or all: see test_bodies.py. Of attention:
-# see test_attention.py.
+# Of another target, of noisy images, of several layers or all: see test_bodies.py; of the image:
+# test_guided.py; of attention: test_attention.py.
 BEYOND = {"finercam", "smoothgradcam++", "refinecam", "fullgrad", "legrad"}
+BEYOND |= {"guided-backprop", "guided-gradcam"}
 # `cam` only works right before the pooling.
 PLACES = [
     (method, layer)

@@ -1,0 +1,105 @@
+"""Loops: many passes, a chunk of them at a time, in memory that grows with the chunk alone.
+
+Eagerly a loop is Python's. In an exported graph it is one `scan`, which becomes ONNX's Scan and a
+loop of TorchScript's, with the step in the file once.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._higher_order_ops.scan import scan_op
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+Size = int | torch.SymInt
+Step = Callable[[Any, Tensor], Tensor]
+
+
+def stack_chunks(step: Step, values: Any, count: Size, chunk: int) -> Tensor:
+    """What a step makes of the numbers 0 to count - 1, (count, ...).
+
+    Args:
+        step: takes `values` and numbers (chunk,), and returns (chunk, ...). The last numbers of the
+            last chunk may be `count` and more; what the step makes of those is dropped.
+        values: tensors and sizes, in tuples and dictionaries. All that the step needs has to be
+            among them, weights too: a loop in a graph sees nothing else.
+    """
+    chunks = _chunks(values, count, chunk)
+    if not torch.compiler.is_exporting():
+        stacked = torch.cat([step(values, numbers) for numbers in chunks.unbind()])
+        return stacked.narrow(0, 0, count)
+    # A scan carries a value along, of which there is none.
+    nothing = torch.zeros(1, device=chunks.device)
+    _, found = _scan(
+        lambda carried, *given: (carried.clone(), step(*given)), values, nothing, chunks
+    )
+    return found.flatten(0, 1).narrow(0, 0, count)
+
+
+def sum_chunks(step: Step, values: Any, count: Size, chunk: int, start: Tensor) -> Tensor:
+    """The sum of what a step makes of each chunk of the numbers 0 to count - 1.
+
+    As `stack_chunks`, but for a step that adds its chunk up itself, and returns the shape of
+    `start`, which is where the sum begins. Numbers of `count` and more must add nothing.
+    """
+    chunks = _chunks(values, count, chunk)
+    if not torch.compiler.is_exporting():
+        return sum((step(values, numbers) for numbers in chunks.unbind()), start)
+
+    def add(total: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
+        # A scan stacks something of every step, of which there is nothing here.
+        return total + step(*given), given[-1].clone()
+
+    total, _ = _scan(add, values, start, chunks)
+    return total
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    """A module's weights by name, to be among a step's `values`; `torch.func.functional_call` puts
+    them back.
+    """
+    return dict(module.named_parameters()) | dict(module.named_buffers())
+
+
+def _chunks(values: Any, count: Size, chunk: int) -> Tensor:
+    """The numbers from 0, as many as fill chunks, (number of chunks, chunk)."""
+    leaves, _ = tree_flatten(values)
+    device = next(leaf.device for leaf in leaves if isinstance(leaf, Tensor))
+    chunk = _with_least_left_over(count, chunk)
+    rows = (count + chunk - 1) // chunk
+    return torch.arange(rows * chunk, device=device).reshape(rows, chunk)
+
+
+def _with_least_left_over(count: Size, chunk: int) -> int:
+    """The chunk, or one down to half of it that fills its last step better.
+
+    >>> _with_least_left_over(1025, 32)  # 41 steps of 25, not 33 of 32
+    25
+    """
+    if not isinstance(count, int):
+        return chunk
+    sizes = range(min(chunk, count), max(chunk // 2, 1) - 1, -1)
+    return min(sizes, key=lambda size: -count % size, default=chunk)
+
+
+def _scan(
+    combine: Callable[[Tensor, Any, Tensor], tuple[Tensor, Tensor]],
+    values: Any,
+    start: Tensor,
+    chunks: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The operator itself: its public form would have TorchDynamo read the step's code, which
+    stumbles over symbolic sizes, where plain tracing does not.
+    """
+    leaves, structure = tree_flatten(values)
+    traced = [n for n, leaf in enumerate(leaves) if isinstance(leaf, Tensor | torch.SymInt)]
+
+    def flat(carried: Tensor, numbers: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
+        filled = list(leaves)
+        for n, leaf in zip(traced, given, strict=True):
+            filled[n] = leaf
+        return combine(carried, tree_unflatten(filled, structure), numbers)
+
+    total, found = scan_op(flat, [start], [chunks], tuple(leaves[n] for n in traced))
+    return total, found

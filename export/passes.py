@@ -1,0 +1,283 @@
+"""Bodies of methods that look at the scores of many masked passes, a chunk of them at a time.
+
+A pass is told by a number: of a channel, of a point, of a random mask. A chunk of numbers goes
+through as one batch, number by number and for each all images, and all classes share the passes.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from camcore.ablation import ablate, channels_to_ablate, linear_ablation, take_channels
+from camcore.errors import ExportError, InputError
+from camcore.export.bodies import Body, GradientBody, Request
+from camcore.export.cut import Cut, repeat_batch
+from camcore.export.grids import Layout
+from camcore.export.loops import stack_chunks, sum_chunks, weights_of
+from camcore.masking import (
+    iscam_masks,
+    point_masks,
+    reciprocam,
+    rise_map,
+    rise_masks,
+    score_masks,
+    sscam_masks,
+    strongest_channels,
+)
+from camcore.methods import Method
+from camcore.weighting import weighted_sum
+
+
+class PassesBody(Body):
+    """Raw maps from the scores of many passes, of the tail alone or of the whole model."""
+
+    def __init__(self, request: Request, parts: Cut) -> None:
+        super().__init__(request)
+        self.head, self.tail = parts.head, parts.tail
+        self._batch_axes = parts.batch_axes
+
+    def observe(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Any]:
+        activation, *crossing = self.head(*inputs)
+        *observed, scores = self.tail(activation, *crossing)
+        return observed, (inputs, activation, crossing, scores)
+
+    def _weights(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return weights_of(self.head), weights_of(self.tail)
+
+    def _explained(self, scores: Tensor, classes: Tensor) -> Tensor:
+        """What is explained of classes (B, K), (n, B, K), from scores (n B, N) of n passes."""
+        (request,) = self._request
+        contrast = request.subject.target.contrast
+        batch, k = classes.shape
+        by_pass = scores.reshape(-1, batch, scores.shape[1])
+        ids = classes.expand(by_pass.shape[0], -1, -1)
+        if contrast is None:
+            return by_pass.gather(2, ids)
+        by_class = by_pass[:, :, None].expand(-1, -1, k, -1).flatten(0, 2)
+        return contrast(by_class, ids.reshape(-1, 1)).reshape(-1, batch, k)
+
+    def _score_activations(self, weights: Any, activations: Tensor, crossing: Any) -> Tensor:
+        """Scores (n B, N) of activations (n, B, ...) in the layer's own layout."""
+        crossing = repeat_batch(crossing, self._batch_axes, activations.shape[0])
+        given = (activations.flatten(0, 1), *crossing)
+        scores: Tensor = functional_call(self.tail, weights[1], given)[-1]
+        return scores
+
+    def _score_images(self, weights: Any, images: Tensor, others: Sequence[Tensor]) -> Tensor:
+        """Scores (n B, N) of images (n, B, C, H, W)."""
+        others = repeat_batch(others, [0] * len(others), images.shape[0])
+        crossing = functional_call(self.head, weights[0], (images.flatten(0, 1), *others))
+        scores: Tensor = functional_call(self.tail, weights[1], crossing)[-1]
+        return scores
+
+
+class AblationBody(PassesBody):
+    """Ablation-CAM: a pass of the tail for each channel, without it, and one with all of them.
+
+    The prediction's own pass is not compared with, for runtimes round it in another way: channels
+    that hold nothing would get weights, and small drops wrong ones.
+    """
+
+    def raw_maps(self, seen: Any, classes: Tensor) -> list[Tensor]:
+        (request,), (kernel,), (layout,) = self._request, self._kernels, self._layouts
+        _, activation, crossing, _ = seen
+        options = request.options
+        activations = layout.channels_first(activation)
+        chosen = _ablated_channels(request, activations)
+        no_channel = chosen.new_full((chosen.shape[0], 1), -1)
+
+        def step(values: Any, numbers: Tensor) -> Tensor:
+            weights, activation, crossing, chosen, classes = values
+            channels = chosen.index_select(1, numbers.clamp(max=chosen.shape[1] - 1))
+            ablated = _ablate(activation, channels, layout, value=options["value"])
+            return self._explained(self._score_activations(weights, ablated, crossing), classes)
+
+        table = torch.cat([no_channel, chosen], dim=1)
+        values = (self._weights(), activation, crossing, table, classes)
+        scores = stack_chunks(step, values, table.shape[1], options["chunk"]).permute(2, 1, 0)
+        activations = take_channels(activations, chosen, spatial_ndim=layout.spatial_ndim)
+        return [kernel(activations, scores[..., 0], scores[..., 1:]).transpose(0, 1)]
+
+
+class LinearAblationBody(GradientBody):
+    """Ablation-CAM where the tail is linear in the activation: one pass back tells every drop."""
+
+    def observe(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Any]:
+        (request,) = self._request
+        observed, (activations, saved) = super().observe(inputs)
+        return observed, (activations, saved, request.subject.target.explained(observed[-1]))
+
+    def raw_maps(self, seen: Any, classes: Tensor) -> list[Tensor]:
+        (request,), (kernel,), (layout,) = self._request, self._kernels, self._layouts
+        (activation,), saved, scores = seen
+        rows = classes.t().reshape(-1)
+        (found,) = self.backward_pass(rows, *self._repeat_saved(saved, classes.shape[1]))
+        score = scores.gather(1, classes).t()
+        ablated = linear_ablation(
+            _channels_second(activation, layout),
+            _channels_second(found, layout).reshape(
+                *score.shape, *_channels_second(activation, layout).shape[1:]
+            ),
+            score,
+            spatial_ndim=activation.ndim - 2,
+        )
+        activations = layout.channels_first(activation)
+        chosen = _ablated_channels(request, activations)
+        ablated = ablated.gather(2, chosen.expand(ablated.shape[0], -1, -1))
+        activations = take_channels(activations, chosen, spatial_ndim=layout.spatial_ndim)
+        return [kernel(activations, score, ablated).transpose(0, 1)]
+
+
+class ScoreBody(PassesBody):
+    """Score-CAM and its relatives: a pass of the model for each channel, as a mask of the image."""
+
+    def raw_maps(self, seen: Any, classes: Tensor) -> list[Tensor]:
+        (request,), (kernel,), (layout,) = self._request, self._kernels, self._layouts
+        inputs, activation, _, _ = seen
+        options = request.options
+        rank = layout.spatial_ndim
+        activations = layout.channels_first(activation)
+        if options["channels"] is not None:
+            chosen = strongest_channels(activations, count=options["channels"], spatial_ndim=rank)
+            activations = take_channels(activations, chosen, spatial_ndim=rank)
+        count, samples = activations.shape[1], options.get("samples", 1)
+
+        def step(values: Any, numbers: Tensor) -> Tensor:
+            weights, activations, (image, *others), classes = values
+            size = tuple(image.shape[2:])
+            channels = take_channels(activations, numbers % count, spatial_ndim=rank)
+            masks = score_masks(
+                channels, size, align_corners=options["align_corners"], spatial_ndim=rank
+            )
+            masks = self._varied(masks, numbers, numbers // count)
+            images = masks.movedim(1, 0).unsqueeze(2) * image
+            return self._explained(self._score_images(weights, images, others), classes)
+
+        values = (self._weights(), activations, inputs, classes)
+        scores = stack_chunks(step, values, samples * count, options["chunk"]).permute(2, 1, 0)
+        if "samples" in options:
+            scores = scores.reshape(*scores.shape[:2], samples, count).movedim(2, 0)
+        return [kernel(activations, scores).transpose(0, 1)]
+
+    def _varied(self, masks: Tensor, numbers: Tensor, samples: Tensor) -> Tensor:
+        (request,) = self._request
+        options, rank = request.options, self._layouts[0].spatial_ndim
+        varied: Tensor = masks
+        if request.method.name == "sscam":
+            noise = {name: options[name] for name in ("std", "seed")}
+            varied = sscam_masks(masks, numbers, spatial_ndim=rank, **noise)
+        elif request.method.name == "iscam":
+            varied = iscam_masks(masks, samples, n_samples=options["samples"], spatial_ndim=rank)
+        return varied
+
+
+class ReciproBody(PassesBody):
+    """Recipro-CAM: a pass of the tail for each point, with the rest of the activation cleared."""
+
+    def raw_maps(self, seen: Any, classes: Tensor) -> list[Tensor]:
+        (request,), (layout,) = self._request, self._layouts
+        _, activation, crossing, _ = seen
+        options = request.options
+        grid = tuple(layout.channels_first(activation).shape[2:])
+
+        def step(values: Any, numbers: Tensor) -> Tensor:
+            weights, activation, crossing, grid, classes = values
+            masks = point_masks(numbers, grid, activation, gaussian=options["gaussian"])
+            masked = activation * layout.mask(masks)
+            return self._explained(self._score_activations(weights, masked, crossing), classes)
+
+        values = (self._weights(), activation, crossing, grid, classes)
+        scores = stack_chunks(step, values, math.prod(grid), options["chunk"])
+        return [reciprocam(scores.permute(1, 2, 0), grid)]
+
+
+class RiseBody(PassesBody):
+    """RISE: a pass of the model for each of many random masks of the image."""
+
+    def raw_maps(self, seen: Any, classes: Tensor) -> list[Tensor]:
+        (request,) = self._request
+        inputs, image, _, _ = seen
+        options = request.options
+        count = options["n_masks"]
+        kinds = {name: options[name] for name in ("cells", "probability", "seed")}
+
+        def step(values: Any, numbers: Tensor) -> Tensor:
+            weights, (image, *others), classes = values
+            numbers = torch.where(numbers < count, numbers, -1)
+            masks = rise_masks(numbers, tuple(image.shape[2:]), image, **kinds)
+            images = masks[:, None, None] * image
+            scores = self._explained(self._score_images(weights, images, others), classes)
+            added: Tensor = weighted_sum(masks, scores.permute(1, 2, 0))
+            return added
+
+        start = image.new_zeros(*classes.shape, *image.shape[2:])
+        sums = sum_chunks(step, (self._weights(), inputs, classes), count, options["chunk"], start)
+        return [rise_map(sums, n_masks=count, probability=options["probability"])]
+
+
+PASSES: dict[str, type[PassesBody]] = {
+    "ablated_scores": AblationBody,
+    "masked_scores": ScoreBody,
+    "point_scores": ReciproBody,
+    "random_mask_scores": RiseBody,
+}
+
+
+def check_passes(request: Request) -> None:
+    """Raises an `InputError` for options that a method of many passes cannot have."""
+    name, options = request.method.name, request.options
+    of_the_image = request.method.needs == "random_mask_scores"
+    if len(request.layers) > (0 if of_the_image else 1):
+        takes = "no layer, for it masks the image" if of_the_image else "one layer"
+        raise InputError(f"{name} takes {takes}; got {', '.join(request.layers)}")
+    masks_images = request.method.needs in ("masked_scores", "random_mask_scores")
+    if masks_images and not request.inputs[0].is_floating_point():
+        raise InputError(
+            f"{name} masks the prepared image, the graph is to take uint8: leave out pixels"
+        )
+    for option in {"chunk", "channels", "samples", "n_masks", "cells"} & set(options):
+        value = options[option]
+        everything = (option, value) == ("channels", None)
+        if not everything and not (isinstance(value, int) and value > 0):
+            raise InputError(f"{name} expects {option} to be a whole number above 0, got {value!r}")
+    if "ratio" in options and not 0 < options["ratio"] <= 1:
+        raise InputError(f"{name} expects a ratio above 0 and at most 1, got {options['ratio']!r}")
+
+
+def check_layout(method: Method, layer: str, layout: Layout) -> None:
+    """Raises an `ExportError` where a method is not made for such an activation."""
+    if method.name == "vit-reciprocam" and layout.kind != "tokens":
+        raise ExportError(
+            f"vit-reciprocam masks tokens, and layer {layer!r} returns none: choose reciprocam, "
+            "with gaussian=True for the same masks"
+        )
+    if method.name == "rise" and layout.spatial_ndim != 2:
+        raise ExportError(
+            f"rise masks images (B, C, H, W), got {layout.spatial_ndim} axes of space"
+        )
+
+
+def _ablated_channels(request: Request, activations: Tensor) -> Tensor:
+    """The numbers (B, m) of the channels to ablate of activations (B, C, *S)."""
+    ratio, rank = request.options["ratio"], activations.ndim - 2
+    if ratio == 1:
+        everyone = torch.arange(activations.shape[1], device=activations.device)
+        return everyone.expand(activations.shape[0], -1)
+    chosen: Tensor = channels_to_ablate(activations, ratio=ratio, spatial_ndim=rank)
+    return chosen
+
+
+def _channels_second(values: Tensor, layout: Layout) -> Tensor:
+    """(B, C, ...) with all that the layer returned, class tokens too."""
+    return values if layout.kind == "channels_first" else values.movedim(-1, 1)
+
+
+def _ablate(activation: Tensor, channels: Tensor, layout: Layout, *, value: float) -> Tensor:
+    """(n, B, ...) in the layer's own layout, from channels (B, n): from every token, too."""
+    second = _channels_second(activation, layout)
+    ablated: Tensor = ablate(second, channels, value=value, spatial_ndim=second.ndim - 2)
+    return ablated if layout.kind == "channels_first" else ablated.movedim(2, -1)
