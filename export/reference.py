@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from camcore.export.bodies import GUIDED, Request
 from camcore.export.pass_reference import pass_maps
 from camcore.export.passes import PASSES
-from camcore.export.watch import AttentionWatch
+from camcore.export.watch import AttentionWatch, SoundBatchNorms
 
 
 class Reference(NamedTuple):
@@ -89,13 +89,13 @@ class _Run:
         delta = torch.zeros_like(image, requires_grad=image.is_floating_point())
         if request.method.needs == "attention_gradients":
             tokens = [layout.prefix + math.prod(layout.grid) for layout in request.layouts]
-            with AttentionWatch(model, request.layers, tokens) as watch, torch.enable_grad():
-                *outputs, ranking, self.scores = request.subject(image + delta, *others)
+            with AttentionWatch(model, request.layers, tokens) as watch:
+                *outputs, ranking, self.scores = _observe(request, image + delta, others)
             self.layers = [_Recorded(each.detach(), each) for each in watch.deltas()]
         else:
             layers = [layer for layer in request.layers if layer]
-            with _recorded(model, layers) as recorded, torch.enable_grad():
-                *outputs, ranking, self.scores = request.subject(image + delta, *others)
+            with _recorded(model, layers) as recorded:
+                *outputs, ranking, self.scores = _observe(request, image + delta, others)
             recorded[""] = [_Recorded(image, delta)]
             self.layers = [recorded[layer][-1] for layer in request.layers]
         self.outputs = tuple(output.detach() for output in outputs)
@@ -113,6 +113,12 @@ class _Run:
             total = explained.sum()
         deltas = [layer.delta for layer in self.layers]
         return torch.autograd.grad(total, deltas, retain_graph=True)
+
+
+def _observe(request: Request, image: Tensor, others: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    with SoundBatchNorms(), torch.enable_grad():
+        outputs: tuple[Tensor, ...] = request.subject(image, *others)
+    return outputs
 
 
 def _raw_maps(request: Request, runs: list[_Run], classes: Tensor) -> list[Tensor]:

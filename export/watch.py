@@ -1,4 +1,4 @@
-"""Watching attention, for the reference: the user's own model, eagerly, in the plain form."""
+"""Watching the user's own model while it runs eagerly, for the reference."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,24 @@ from torch.overrides import TorchFunctionMode
 from camcore.errors import ExportError
 
 _FUSED = F.scaled_dot_product_attention
+_BATCH_NORMS = {F.batch_norm, torch.batch_norm}
 _SOFTMAXES = {F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax}
+
+
+class SoundBatchNorms(TorchFunctionMode):
+    """While it lasts, gradients come to batch norms in the order of memory that they can read.
+
+    On a CPU, torch 2.15 takes the gradient of a single image for one in channels-first order where
+    it is a transposed view, as behind `flatten(2).transpose(1, 2)`, and returns a wrong one.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in _BATCH_NORMS and result.requires_grad:
+            result.register_hook(lambda gradient: gradient.contiguous())
+        return result
 
 
 class AttentionWatch(TorchFunctionMode):

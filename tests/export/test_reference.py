@@ -82,6 +82,31 @@ def test_works_without_gradients_switched_on(explained: Explained) -> None:
     assert not given.outputs[0].requires_grad
 
 
+class PointsAsTokens(nn.Module):
+    """The gradient comes to the batch norm as a transposed view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 4, 4), nn.BatchNorm2d(8)
+        self.layer_norm, self.fc = nn.LayerNorm(8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(self.conv(x)).flatten(2).transpose(1, 2)
+        return 100 * self.fc(self.layer_norm(tokens).tanh().mean(1))  # type: ignore[no-any-return]
+
+
+def test_one_image_is_explained_as_it_is_among_others() -> None:
+    explained = explain(
+        build(PointsAsTokens), torch.zeros(1, 3, 24, 24), layer="conv", method="layercam"
+    )
+    image, ids = images(1, 2, 24, 24), torch.tensor([[1]])
+    together = explain_eagerly(explained.request, (image,), ids).saliency_map
+    alone = explain_eagerly(explained.request, (image[:1],), ids).saliency_map
+    torch.testing.assert_close(alone, together[:1], rtol=0, atol=1e-5)
+    torch.testing.assert_close(explained(image, ids).saliency_map, together, rtol=0, atol=1e-4)
+    assert alone.max() > 0.9
+
+
 def test_the_models_of_the_tests_are_repeatable() -> None:
     """What is compared across processes must not depend on the order of tests."""
     torch.manual_seed(1)

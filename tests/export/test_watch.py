@@ -1,4 +1,4 @@
-"""Attention that is watched while a model runs eagerly."""
+"""Attention and batch norms that are watched while a model runs eagerly."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from camcore.errors import ExportError
-from camcore.export.watch import AttentionWatch
+from camcore.export.watch import AttentionWatch, SoundBatchNorms
 
 TOKENS = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
 
@@ -105,3 +105,20 @@ def test_nothing_stays_behind() -> None:
     assert not model[0]._forward_pre_hooks
     F.scaled_dot_product_attention(TOKENS, TOKENS, TOKENS)
     assert len(watch.deltas()) == 1
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("call", [F.batch_norm, torch.batch_norm])
+def test_batch_norms_of_a_gradient_that_is_a_transposed_view(call: Any, batch: int) -> None:
+    x = torch.randn(batch, 6, 4, 4, requires_grad=True)
+    mean, variance, weight, bias = torch.randn(6), torch.rand(6) + 0.5, torch.randn(6), None
+    tail = (False, 0.1, 1e-5) if call is F.batch_norm else (False, 0.1, 1e-5, False)
+    given = (
+        (mean, variance, weight, bias) if call is F.batch_norm else (weight, bias, mean, variance)
+    )
+    with SoundBatchNorms():
+        y = call(x, *given, *tail)
+    G = torch.randn(batch, 16, 6).transpose(1, 2).unflatten(2, (4, 4))
+    (found,) = torch.autograd.grad(y, x, G)
+    scale = weight * torch.rsqrt(variance + 1e-5)
+    torch.testing.assert_close(found, G * scale[:, None, None])
