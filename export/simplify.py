@@ -23,6 +23,9 @@ def simplify(graph: fx.Graph) -> None:
         _divide_before_spreading(graph, division)
     for mean in _calls(graph, aten.mean.dim):
         _mean_of_equals(graph, mean)
+    for view in _calls(graph, aten.view.default):
+        # A view was possible with the strides that were traced; what is simplified has others.
+        view.target = aten.reshape.default
     graph.eliminate_dead_code()
 
 

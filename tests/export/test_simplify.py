@@ -84,6 +84,18 @@ def test_another_mean_stays(name: str) -> None:
     torch.testing.assert_close(program.module(check_guards=False)(x, like), function(x, like))
 
 
+def test_a_view_holds_when_the_strides_before_it_change() -> None:
+    def function(x: Tensor, like: Tensor) -> Tensor:
+        quotient = aten.div.Scalar(spread(x, like), 2.0)
+        return quotient.view(quotient.shape[0], -1)
+
+    program = captured(function)
+    assert count(program, aten.view.default) == 1
+    simplify(program.graph)
+    check_values(program, function)
+    check_values(program.run_decompositions(), function)
+
+
 def test_gradcam_behind_pooling_spreads_nothing() -> None:
     explained = explain(build(SmallNet), torch.zeros(1, 3, 24, 24), layer="top")
     assert count(capture(explained), aten.expand.default) == 0
