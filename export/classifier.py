@@ -36,8 +36,9 @@ def pooled_linear_weight(tail: fx.GraphModule, layer: str) -> Tensor:
         pooled = pooled.args[0]
     if not _is_global_average(pooled):
         raise _not_pooled_linear(layer, pooled)
-    if pooled.args[0].op != "placeholder" or weight.op != "get_attr":
-        raise _not_pooled_linear(layer, pooled.args[0])
+    features = _unflattened(pooled.args[0])
+    if features.op != "placeholder" or weight.op != "get_attr":
+        raise _not_pooled_linear(layer, features)
     return tail.get_buffer(weight.target)
 
 
@@ -45,9 +46,21 @@ def _is_global_average(node: Any) -> bool:
     if node.target is aten.adaptive_avg_pool2d.default:
         return list(node.args[1]) == [1, 1]
     if node.target is aten.mean.dim:
-        rank = node.meta["val"].ndim if node.args[2:] == (True,) else node.meta["val"].ndim + 2
-        return rank == 4 and sorted(axis % 4 for axis in node.args[1]) == [2, 3]
+        rank = node.args[0].meta["val"].ndim
+        averaged = sorted(axis % rank for axis in node.args[1])
+        points = node.args[0] is not _unflattened(node.args[0])
+        return (rank == 4 and averaged == [2, 3]) or (points and averaged == [2])
     return False
+
+
+def _unflattened(node: Any) -> Any:
+    """The map (B, C, H, W) that was flattened to points (B, C, H W), or the node itself."""
+    if node.target not in _RESHAPES or node.meta["val"].ndim != 3:
+        return node
+    source, flat = node.args[0].meta["val"], node.meta["val"]
+    # Of this shape, with the channels where they were, the points can be nothing else.
+    alike = source.ndim == 4 and source.shape[1] == flat.shape[1]
+    return node.args[0] if alike and isinstance(flat.shape[1], int) else node
 
 
 def _not_pooled_linear(layer: str, found: fx.Node) -> ExportError:

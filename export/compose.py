@@ -142,7 +142,8 @@ def explain(
         combine: the maps of several layers, each scaled, become their `mean` or their `product`;
             None takes the method's default.
         eigen_smooth: the first principal component of the weighted activations, not their sum.
-        aug_smooth: the mean over six variants of the image: three of brightness, each mirrored.
+        aug_smooth: the mean over six variants of the image: three of brightness, each mirrored
+            along its last axis: from left to right, of a volume (B, C, D, H, W) as well.
         dynamic_size: True demands free height and width, False fixes the example's, None frees
             them where the model allows it. The batch is always free.
         pixels: the graph takes uint8 images (B, H, W, C) and normalises them itself, with the mean

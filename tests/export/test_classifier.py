@@ -50,6 +50,8 @@ def weight(*head: nn.Module) -> tuple[Tensor, nn.Module]:
         (Mean((2, 3)),),
         (Mean((-1, -2)),),
         (Mean((2, 3), keepdim=True), nn.Flatten(1)),
+        (nn.Flatten(2), Mean((2,))),
+        (nn.Flatten(2), Mean((-1,), keepdim=True), nn.Flatten(1)),
     ],
 )
 @pytest.mark.parametrize("bias", [True, False])
@@ -70,6 +72,9 @@ def test_the_weight_of_the_linear_layer(pooling: tuple[nn.Module, ...], bias: bo
         (Mean((2, 3)), nn.Linear(6, 5), nn.Softmax(1)),
         (nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 5)),
         (nn.Conv2d(6, 5, 1), Mean((2, 3))),
+        (nn.Flatten(2), Mean((1,)), nn.Linear(22 * 22, 5)),
+        (nn.Flatten(2), nn.Unflatten(1, (3, 2)), nn.Flatten(2), Mean((2,)), nn.Linear(3, 5)),
+        (nn.Flatten(1), nn.Unflatten(1, (12, -1)), Mean((2,)), nn.Linear(12, 5)),
         (Mean((2, 3)), nn.BatchNorm1d(6), nn.Linear(6, 5)),
     ],
 )
