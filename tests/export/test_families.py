@@ -139,7 +139,16 @@ FAST = [
 ]
 
 # Deeper, wider or plainer twins of others: one layer will do.
-TWINS = {"vgg19", "resnet101", "wide_resnet50_2", "timm/resnet18", "transformers/Dinov2"}
+TWINS = {
+    "vgg19",
+    "resnet101",
+    "resnext50_32x4d",
+    "wide_resnet50_2",
+    "efficientnet_v2_s",
+    "deeplabv3_resnet50",
+    "timm/resnet18",
+    "transformers/Dinov2",
+}
 
 # Each format in its turn.
 SLOW = [
