@@ -9,6 +9,7 @@ from pathlib import Path
 
 from camcore.card import Card, attach_zip, onnx_ending
 from camcore.errors import FileError, InputError
+from camcore.export.collection import no_garbage_collection
 from camcore.export.compose import Explained, Explanation, explain
 from camcore.export.layers import LayerInfo, list_layers
 from camcore.export.prove import prove as prove_file
@@ -43,7 +44,8 @@ def save(explained: Explained, path: str | os.PathLike[str]) -> Card:
         )
     with _writable(path) as scratch:
         card = explained.card
-        content = WRITERS[suffix](capture(explained), card)
+        with no_garbage_collection():
+            content = WRITERS[suffix](capture(explained), card)
         scratch.write_bytes(content)
         card = replace(card, proof=prove_file(scratch, explained))
         if suffix == ".onnx":
