@@ -316,6 +316,19 @@ class FullGradBody(GradientBody):
         return list(values)
 
 
+class ShapleyBody(GradientBody):
+    """Raw maps from the gradient at a layer and its Hessian's product with the activation."""
+
+    def raw_maps(self, seen: Any, classes: Tensor) -> list[Tensor]:
+        (activation,), saved = seen
+        rows = classes.t().reshape(-1)
+        found = self.backward_pass(rows, *self._repeat_saved(saved, classes.shape[1]))
+        (layout,), (kernel,) = self._layouts, self._kernels
+        evidence = [layout.channels_first(each) for each in found]
+        evidence = [each.reshape(*classes.t().shape, *each.shape[1:]) for each in evidence]
+        return [kernel(layout.channels_first(activation), *evidence).transpose(0, 1)]
+
+
 class GuidedBody(GradientBody):
     """Raw maps from guided gradients at the image, and maybe Grad-CAM of a layer: K passes back."""
 
@@ -397,6 +410,8 @@ def check_combination(request: Request) -> None:
             )
     if request.method.needs in GUIDED:
         _check_guided(request)
+    if request.method.needs == "gradients_and_hessian_products":
+        _check_second_order(request)
     noisy = request.method.needs == "noisy_gradients"
     if noisy and (request.aug_smooth or not request.inputs[0].is_floating_point()):
         raise InputError(
@@ -406,6 +421,17 @@ def check_combination(request: Request) -> None:
         raise InputError(
             "aug_smooth changes the brightness of prepared images, the graph is to take uint8: "
             "leave one of them out"
+        )
+
+
+def _check_second_order(request: Request) -> None:
+    name, target = request.method.name, request.subject.target
+    if len(request.layers) > 1:
+        raise InputError(f"{name} takes one layer; got {', '.join(request.layers)}")
+    if target.contrast is not None:
+        raise InputError(
+            f"{name} differentiates each class's own score twice, and the target {target.name!r} "
+            "has none: choose another target"
         )
 
 

@@ -27,11 +27,13 @@ from camcore.export.bodies import (
     GuidedBody,
     NoisyBody,
     Request,
+    ShapleyBody,
     check_combination,
 )
 from camcore.export.classifier import pooled_linear_weight
+from camcore.export.collection import no_garbage_collection
 from camcore.export.cut import Cut, cut, dependents
-from camcore.export.gradient import Gradient, trace_gradient
+from camcore.export.gradient import Gradient, trace_gradient, trace_second_order
 from camcore.export.grids import Layout, hint
 from camcore.export.layers import (
     check_layer_name,
@@ -100,6 +102,7 @@ def _record(names: tuple[str, ...]) -> Callable[..., Any]:
     return namedtuple("Explanation", names)
 
 
+@no_garbage_collection()
 def explain(
     model: nn.Module,
     example: Tensor | tuple[Tensor, ...],
@@ -323,6 +326,11 @@ def _compose(asked: Request, traced: Trace) -> tuple[Request, Body]:
     if needs == "class_weights":
         weight = pooled_linear_weight(parts.tail, layers[0])
         return request, ClassWeightBody(request, parts, weight)
+    if needs == "gradients_and_hessian_products":
+        (value,) = (node.meta["val"] for node in roots)
+        explained = len(outputs_of(parts.tail)) - 1
+        gradient = trace_second_order(parts.tail, value, parts.crossing, explained=explained)
+        return request, ShapleyBody(request, parts, 1, gradient)
     gradient = _gradient(request, parts, roots, inner)
     body = NoisyBody if needs == "noisy_gradients" else GradientBody
     return request, body(request, parts, len(roots), gradient)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._decomp import decomposition_table
 from torch.fx import traceback as fx_traceback
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -70,9 +71,45 @@ def trace_gradient(
         ExportError: an operator of the tail has no gradient, or none in forward operators; it is
             named with its module. Or there is no ReLU to be guided.
     """
-    joint = _without_stand_ins(_trace_joint(tail, activations, crossing, explained, inner, guided))
-    _check_rules(joint)
+    joint = _trace_joint(tail, activations, crossing, explained, inner, guided)
     count = len(outputs_of(tail))
+    return _at_the_seed(joint, count, explained, contrast)
+
+
+def trace_second_order(
+    tail: fx.GraphModule, activation: Tensor, crossing: Sequence[Any], *, explained: int = 0
+) -> Gradient:
+    """Trace the gradient G of a tail's scores, and the Hessian times the activation, H A.
+
+    The traced gradient has forward operators only, so it is differentiated like any tail: H A is
+    the gradient of the sum of A G with the factor A held fixed. Autograd's own second derivatives
+    fix the batch to the example's.
+
+    Args: as `trace_gradient`'s, for one activation.
+
+    Raises:
+        ExportError: as `trace_gradient`, of first and second derivatives.
+    """
+    _refuse_detached(tail)
+    first = _trace_joint(tail, [activation], crossing, explained)
+    *_, seed = first.graph.find_nodes(op="placeholder")
+    count = len(outputs_of(tail))
+    given = [*crossing, seed.meta["val"]]
+    second = _trace_joint(first, [activation], given, count, again=True)
+    fixed, *_, seed, factor = second.graph.find_nodes(op="placeholder")
+    factor.replace_all_uses_with(fixed)
+    second.graph.erase_node(factor)
+    second.recompile()
+    return _at_the_seed(second, count, explained, None)
+
+
+def _at_the_seed(
+    joint: fx.GraphModule,
+    count: int,
+    explained: int,
+    contrast: Callable[[Tensor, Tensor], Tensor] | None,
+) -> Gradient:
+    """`(..., seed) -> (*outputs, *gradients)`, `count` outputs, cut into two."""
     outputs, gradients = outputs_of(joint)[:count], outputs_of(joint)[count:]
     joint.graph.output_node().args = (tuple(gradients),)
     *_, seed = joint.graph.find_nodes(op="placeholder")
@@ -94,10 +131,13 @@ def _trace_joint(
     activations: Sequence[Tensor],
     crossing: Sequence[Any],
     explained: int,
-    inner: int,
-    guided: bool,
+    inner: int = 0,
+    guided: bool = False,
+    again: bool = False,
 ) -> fx.GraphModule:
     """`(*activations, *crossing, seed) -> (*outputs, *gradients)`, by the gradient rules.
+
+    With `again` the tail is such a graph itself. A gradient that is constant has zeros for its own.
 
     `make_fx` records what the autograd engine does. Exporting a module that calls `autograd.grad`
     would not: there, outputs saved for the backward pass turn into constants, and the map freezes
@@ -109,10 +149,15 @@ def _trace_joint(
         leaves = [value.detach().requires_grad_() for value in given[: len(activations)]]
         # Copies, for the tail may begin with an operator that refuses a leaf.
         copies = [leaf.clone() for leaf in leaves]
-        outputs = _Recorder(tail).run(*copies, *given[len(activations) :])
+        recorder = _GradientRecorder if again else _Recorder
+        outputs = recorder(tail).run(*copies, *given[len(activations) :])
+        if again and not outputs[explained].requires_grad:
+            return *outputs, *map(torch.zeros_like, leaves)
         within = list(outputs[len(outputs) - inner :])
         # Images do not influence each other, so the gradient of the sum holds each image's own.
-        gradients = partial(torch.autograd.grad, outputs[explained], grad_outputs=seed)
+        gradients = partial(
+            torch.autograd.grad, outputs[explained], grad_outputs=seed, materialize_grads=again
+        )
         if not guided:
             return *outputs, *gradients(leaves + within)
         plain = gradients(within, retain_graph=True) if within else ()
@@ -137,7 +182,9 @@ def _trace_joint(
             "guided gradients are those of guided ReLUs, and the model has no ReLU (ReLU6, GELU, "
             "SiLU and others keep their own gradients). Choose another method"
         )
-    return _with_weights_of(tail, graph)
+    traced = _without_stand_ins(_with_weights_of(tail, graph))
+    _check_rules(traced)
+    return traced
 
 
 class _Recorder(fx.Interpreter):
@@ -149,6 +196,30 @@ class _Recorder(fx.Interpreter):
             # which no exporter understands.
             return args[0].mean(dim=list(range(-len(args[1]), 0)), keepdim=True)
         return super().call_function(KEPT.get(target, target), args, kwargs)
+
+
+class _GradientRecorder(_Recorder):
+    """Runs what was traced of a gradient, so that all it computes can be differentiated again."""
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if target is aten.detach.default:
+            return args[0]  # autograd's, of what it saved; the tail has none of its own
+        if target in _WITH_STATISTICS:
+            return decomposition_table[target](*args, **kwargs)
+        return super().call_function(target, args, kwargs)
+
+
+# The gradient uses their mean and deviation, of which autograd takes no derivative.
+_WITH_STATISTICS = {aten.native_layer_norm.default, aten.native_group_norm.default}
+
+
+def _refuse_detached(tail: fx.GraphModule) -> None:
+    for node in tail.graph.find_nodes(op="call_function", target=aten.detach.default):
+        if node.meta["val"].is_floating_point():
+            raise ExportError(
+                "second derivatives cannot be told from those of a value that is detached, as by "
+                f"{module_of(node) or 'the model itself'}. Choose a later layer, or another method"
+            )
 
 
 def _without_stand_ins(graph: fx.GraphModule) -> fx.GraphModule:

@@ -6,12 +6,13 @@ mistakes.
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -94,7 +95,10 @@ class _Run:
             self.layers = [_Recorded(each.detach(), each) for each in watch.deltas()]
         else:
             layers = [layer for layer in request.layers if layer]
-            with _recorded(model, layers) as recorded:
+            # Fused attention has no second derivatives.
+            twice = request.method.needs == "gradients_and_hessian_products"
+            attention = sdpa_kernel(SDPBackend.MATH) if twice else nullcontext()
+            with _recorded(model, layers) as recorded, attention:
                 *outputs, ranking, self.scores = _observe(request, image + delta, others)
             recorded[""] = [_Recorded(image, delta)]
             self.layers = [recorded[layer][-1] for layer in request.layers]
@@ -104,15 +108,29 @@ class _Run:
 
     def gradients(self, classes: Tensor) -> tuple[Tensor, ...]:
         """Of what is explained of classes (B, 1), with respect to what each layer returned."""
+        deltas = [layer.delta for layer in self.layers]
+        return torch.autograd.grad(self._total(classes), deltas, retain_graph=True)
+
+    def hessian_product(self, classes: Tensor) -> Tensor:
+        """Second derivatives of the same at the one layer, times the activation."""
+        ((value, delta),) = self.layers
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(self._total(classes), delta, create_graph=True)
+        if not gradient.requires_grad:
+            return torch.zeros_like(value)
+        (product,) = torch.autograd.grad(
+            gradient, delta, value, retain_graph=True, materialize_grads=True
+        )
+        return product
+
+    def _total(self, classes: Tensor) -> Tensor:
         with torch.enable_grad():
             if self._contrast is None:
                 explained = self.scores.gather(1, classes)
             else:
                 explained = self._contrast(self.scores, classes)
             # Images do not influence each other, so the gradient of the sum holds each one's own.
-            total = explained.sum()
-        deltas = [layer.delta for layer in self.layers]
-        return torch.autograd.grad(total, deltas, retain_graph=True)
+            return explained.sum()
 
 
 def _observe(request: Request, image: Tensor, others: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -140,6 +158,8 @@ def _raw_maps(request: Request, runs: list[_Run], classes: Tensor) -> list[Tenso
         ):
             gradients = [layout.channels_first(gradient) for gradient in found]
             row.append(torch.stack(gradients) if noisy else gradients[0])
+    if request.method.needs == "gradients_and_hessian_products":
+        arguments[0].append(request.layouts[0].channels_first(plain.hessian_product(classes)))
     if request.method.needs == "bias_gradients":
         for row, bias in zip(arguments[1:], request.biases, strict=True):
             row[0] = bias

@@ -25,6 +25,7 @@ def test_the_methods_by_name() -> None:
         "segeigencam",
         "kpcacam",
         "fem",
+        "shapleycam",
         "finercam",
         "refinecam",
         "fullgrad",
@@ -51,6 +52,7 @@ ARRAYS = {
     "bias_gradients": ["biases", "gradients"],
     "guided_gradients": ["guided_gradients"],
     "gradients_and_guided_gradients": ["activations", "gradients", "guided_gradients"],
+    "gradients_and_hessian_products": ["activations", "gradients", "hessian_products"],
     "attention_gradients": ["gradients", "grid"],
     "ablated_scores": ["activations", "score", "ablated"],
     "masked_scores": ["activations", "scores"],
@@ -87,7 +89,13 @@ def test_weights_fit_their_kernel() -> None:
     """The same arrays and options, and their sum over channels is the kernel's map."""
     rng = np.random.default_rng(0)
     A = rng.normal(size=(2, 3, 4, 5))
-    given = {"gradients": rng.normal(size=A.shape), "class_weights": rng.normal(size=(2, 3))}
+    G, HA = rng.normal(size=(2, *A.shape))
+    given = {
+        "activations": (A,),
+        "gradients": (A, G),
+        "class_weights": (A, rng.normal(size=(2, 3))),
+        "gradients_and_hessian_products": (A, G, HA),
+    }
     for method in camcore.METHODS.values():
         if method.weights is None:
             assert (
@@ -97,7 +105,7 @@ def test_weights_fit_their_kernel() -> None:
             )
             continue
         assert inspect.signature(method.weights) == inspect.signature(method.kernel)
-        arrays = (A,) if method.needs == "activations" else (A, given[method.needs])
+        arrays = given[method.needs]
         weights = method.weights(*arrays)
         weighted = A * (weights if method.per_point else weights[..., None, None])
         np.testing.assert_allclose(weighted.sum(axis=1), method.kernel(*arrays), rtol=1e-12)

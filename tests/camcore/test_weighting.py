@@ -40,9 +40,9 @@ Kernel = Callable[..., Any]
 def test_every_method_of_the_registry_is_tested_here() -> None:
     kernels = {method.kernel for method in camcore.METHODS.values()}
     elsewhere = {kernel for kernel in kernels if kernel.__module__ != camcore.cam.__module__}
-    # Of noisy images: see the tests of its weights.
-    noisy = {camcore.smoothgradcam_plus_plus}
-    assert kernels - elsewhere == {*METHODS, camcore.cam, *GRADIENT_FREE, *noisy}
+    # Of other evidence: see the tests of their weights.
+    others = {camcore.smoothgradcam_plus_plus, camcore.shapleycam}
+    assert kernels - elsewhere == {*METHODS, camcore.cam, *GRADIENT_FREE, *others}
     assert {kernel.__module__ for kernel in elsewhere} == {
         "camcore.projection",
         "camcore.fullgrad",

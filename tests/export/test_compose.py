@@ -35,9 +35,9 @@ def exact(model: nn.Module, layer: str, image: Tensor, ids: Any, **options: Any)
 
 
 # Of another target, of noisy images, of several layers or all: see test_bodies.py; of the image:
-# test_guided.py; of attention: test_attention.py.
+# test_guided.py; of attention: test_attention.py; of second derivatives: test_shapley.py.
 BEYOND = {"finercam", "smoothgradcam++", "refinecam", "fullgrad", "legrad"}
-BEYOND |= {"guided-backprop", "guided-gradcam"}
+BEYOND |= {"guided-backprop", "guided-gradcam", "shapleycam"}
 # `cam` only works right before the pooling.
 PLACES = [
     (method, layer)
