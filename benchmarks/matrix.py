@@ -61,6 +61,23 @@ MEANINGS = {
     "timeout": "no answer in the time allowed",
     "not run": "not run",
 }
+# Methods of many passes are cut short: the file is of the same operators for one pass or thousands.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "ablationcam": {"ratio": 0.1},
+    "scorecam": {"channels": 8},
+    "sscam": {"samples": 2, "channels": 8},
+    "iscam": {"samples": 2, "channels": 8},
+    "rise": {"n_masks": 32},
+}
+# What methods need that take no layer: there is but one cell of them for each model and format.
+OF_THE_MODEL = ("bias_gradients", "guided_gradients", "random_mask_scores")
+# How the errors begin that say that a method asks for what a model does not have.
+INAPPLICABLE = (
+    "cam needs",
+    "guided gradients are those of guided ReLUs",
+    "legrad explains",
+    "vit-reciprocam masks tokens",
+)
 
 
 @dataclass(frozen=True)
@@ -141,14 +158,17 @@ def fill(family: Family, cells: Sequence[Cell]) -> Iterator[Cell]:
     """The cells of one model and layer, each exported and proven, method by method."""
     model = family.build()
     example = torch.zeros(1, 3, family.size, family.size)
+    layer = family.earlier if cells[0].layer == "earlier" else None
     for method in dict.fromkeys(cell.method for cell in cells):
-        layer = family.earlier if cells[0].layer == "earlier" else None
+        options = family.explained | OPTIONS.get(method, {})
         start = time.monotonic()
         explained, failed = _attempt(
-            lambda method=method, layer=layer: explain(  # type: ignore[misc]
-                model, example, method=method, layer=layer, **family.explained
+            lambda method=method, options=options: explain(  # type: ignore[misc]
+                model, example, method=method, layer=layer, **options
             )
         )
+        if layer and get_method(method).needs in OF_THE_MODEL:
+            failed = {"outcome": "not applicable", "reason": f"{method} takes no layer"}
         spent = time.monotonic() - start
         for cell in (cell for cell in cells if cell.method == method):
             if explained is None:
@@ -185,8 +205,7 @@ def _attempt(action: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
         reason = str(error).strip().partition("\n")[0]
         if not isinstance(error, CamcoreError):
             reason = f"{type(error).__name__}: {reason}"
-        wants = ("cam needs", "legrad explains")
-        inapplicable = isinstance(error, ExportError) and reason.startswith(wants)
+        inapplicable = isinstance(error, ExportError) and reason.startswith(INAPPLICABLE)
         return None, {
             "outcome": "not applicable" if inapplicable else "failed",
             "reason": reason,
@@ -309,6 +328,7 @@ def render(content: Mapping[str, Any]) -> str:
         "layer, then one before it. `size` says whether height and width of the file are free, "
         "`worst` is the worst relative error among its files.",
         "\n".join(legend),
+        f"Methods of many passes are cut short: {_shortened()}.",
         f"Versions: {versions}.",
         markdown_table(
             [
@@ -327,6 +347,13 @@ def render(content: Mapping[str, Any]) -> str:
         if lines:
             text += [f"## {title}", "\n".join(lines)]
     return "\n\n".join(text) + "\n"
+
+
+def _shortened() -> str:
+    return "; ".join(
+        f"{method} with " + ", ".join(f"`{name}={value}`" for name, value in options.items())
+        for method, options in OPTIONS.items()
+    )
 
 
 def _record(model: str, layer: str, cells: Sequence[Cell]) -> dict[str, str]:

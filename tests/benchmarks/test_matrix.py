@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from torch.nn import functional as F
 
 from benchmarks import matrix
 from benchmarks.families import FAMILIES, NUM_CLASSES, Family
-from benchmarks.matrix import Cell, collect, fill, main, render
+from benchmarks.matrix import OPTIONS, Cell, collect, fill, main, render
+from camcore.export.passes import PASSES
 from camcore.methods import METHODS
 
 MODEL = "squeezenet1_1"  # a name of the list; what it builds is replaced
@@ -77,6 +79,38 @@ def test_what_does_not_apply_and_what_fails() -> None:
     assert third.outcome == "failed"
     assert "grid_sampler" in third.reason
     assert "\n" not in third.reason
+
+
+def test_methods_that_ask_for_what_a_model_has_not() -> None:
+    class NoReLU(Tiny):
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.gelu(self.top(self.norm(self.stem(x))))
+            return self.fc(torch.tanh(self.hidden(x.mean((2, 3)))))  # type: ignore[no-any-return]
+
+    family = Family(MODEL, NoReLU, "stem", size=24)
+    methods = ("legrad", "guided-backprop", "guided-gradcam", "vit-reciprocam")
+    for cell in fill(family, cells("default", *methods)):
+        assert (cell.outcome, cell.error) == ("not applicable", None), cell
+    # Where a layer is named: methods that take none.
+    methods = ("fullgrad", "guided-backprop", "rise")
+    for cell in fill(family, cells("earlier", *methods)):
+        assert (cell.outcome, cell.reason) == ("not applicable", f"{cell.method} takes no layer")
+    # A layer that does not exist is no matter of the method.
+    (cell,) = fill(replace(family, earlier="nowhere"), cells("earlier", "cam"))
+    assert cell.outcome == "failed"
+
+
+def test_methods_of_many_passes_are_cut_short() -> None:
+    assert {m.name for m in METHODS.values() if m.needs in PASSES} == {
+        *OPTIONS,
+        "reciprocam",
+        "vit-reciprocam",
+    }
+    for method, options in OPTIONS.items():
+        assert set(options) <= set(METHODS[method].options)
+    (cell,) = fill(TINY, cells("default", "rise"))
+    assert cell.outcome == "exact"
+    assert "rise with `n_masks=32`" in render({"versions": {}, "cells": []})
 
 
 @pytest.fixture
