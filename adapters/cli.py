@@ -26,7 +26,7 @@ except ModuleNotFoundError as error:
 
 from camcore.adapters import paths, tables
 from camcore.adapters.files import check_suffix, onnx_ports, opened
-from camcore.adapters.options import parse_options, parse_output, parse_target
+from camcore.adapters.options import add_channels, parse_options, parse_output, parse_target
 from camcore.card import Card
 from camcore.errors import CamcoreError, FileError, InputError, UnknownNameError
 
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 _LISTED = 5  # best classes of an image that are listed unless --top says otherwise
 
 _STDOUT = Path("-")
+
+_INTERRUPTED = 130  # what shells give for a command that Ctrl-C ended
 
 _out = Console()
 _err = Console(stderr=True)
@@ -54,6 +56,9 @@ class _Commands(TyperGroup):
             _err.print(f"[red]camcore: {escape(str(error))}[/red]", soft_wrap=True)
             bad_input = isinstance(error, InputError | UnknownNameError | FileError)
             raise typer.Exit(2 if bad_input else 1) from error
+        except KeyboardInterrupt:
+            _err.print("[red]camcore: stopped by Ctrl-C[/red]")
+            raise typer.Exit(_INTERRUPTED) from None
 
 
 app = typer.Typer(
@@ -114,7 +119,7 @@ def _camcore(
     Without a download: `scenes` in place of resnet18, a small classifier of painted shapes.
 
     Exit codes: 0 done, 1 the model could not be exported or proven, 2 something was wrong with what
-    was given.
+    was given, 130 stopped by Ctrl-C.
     """
 
 
@@ -157,6 +162,16 @@ def export(
             "--option",
             metavar="NAME=VALUE",
             help="An option of the method, as eps=0; `camcore methods` lists them. Repeatable.",
+            rich_help_panel=_METHOD,
+        ),
+    ] = None,
+    channels: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many channels scorecam, sscam and iscam mask the image with, those that are "
+            "strongest in it: a pass for each.",
+            show_default="all of them",
             rich_help_panel=_METHOD,
         ),
     ] = None,
@@ -251,6 +266,8 @@ def export(
 
     - `camcore export resnet50 --layer layer3 --layer layer4 --pixels -o resnet50.onnx`
 
+    - `camcore export resnet50 --method scorecam --channels 16 -o resnet50.onnx`
+
     - `camcore export fcn_resnet50 --target segmentation --layer backbone.layer4 -o fcn.onnx`
 
     - `camcore export resnet18 --weights mine.safetensors --class-names names.txt -o mine.onnx`
@@ -266,7 +283,7 @@ def export(
     paths.check_targets([("--output", output)], [Path(weights)])
     names = None if class_names is None else _read_lines(class_names)
     height_width = _parse_size(size)
-    own_options = parse_options(method, options or ())
+    own_options = add_channels(method, parse_options(method, options or ()), channels)
     with _needs("export"):
         from camcore.adapters import zoo
         from camcore.export import explain, save

@@ -5,7 +5,7 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from camcore.errors import InputError, unknown_name
-from camcore.methods import get_method
+from camcore.methods import METHODS, get_method
 
 
 def parse_options(method: str, pairs: Sequence[str]) -> dict[str, Any]:
@@ -31,10 +31,36 @@ def parse_options(method: str, pairs: Sequence[str]) -> dict[str, Any]:
             raise unknown_name(f"option of {method}", name, chosen.options)
         if name in found:
             raise InputError(f"--option {name} is given twice")
-        # What the exporter takes itself, and the kernel does not, is of its default's type.
-        kinds = list(_kinds(hints.get(name, type(chosen.options[name]))))
-        found[name] = _parse(pair, text, kinds)
+        # What the exporter takes itself, and the kernel does not, is of its default's type; None
+        # stands for as many as there are.
+        default = chosen.options[name]
+        hint = hints.get(name, int | None if default is None else type(default))
+        found[name] = _parse(pair, text, list(_kinds(hint)))
     return found
+
+
+def add_channels(method: str, options: dict[str, Any], channels: int | None) -> dict[str, Any]:
+    """The options with `--channels`, a short form of `--option channels=`, if it was given.
+
+    Raises:
+        InputError: the method has no channels to choose from, or they are given twice.
+
+    >>> add_channels("scorecam", {"chunk": 8}, 16)
+    {'chunk': 8, 'channels': 16}
+    """
+    if channels is None:
+        return options
+    if "channels" not in get_method(method).options:
+        others = [name for name, each in METHODS.items() if "channels" in each.options]
+        raise InputError(
+            f"--channels {channels}: {method} does not choose channels; {', '.join(others)} do"
+        )
+    if "channels" in options:
+        raise InputError(
+            f"--channels {channels} and --option channels={options['channels']} are the same "
+            "option: give one of them"
+        )
+    return {**options, "channels": channels}
 
 
 def _kinds(hint: Any) -> Iterator[Any]:
@@ -54,6 +80,8 @@ def _parse(pair: str, text: str, kinds: Sequence[Any]) -> Any:
             return text
         if kind is NoneType and text.lower() == "none":
             return None
+        if kind is bool and text.lower() in _TRUTH:
+            return _TRUTH[text.lower()]
         if kind in (int, float):
             try:
                 return kind(text)
@@ -63,7 +91,8 @@ def _parse(pair: str, text: str, kinds: Sequence[Any]) -> Any:
     raise InputError(f"--option {pair}; expected {expected}")
 
 
-_WORDS = {int: "a whole number", float: "a number", NoneType: "none"}
+_TRUTH = {"true": True, "false": False}
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", NoneType: "none"}
 
 
 def parse_output(text: str | None) -> str | int | None:

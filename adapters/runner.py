@@ -7,8 +7,10 @@ and come back, without a copy.
 
 import math
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -389,7 +391,7 @@ def _open_onnx(path: Path, card: Card, device: Device) -> Graph:
         feeds = dict(zip(card.inputs, [*inputs, class_ids], strict=True))
         if is_numpy_array(inputs[0]):
             dense = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
-            return cast(Sequence[Any], session.run(names, dense))
+            return cast(Sequence[Any], _stoppable(lambda how: session.run(names, dense, how)))
         return _run_bound(session, names, feeds)
 
     return run
@@ -417,9 +419,47 @@ def _run_bound(session: Any, names: list[str], feeds: Mapping[str, Any]) -> Sequ
         binding.bind_output(name, "cuda" if device_type == _CUDA else "cpu", device_id)
     # The caller's library and onnxruntime work on streams of their own: wait for both.
     binding.synchronize_inputs()
-    session.run_with_iobinding(binding)
+    _stoppable(lambda how: session.run_with_iobinding(binding, how))
     binding.synchronize_outputs()
     return [xp.from_dlpack(value._ortvalue) for value in binding.get_outputs()]
+
+
+def _stoppable(run: Callable[[Any], Any]) -> Any:
+    """What a run of onnxruntime gives, told to stop when Ctrl-C is pressed.
+
+    Python learns of it between two of its own steps, in the main thread: a run of many passes is
+    one step of minutes, so it goes to another thread, and this one waits.
+    """
+    import onnxruntime
+
+    how = onnxruntime.RunOptions()
+    if threading.current_thread() is not threading.main_thread():
+        return run(how)
+    found: Future[Any] = Future()
+    over = threading.Event()
+
+    def work() -> None:
+        try:
+            found.set_result(run(how))
+        except Exception as error:  # onnxruntime's exceptions derive from nothing narrower
+            found.set_exception(error)
+        finally:
+            over.set()
+
+    worker = threading.Thread(target=work, name="camcore-run")
+    worker.start()
+    try:
+        # Not by `join`, which takes a thread for ended when Ctrl-C ends its wait. With a limit, for
+        # not every system wakes up a wait that has none.
+        while not over.wait(0.1):
+            pass
+    except KeyboardInterrupt:
+        how.terminate = True
+        over.wait()
+        raise
+    finally:
+        worker.join()
+    return found.result()
 
 
 def _dense(array: Any, xp: Any) -> Any:

@@ -174,7 +174,9 @@ def _method_lines(method: Method) -> Iterator[str]:
     yield f"needs {method.needs.replace('_', ' ')}; costs {cost}"
     traits = [] if method.class_specific else ["the same map for every class"]
     if method.options:
-        traits.append(f"options {_pairs({k: _default(v) for k, v in method.options.items()})}")
+        # Written as `--option` wants them.
+        options = ", ".join(f"{name}={_default(v)}" for name, v in method.options.items())
+        traits.append(f"options {options}")
     if method.weights is not None:
         traits.append("eigen-smooth possible")
     if traits:
@@ -183,6 +185,8 @@ def _method_lines(method: Method) -> Iterator[str]:
 
 
 def _default(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     return f"{value:g}" if isinstance(value, int | float) else str(value or "none")
 
 

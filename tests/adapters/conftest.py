@@ -1,12 +1,17 @@
+import signal
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 
 from camcore.export import explain, save
 from tests.adapters.nets import build_segmenter, build_with_table
-from tests.adapters.toy import CARD, UINT8_CARD, write_toy
+from tests.adapters.toy import CARD, UINT8_CARD, write_endless_toy, write_toy
 
 
 @pytest.fixture(scope="session")
@@ -60,3 +65,34 @@ def segmenter_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         save(explained, folder / f"{size}.onnx")
     return folder
+
+
+@pytest.fixture(scope="session")
+def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file whose run takes weeks."""
+    return write_endless_toy(tmp_path_factory.mktemp("endless") / "endless.onnx")
+
+
+@pytest.fixture
+def press_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ctrl-C comes a moment after onnxruntime has begun to run."""
+    begun, over = threading.Event(), threading.Event()
+    plain = onnxruntime.InferenceSession.run
+
+    def run(*arguments: Any) -> Any:
+        begun.set()
+        return plain(*arguments)
+
+    def press() -> None:
+        if begun.wait(60) and not over.wait(0.3):
+            main = threading.main_thread().ident
+            assert main is not None
+            signal.pthread_kill(main, signal.SIGINT)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", run)
+    presser = threading.Thread(target=press)
+    presser.start()
+    yield
+    over.set()
+    begun.set()
+    presser.join()

@@ -346,6 +346,16 @@ def test_run_on_cuda_without_cuda(toy_folder: Path, photos: list[Path]) -> None:
     assert "device is 'cuda', but" in failed(result)
 
 
+def test_ctrl_c_stops_a_run(
+    endless: Path, photos: list[Path], tmp_path: Path, press_ctrl_c: None
+) -> None:
+    """While onnxruntime is at work, and will be for weeks."""
+    output = tmp_path / "overlay.png"
+    result = camcore("run", endless, photos[0], "--output", output)
+    assert failed(result, 130) == "camcore: stopped by Ctrl-C\n"
+    assert not output.exists()
+
+
 def test_debug_shows_the_traceback(toy_folder: Path) -> None:
     result = camcore("--debug", "run", toy_folder / "toy.onnx", "none.png")
     assert result.exit_code == 1
@@ -533,6 +543,19 @@ def test_export_hands_over_how_the_maps_are_made(fake_export: FakeExport, tmp_pa
         "target": "probability",
         "output": 1,
     }
+
+
+def test_export_hands_over_the_options_of_many_passes(
+    fake_export: FakeExport, tmp_path: Path
+) -> None:
+    built = ("squeezenet1_1", "--weights", "none", "-o", tmp_path / "m.onnx")
+    score = ("--method", "scorecam", "--channels", "8", "--option", "align_corners=true")
+    done(camcore("export", *built, *score))
+    asked = {name: fake_export.asked[name] for name in ("method", "channels", "align_corners")}
+    assert asked == {"method": "scorecam", "channels": 8, "align_corners": True}
+    refused = failed(camcore("export", *built, "--method", "rise", "--channels", "8"))
+    assert "--channels 8: rise does not choose channels; scorecam, sscam, iscam do" in refused
+    assert camcore("export", *built, "--channels", "0").exit_code == 2
 
 
 _PLAIN = ("model", "example", "model_name", "class_names", "image_spec", "dynamic_size")

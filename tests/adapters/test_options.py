@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from camcore.adapters import options
-from camcore.adapters.options import parse_options, parse_output, parse_target
+from camcore.adapters.options import add_channels, parse_options, parse_output, parse_target
 from camcore.errors import InputError, UnknownNameError
 from camcore.export.targets import TARGETS, Target
 from camcore.methods import METHODS
@@ -23,6 +23,16 @@ from camcore.methods import METHODS
         ("kpcacam", ["gamma=0.5", "coef=2"], {"gamma": 0.5, "coef": 2.0}),
         ("kpcacam", ["gamma=none"], {"gamma": None}),
         ("randomcam", ["seed=3"], {"seed": 3}),
+        ("scorecam", ["channels=16", "chunk=8"], {"channels": 16, "chunk": 8}),
+        (
+            "scorecam",
+            ["channels=none", "align_corners=true"],
+            {"channels": None, "align_corners": True},
+        ),
+        ("reciprocam", ["gaussian=TRUE"], {"gaussian": True}),
+        ("vit-reciprocam", ["gaussian=false"], {"gaussian": False}),
+        ("ablationcam", ["value=-2", "ratio=0.5"], {"value": -2.0, "ratio": 0.5}),
+        ("rise", ["n_masks=100", "probability=0.25"], {"n_masks": 100, "probability": 0.25}),
     ],
 )
 def test_options_have_the_kernels_types(
@@ -46,6 +56,9 @@ def test_options_have_the_kernels_types(
         ("kpcacam", "gamma=x", "--option gamma=x; expected a number or none$"),
         ("randomcam", "seed=0.5", "--option seed=0.5; expected a whole number$"),
         ("gradcan", "eps=1", "unknown method 'gradcan'"),
+        ("scorecam", "channels=all", "--option channels=all; expected a whole number or none$"),
+        ("scorecam", "chunk=none", "--option chunk=none; expected a whole number$"),
+        ("reciprocam", "gaussian=1", "--option gaussian=1; expected true or false$"),
     ],
 )
 def test_wrong_options(method: str, pair: str, message: str) -> None:
@@ -56,6 +69,18 @@ def test_wrong_options(method: str, pair: str, message: str) -> None:
 def test_option_that_is_given_twice() -> None:
     with pytest.raises(InputError, match="--option eps is given twice"):
         parse_options("gradcam++", ["eps=1", "eps=2"])
+
+
+def test_channels() -> None:
+    assert add_channels("gradcam", {}, None) == {}
+    for method in ("scorecam", "sscam", "iscam"):
+        assert add_channels(method, {"chunk": 4}, 7) == {"chunk": 4, "channels": 7}
+    for method in ("gradcam", "ablationcam", "rise"):
+        message = f"--channels 7: {method} does not choose channels; scorecam, sscam, iscam do"
+        with pytest.raises(InputError, match=message):
+            add_channels(method, {}, 7)
+    with pytest.raises(InputError, match="--channels 7 and --option channels=3 are the same"):
+        add_channels("scorecam", {"channels": 3}, 7)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -117,4 +142,4 @@ def test_wrong_targets_of_ones_own(text: str, message: str) -> None:
 
 
 def test_examples() -> None:
-    assert doctest.testmod(options) == doctest.TestResults(failed=0, attempted=2)
+    assert doctest.testmod(options) == doctest.TestResults(failed=0, attempted=3)

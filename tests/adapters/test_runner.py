@@ -2,6 +2,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -621,3 +624,38 @@ def test_onnx_runs_without_torch_and_onnx_and_without_a_warning(toy_folder: Path
         check=False,
     )
     assert (done.stdout, done.stderr) == ("ran\n", "")
+
+
+# Ctrl-C.
+
+
+def test_ctrl_c_ends_a_run_of_onnxruntime(endless: Path, press_ctrl_c: None) -> None:
+    runner = load(endless)
+    before = threading.active_count()
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        runner(np.zeros((1, 3, 8, 9), np.float32))
+    assert time.monotonic() - begin < 20
+    # What ran has ended, and nothing goes on in the background.
+    assert threading.active_count() <= before
+    assert not [thread for thread in threading.enumerate() if thread.name == "camcore-run"]
+
+
+def test_a_run_after_one_that_was_stopped(
+    endless: Path, toy_folder: Path, press_ctrl_c: None
+) -> None:
+    stopped, other = load(endless), load(toy_folder / "toy.onnx")
+    image = np.ones((1, 3, 8, 9), np.float32)
+    with pytest.raises(KeyboardInterrupt):
+        stopped(image)
+    expected = reference(image, np.array([[2]]))
+    np.testing.assert_allclose(other(image, 2).saliency_map, expected.saliency_map, rtol=1e-5)
+
+
+def test_runs_in_other_threads(toy_folder: Path) -> None:
+    """Ctrl-C comes to the main thread alone: the others run as they are."""
+    runner, image = load(toy_folder / "toy.onnx"), np.ones((2, 3, 8, 9), np.float32)
+    expected = runner(image, 1).saliency_map
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda n: runner(image, n % 4).saliency_map, range(1, 12, 4)):
+            np.testing.assert_array_equal(found, expected)

@@ -150,12 +150,25 @@ def test_methods_list_at_80_columns() -> None:
         assert any(method.paper in line for line in lines), "in one piece, to be copied"
 
 
+def test_methods_list_tells_how_many_passes_may_be_chosen() -> None:
+    lines = printed(tables.methods_list(METHODS.values()), width=80)
+    text = " ".join(" ".join(lines).split())
+    for options in (
+        "value=0, ratio=1, chunk=32",
+        "channels=none, align_corners=false, chunk=16",
+        "gaussian=false, chunk=32",
+        "gaussian=true, chunk=32",
+        "n_masks=4000",
+    ):
+        assert options in text
+
+
 def test_methods_list_tells_methods_apart() -> None:
     def listed(name: str) -> list[str]:
         lines = printed(tables.methods_list([METHODS[name]]))
         return [line.strip() for line in lines[1:-2]]
 
-    assert "options eps 1e-06; eigen-smooth possible" in listed("gradcam++")
+    assert "options eps=1e-06; eigen-smooth possible" in listed("gradcam++")
     assert "the same map for every class; options gram none" in listed("eigencam")
     assert "needs activations; costs no further pass" in listed("eigencam")
     assert listed("hirescam")[-2] == "eigen-smooth possible"

@@ -100,9 +100,9 @@ class ToyNet(torch.nn.Module):
         return scores, classes, torch.einsum("bkn,bnhw->bkhw", chosen, maps)
 
 
-def onnx_content(card: Card | None = CARD) -> bytes:
+def onnx_content(card: Card | None = CARD, body: str = _ONNX) -> bytes:
     dtype = (card or CARD).image.dtype
-    text = _ONNX.replace("IMAGE", _IMAGE[dtype]).replace("PREPARATION", _PREPARATION[dtype])
+    text = body.replace("IMAGE", _IMAGE[dtype]).replace("PREPARATION", _PREPARATION[dtype])
     model = onnx.parser.parse_model(text)
     for value, name in ((WEIGHT, "weight"), (np.array([[-1]]), "class_ids")):
         model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
@@ -110,6 +110,24 @@ def onnx_content(card: Card | None = CARD) -> bytes:
         entry = model.metadata_props.add()
         entry.key, entry.value = KEY, card.to_json()
     return bytes(model.SerializeToString())
+
+
+_ENDLESS = """
+    weeks = Constant <value_int: int = 1000000000000000> ()
+    go_on = Cast <to: int = 9> (weeks)
+    bounded = Loop (weeks, go_on, maps) <body = step (int64 n, bool before, float[B, N, H, W] held)
+        => (bool after, float[B, N, H, W] next) {
+            after = Identity (before)
+            next = Sigmoid (held)
+        }>
+"""
+
+
+def write_endless_toy(path: Path) -> Path:
+    """The toy with a loop in it that does not come to an end."""
+    content = onnx_content(body=_ONNX.replace("    bounded = Sigmoid (maps)\n", _ENDLESS))
+    path.write_bytes(seal_onnx(content))
+    return path
 
 
 def write_toy(path: Path, card: Card = CARD) -> Path:
