@@ -4,10 +4,12 @@ Behind such a tail one gradient says what every channel and every point contribu
 needed to leave one out. Told from the operators of the graph, not from the modules' classes.
 """
 
+import operator
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
 
 from camcore.export.trace import outputs_of
 
@@ -29,6 +31,11 @@ _IN_THE_FIRST = {
     aten.slice,
     aten.select,
     aten.index_select,
+    aten.split,
+    aten.split_with_sizes,
+    aten.chunk,
+    aten.unbind,
+    operator.getitem,
     aten.clone,
     aten.alias,
     aten.detach,
@@ -56,7 +63,10 @@ _IN_THE_FIRST = {
     aten.upsample_nearest2d,
     aten.upsample_bilinear2d,
     aten.constant_pad_nd,
+    aten.pad,
 }
+# What these give follows from sizes, and not from values.
+_SIZES = {aten.sym_size, aten.sym_numel, aten.sym_stride}
 # Affine in all that varies together; and in one factor, if the other one does not vary.
 _SUMS = {aten.add, aten.sub, aten.cat, aten.stack, aten.addmm}
 _PRODUCTS = {aten.mul, aten.mm, aten.bmm, aten.matmul}
@@ -83,30 +93,42 @@ def is_affine(tail: fx.GraphModule) -> bool:
 
 
 def _varying(activation: fx.Node) -> set[fx.Node]:
-    """The tensors that follow from the activation's values, and not from its sizes alone."""
+    """What follows from the activation's values, and not from its sizes alone."""
     found = {activation}
     for node in activation.graph.nodes:  # in topological order
-        is_tensor = isinstance(node.meta.get("val"), Tensor)
-        if is_tensor and any(value in found for value in node.all_input_nodes):
+        follows = any(value in found for value in node.all_input_nodes)
+        if follows and _operator(node) not in _SIZES:
             found.add(node)
     return found
 
 
 def _is_affine(node: fx.Node, varying: set[fx.Node]) -> bool:
-    target: Any = node.target
-    operator = getattr(target, "overloadpacket", None)
+    called = _operator(node)
     arguments = [value for value in node.all_input_nodes if value in varying]
-    if operator in _IN_THE_FIRST:
+    if _rounds(node):
+        return False
+    if called in _IN_THE_FIRST:
         return arguments == [node.args[0]] and not _in_training(node)
-    if operator in _PRODUCTS:
+    if called in _PRODUCTS:
         return len(arguments) == 1 and node.args[0] is not node.args[1]
-    if operator is aten.addmm:
+    if called is aten.addmm:
         return not (node.args[1] in varying and node.args[2] in varying)
-    return operator in _SUMS
+    return called in _SUMS
+
+
+def _operator(node: fx.Node) -> Any:
+    """What is called, whichever overload of it."""
+    return getattr(node.target, "overloadpacket", node.target)
+
+
+def _rounds(node: fx.Node) -> bool:
+    """Whether it gives whole numbers, by its type or because a division is told to."""
+    tensors = [leaf for leaf in tree_leaves(node.meta.get("val")) if isinstance(leaf, Tensor)]
+    whole = not all(tensor.is_floating_point() for tensor in tensors)
+    return whole or node.kwargs.get("rounding_mode") is not None
 
 
 def _in_training(node: fx.Node) -> bool:
     """Whether it is one of the operators that behave otherwise in training, told to do so."""
-    operator: Any = getattr(node.target, "overloadpacket", None)
-    place = {aten.dropout: 2, aten.batch_norm: 5}.get(operator)
+    place = {aten.dropout: 2, aten.batch_norm: 5}.get(_operator(node))
     return place is not None and bool(node.args[place])

@@ -79,8 +79,9 @@ def _with_least_left_over(count: Size, chunk: int) -> int:
     """
     if not isinstance(count, int):
         return chunk
-    sizes = range(min(chunk, count), max(chunk // 2, 1) - 1, -1)
-    return min(sizes, key=lambda size: -count % size, default=chunk)
+    most = min(chunk, count)
+    sizes = range(most, (most - 1) // 2, -1)
+    return min(sizes, key=lambda size: -count % size)
 
 
 def _scan(

@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -44,8 +45,8 @@ def scriptable(module: fx.GraphModule, names: Sequence[str] = ()) -> fx.GraphMod
 def _script_loop(module: fx.GraphModule, scan: Any, name: str) -> None:
     """Put a module with a loop of TorchScript's in the place of a scan."""
     step, start, chunks, given = scan.args
-    body = scriptable(module.get_submodule(step.target))  # type: ignore[arg-type]
-    delattr(module, step.target)
+    # A copy, for the program that the graph is of has the same step.
+    body = scriptable(deepcopy(module.get_submodule(step.target)))  # type: ignore[arg-type]
     are_tensors = [isinstance(node.meta["val"], Tensor) for node in given]
     _take_lists(body.graph, are_tensors)
     body.recompile()
@@ -59,7 +60,9 @@ def _script_loop(module: fx.GraphModule, scan: Any, name: str) -> None:
     with module.graph.inserting_before(scan):
         scan.replace_all_uses_with(module.graph.call_module(name, arguments))
     module.graph.erase_node(scan)
+    # First the node, then what it names: a graph is not allowed to name what is not there.
     module.graph.eliminate_dead_code()
+    module.delete_submodule(step.target)
 
 
 def _take_lists(step: fx.Graph, are_tensors: Sequence[bool]) -> None:
