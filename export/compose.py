@@ -42,7 +42,13 @@ from camcore.export.layers import (
     layout_of,
     usable_layers,
 )
-from camcore.export.passes import PASSES, LinearAblationBody, check_layout, check_passes
+from camcore.export.passes import (
+    PASSES,
+    LinearAblationBody,
+    check_channels,
+    check_layout,
+    check_passes,
+)
 from camcore.export.subject import MODEL, Subject, name_inputs, named_outputs
 from camcore.export.targets import Target, get_target
 from camcore.export.trace import Trace, check_model, first_line, outputs_of, trace
@@ -420,6 +426,8 @@ def _compose_passes(asked: Request, traced: Trace) -> tuple[Request, Body]:
         node = find_activation(traced, layer)
         layout = layout_of(traced, node)
     check_layout(asked.method, layer, layout)
+    value = node.meta["val"]
+    check_channels(asked, layer, int(value.shape[1 if layout.kind == "channels_first" else -1]))
     grams = (_gram(node, layout),)
     request = replace(asked, layers=(layer,), layouts=(layout,), grams=grams)
     parts = cut(traced.graph, at=[node], kept=[node])

@@ -99,7 +99,8 @@ class AblationBody(PassesBody):
         table = torch.cat([no_channel, chosen], dim=1)
         values = (self._weights(), activation, crossing, table, classes)
         scores = stack_chunks(step, values, table.shape[1], options["chunk"]).permute(2, 1, 0)
-        activations = take_channels(activations, chosen, spatial_ndim=layout.spatial_ndim)
+        if options["ratio"] < 1:
+            activations = take_channels(activations, chosen, spatial_ndim=layout.spatial_ndim)
         return [kernel(activations, scores[..., 0], scores[..., 1:]).transpose(0, 1)]
 
 
@@ -126,9 +127,10 @@ class LinearAblationBody(GradientBody):
             spatial_ndim=activation.ndim - 2,
         )
         activations = layout.channels_first(activation)
-        chosen = _ablated_channels(request, activations)
-        ablated = ablated.gather(2, chosen.expand(ablated.shape[0], -1, -1))
-        activations = take_channels(activations, chosen, spatial_ndim=layout.spatial_ndim)
+        if request.options["ratio"] < 1:
+            chosen = _ablated_channels(request, activations)
+            ablated = ablated.gather(2, chosen.expand(ablated.shape[0], -1, -1))
+            activations = take_channels(activations, chosen, spatial_ndim=layout.spatial_ndim)
         return [kernel(activations, score, ablated).transpose(0, 1)]
 
 
@@ -241,11 +243,24 @@ def check_passes(request: Request) -> None:
         )
     for option in {"chunk", "channels", "samples", "n_masks", "cells"} & set(options):
         value = options[option]
-        everything = (option, value) == ("channels", None)
-        if not everything and not (isinstance(value, int) and value > 0):
+        everything = option == "channels" and value is None
+        if not everything and (type(value) is not int or value < 1):
             raise InputError(f"{name} expects {option} to be a whole number above 0, got {value!r}")
-    if "ratio" in options and not 0 < options["ratio"] <= 1:
-        raise InputError(f"{name} expects a ratio above 0 and at most 1, got {options['ratio']!r}")
+    for option in {"ratio", "probability"} & set(options):
+        if not 0 < options[option] <= 1:
+            raise InputError(
+                f"{name} expects a {option} above 0 and at most 1, got {options[option]!r}"
+            )
+
+
+def check_channels(request: Request, layer: str, channels: int) -> None:
+    """Raises an `InputError` where more channels are asked for than there are."""
+    wanted = request.options.get("channels")
+    if wanted is not None and wanted > channels:
+        raise InputError(
+            f"{request.method.name} is to mask with {wanted} channels, and layer {layer!r} has "
+            f"{channels}: give fewer, or None for all of them"
+        )
 
 
 def check_layout(method: Method, layer: str, layout: Layout) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from camcore.export.cut import cut
+from camcore.export.cut import cut, repeat_batch
 from camcore.export.layers import find_activation
 from camcore.export.trace import trace
 from tests.export.models import Branches, Classifier, build, images
@@ -171,3 +171,57 @@ def test_at_one_value_of_a_tuple() -> None:
     image = images(1, 3, 17, 40)
     assert parts.head(image)[0].shape[1] == 4
     torch.testing.assert_close(rejoined(parts, image), model(image))
+
+
+class Bypass(nn.Module):
+    """Beside the cut cross: an image's features, the batch folded into a later axis, a table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.mix = nn.Conv2d(4, 5, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        means = x.mean((2, 3)).t().tanh()  # (3, B)
+        pair = x.amax((2, 3))[:, None].expand(-1, 2, -1).reshape(-1, 3)  # (2 B, 3), by image
+        line = x.shape[3] * torch.linspace(0, 1, 3)
+        y = self.mix(self.conv(x)).mean((2, 3))
+        y = (y.t()[:3] + means).t()
+        return (pair * y[:, None].expand(-1, 2, -1).reshape(-1, 3)).reshape(-1, 2, 3).sum(1) + line
+
+
+def test_the_axis_of_the_batch() -> None:
+    """Of each value that crosses; all that do not count it have none."""
+    parts = cut_at(build(Bypass), "conv")
+    image = images(1, 7, 17, 40)
+    _, *crossing = parts.head(image)
+    assert len(crossing) == len(parts.batch_axes) == len(parts.crossing)
+    for value, axis in zip(crossing, parts.batch_axes, strict=True):
+        if axis is None:
+            assert not isinstance(value, Tensor) or 7 not in value.shape
+        else:
+            assert value.shape[axis] % 7 == 0
+    assert sorted(axis for axis in parts.batch_axes if axis is not None) == [0, 1]
+
+
+@pytest.mark.parametrize("make", [Bypass, Resized, Grouped, Branches])
+def test_a_tail_runs_many_batches_at_once(make: type[nn.Module]) -> None:
+    model, image = build(make), images(1, 2, 18, 21)
+    parts = cut_at(model, "stem" if make is Branches else "conv")
+    activation, *crossing = parts.head(image)
+    factors = (1.0, 0.5, -1.0)
+    (scores,) = parts.tail(
+        torch.cat([activation * factor for factor in factors]),
+        *repeat_batch(crossing, parts.batch_axes, len(factors)),
+    )
+    expected = [parts.tail(activation * factor, *crossing)[0] for factor in factors]
+    torch.testing.assert_close(scores, torch.cat(expected))
+    assert (expected[0] - expected[2]).abs().max() > 1e-3
+
+
+def test_copies_of_the_whole_batch_one_behind_the_other() -> None:
+    rows, columns, size = torch.arange(4).reshape(2, 2), torch.tensor([[5, 6]]), 7
+    repeated = repeat_batch([rows, columns, size, columns], [0, 1, None, None], 2)
+    assert repeated[0].tolist() == [[0, 1], [2, 3], [0, 1], [2, 3]]
+    assert repeated[1].tolist() == [[5, 6, 5, 6]]
+    assert repeated[2:] == [7, columns]

@@ -233,16 +233,6 @@ def test_onnx_costs_little_more_than_the_model_alone(
     assert len(proto.graph.node) < len(plain.graph.node) + 140
 
 
-def test_no_device_is_written_down(files: dict[str, Path]) -> None:
-    """A constant device would tie the file to the machine that exported it."""
-    with zipfile.ZipFile(files[".pt"]) as archive:
-        code = [archive.read(name).decode() for name in archive.namelist() if name.endswith(".py")]
-    assert any("def forward" in text for text in code)
-    for text in code:
-        assert "torch.device(" not in text
-        assert '"cpu"' not in text
-
-
 def test_a_graph_that_cannot_be_captured(
     explained: Explained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
