@@ -6,7 +6,14 @@ model into a file; `camcore.adapters` runs that file.
 
 from typing import TYPE_CHECKING
 
-from camcore.ablation import ablate, ablation_weights, channels_to_ablate, take_channels
+from camcore.ablation import (
+    ablate,
+    ablation_weights,
+    ablationcam,
+    channels_to_ablate,
+    linear_ablation,
+    take_channels,
+)
 from camcore.attention import legrad
 from camcore.errors import (
     CamcoreError,
@@ -20,13 +27,17 @@ from camcore.fullgrad import fullgrad_bias, fullgrad_input
 from camcore.guided import guided_backprop, guided_gradcam
 from camcore.layouts import channels_last_to_first, tokens_to_grid
 from camcore.masking import (
+    iscam,
     iscam_masks,
     iscam_weights,
     point_masks,
+    reciprocam,
     rise_map,
     rise_masks,
     score_masks,
+    scorecam,
     scorecam_weights,
+    sscam,
     sscam_masks,
     sscam_weights,
     strongest_channels,
@@ -95,6 +106,7 @@ __all__ = [
     "UnknownNameError",
     "ablate",
     "ablation_weights",
+    "ablationcam",
     "activation",
     "activation_weights",
     "aggregate",
@@ -121,12 +133,14 @@ __all__ = [
     "guided_gradcam",
     "hirescam",
     "hirescam_weights",
+    "iscam",
     "iscam_masks",
     "iscam_weights",
     "kpcacam",
     "layercam",
     "layercam_weights",
     "legrad",
+    "linear_ablation",
     "normal_noise",
     "normalize",
     "point_masks",
@@ -134,10 +148,12 @@ __all__ = [
     "postprocess",
     "randomcam",
     "randomcam_weights",
+    "reciprocam",
     "resize",
     "rise_map",
     "rise_masks",
     "score_masks",
+    "scorecam",
     "scorecam_weights",
     "segeigencam",
     "select_classes",
@@ -146,6 +162,7 @@ __all__ = [
     "smooth_by_component",
     "smoothgradcam_plus_plus",
     "smoothgradcam_plus_plus_weights",
+    "sscam",
     "sscam_masks",
     "sscam_weights",
     "strongest_channels",

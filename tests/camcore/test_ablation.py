@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import camcore
-from tests.backends import Backend
+from tests.backends import TOLERANCE, Backend
 from tests.camcore import exporting, references
 from tests.camcore.strategies import Features, features
 
@@ -262,6 +262,45 @@ def test_wrong_arguments_are_refused(backend: Backend) -> None:
             camcore.channels_to_ablate(A, ratio=ratio)
 
 
+@given(data=st.data())
+def test_the_map_is_the_weighted_sum_of_a_loop(backend: Backend, data: st.DataObject) -> None:
+    case = data.draw(features(backend))
+    A, rank = case.activations, case.spatial_ndim
+    leading = A.shape[:-rank]
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    score, without = rng.normal(size=leading[:-1]), rng.normal(size=leading)
+    expected = np.zeros((*leading[:-1], *A.shape[-rank:]))
+    for image in references.indices(leading[:-1]):
+        for k, channel in enumerate(A[image]):
+            drop = score[image] - without[(*image, k)]
+            expected[image] += drop / (abs(score[image]) + 1e-7) * channel
+    actual = camcore.ablationcam(
+        *(backend.array(each, case.dtype) for each in (A, score, without)), spatial_ndim=rank
+    )
+    backend.assert_close(actual, expected, case.dtype, tolerance=100 * TOLERANCE[case.dtype])
+
+
+@given(data=st.data())
+def test_behind_a_linear_score_one_gradient_tells_every_drop(
+    backend: Backend, data: st.DataObject
+) -> None:
+    """What the formula gives is the score of the activations without the channel."""
+    case = data.draw(features(backend))
+    A, rank = case.activations, case.spatial_ndim
+    leading = A.shape[:-rank]
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    G = rng.normal(size=A.shape)
+    score, expected = np.zeros(leading[:-1]), np.zeros(leading)
+    for image in references.indices(leading[:-1]):
+        score[image] = (G[image] * A[image]).sum() + 0.3
+        for k in range(leading[-1]):
+            expected[(*image, k)] = (G[image] * ablated(A[image], k, 0.0)).sum() + 0.3
+    actual = camcore.linear_ablation(
+        *(backend.array(each, case.dtype) for each in (A, G, score)), spatial_ndim=rank
+    )
+    backend.assert_close(actual, expected, case.dtype, tolerance=100 * TOLERANCE[case.dtype])
+
+
 class Ablation(nn.Module):
     """All kernels, on as many channels as one likes."""
 
@@ -275,6 +314,8 @@ class Ablation(nn.Module):
             camcore.channels_to_ablate(activations, ratio=0.5),
             camcore.take_channels(activations, channels),
             camcore.take_channels(activations, own),
+            camcore.linear_ablation(activations, 2 * activations, score),
+            camcore.ablationcam(camcore.take_channels(activations, channels), score, scores),
         )
 
 

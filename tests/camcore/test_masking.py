@@ -1,6 +1,7 @@
 """Masks and weights against plain loops and the peers, and their own laws."""
 
 import math
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -375,6 +376,42 @@ def test_rise_finds_the_pixel_that_counts() -> None:
     assert max(abs(row - 5), abs(column - 10)) <= 1
 
 
+@given(data=st.data())
+def test_the_maps_are_the_weighted_sums_of_a_loop(backend: Backend, data: st.DataObject) -> None:
+    case = data.draw(features(backend))
+    A, rank = case.activations, case.spatial_ndim
+    leading = A.shape[:-rank]
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    samples = rng.normal(size=(3, *leading))
+    expected, averaged = (np.zeros((*leading[:-1], *A.shape[-rank:])) for _ in range(2))
+    for image in references.indices(leading[:-1]):
+        weights = softmax(samples[(0, *image)])
+        means = softmax(samples[(slice(None), *image)].mean(axis=0))
+        for k, channel in enumerate(A[image]):
+            expected[image] += weights[k] * channel
+            averaged[image] += means[k] * channel
+    array, scores = backend.array(A, case.dtype), backend.array(samples, case.dtype)
+    close = partial(backend.assert_close, tolerance=20 * TOLERANCE[case.dtype])
+    close(camcore.scorecam(array, scores[0, ...], spatial_ndim=rank), expected, case.dtype)
+    for kernel in (camcore.sscam, camcore.iscam):
+        close(kernel(array, scores, spatial_ndim=rank), averaged, case.dtype)
+        close(kernel(array, scores[:1, ...], spatial_ndim=rank), expected, case.dtype)
+
+
+def test_recipro_cam_puts_every_score_in_its_place(backend: Backend) -> None:
+    """The point that `point_masks` marks by a number has the score of that number."""
+    shape = (3, 4)
+    masks = camcore.point_masks(backend.array(np.arange(12)), shape, backend.array(np.ones(1)))
+    looks_at = np.random.default_rng(0).normal(size=(2, *shape))
+    scores = np.einsum("nhw,bhw->bn", backend.numpy(masks), looks_at)
+    raw = camcore.reciprocam(backend.array(scores), shape)
+    backend.assert_close(raw, looks_at, "float32")
+    line = camcore.reciprocam(backend.array(scores), (12,))
+    assert tuple(line.shape) == (2, 12)
+    with pytest.raises(camcore.InputError, match=r"each point of \(3, 3\), got \(2, 12\)"):
+        camcore.reciprocam(backend.array(scores), (3, 3))
+
+
 def test_wrong_arguments_are_refused(backend: Backend) -> None:
     A, one = backend.array(np.ones((2, 3, 4, 4))), backend.array(np.asarray([0]))
     with pytest.raises(camcore.InputError, match=r"size of 2 lengths, got \(4,\)"):
@@ -439,6 +476,10 @@ class Masking(nn.Module):
             camcore.point_masks(indices, S, activations, gaussian=True),
             rise,
             camcore.rise_map(camcore.weighted_sum(rise, scores), n_masks=7),
+            camcore.scorecam(taken, scores),
+            camcore.sscam(taken, scores[None, :, :]),
+            camcore.iscam(taken, scores[None, :, :]),
+            camcore.reciprocam(activations.flatten(2), S),
         )
 
 

@@ -386,3 +386,31 @@ def test_layouts_of_values() -> None:
     given = Layout("tokens", 2, (3, 4), 1).channels_first(tokens)
     assert given.shape == (2, 5, 3, 4)
     assert torch.equal(given[1, :, 2, 1], tokens[1, 1 + 2 * 4 + 1])
+
+
+# Masks.
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape"),
+    [
+        (Layout("channels_first", 2), (2, 5, 3, 4)),
+        (Layout("channels_last", 2), (2, 3, 4, 5)),
+        (Layout("tokens", 2, (3, 4)), (2, 12, 5)),
+        (Layout("tokens", 2, (3, 4), prefix=2), (2, 14, 5)),
+        (Layout("channels_first", 1), (2, 5, 7)),
+        (Layout("channels_last", 1), (2, 7, 5)),
+        (Layout("channels_last", 3), (2, 3, 2, 4, 5)),
+    ],
+)
+def test_masks_as_factors_of_an_activation(layout: Layout, shape: tuple[int, ...]) -> None:
+    activation = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    grid = layout.channels_first(activation)
+    masks = torch.rand(6, *grid.shape[2:], generator=torch.Generator().manual_seed(1))
+    masked = activation * layout.mask(masks)
+    assert masked.shape == (6, *shape)
+    for n, mask in enumerate(masks):
+        torch.testing.assert_close(layout.channels_first(masked[n]), grid * mask)
+        # Class tokens and registers stay as they are.
+        if layout.prefix:
+            assert torch.equal(masked[n][:, : layout.prefix], activation[:, : layout.prefix])
