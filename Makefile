@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint types bench matrix demo-weights clean
+.PHONY: help setup demo test test-slow lint types bench bench-passes matrix demo-weights clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -40,6 +40,9 @@ types: $(INSTALLED)  ## static types, checked on an installed copy
 
 bench: $(INSTALLED)  ## camcore beside plain onnxruntime and pytorch-grad-cam; writes benchmarks/results.json
 	$(BIN)/python -m benchmarks.gradcam
+
+bench-passes: $(INSTALLED)  ## methods of many passes beside their floor and their peers; writes benchmarks/PASSES.md
+	$(BIN)/python -m benchmarks.passes
 
 # What is known already from the same versions stays; MATRIX="--minutes 30 --methods gradcam" does less.
 matrix: $(INSTALLED)  ## which models, methods and formats work (hours); writes docs/SUPPORT.md

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     plan = Plan(
         devices,
         options.threads,
-        running=Effort(seconds=8, at_least=15, at_most=400, warm_up=5),
+        running=Effort(seconds=8, at_least=15, at_most=400, warm_up=5, primed=True),
         exporting=Effort(seconds=15, at_least=1, at_most=3, warm_up=0),
         first_runs=7,
         earlier_layers=None,

@@ -40,7 +40,8 @@ class Row:
     """One comparison: `ratio` is contender / baseline, `limit` bounds it from above or below.
 
     Ratio and times are (lower quartile, median, upper quartile), times in milliseconds. A row whose
-    contenders did not compute the same has none of them, and says why in `refused`.
+    contenders did not compute the same has none of them, and says why in `refused`; one that is not
+    about time has `facts` alone.
     """
 
     section: str
@@ -116,9 +117,9 @@ def line(row: Row) -> str:
         part for part in (f"{row.model} {row.layer}".strip(), row.size, row.device) if part
     )
     what = f"{row.section}: {subject}: {row.contender} / {row.baseline}"
-    if row.ratio is None:
+    if row.refused:
         return f"{what}: refused, {row.refused}"
-    parts = [f"{what} = {_ratio(row.ratio)}"]
+    parts = [f"{what} = {_ratio(row.ratio)}" if row.ratio else what]
     if row.limit is not None:
         parts.append(f"{row.limit_kind} {row.limit:g}x: {row.verdict}")
     if row.baseline_ms and row.contender_ms:
@@ -158,12 +159,19 @@ def render(results: Mapping[str, Any]) -> str:
         f"Machine: {versions}.",
         f"CUDA: {results['cuda']}.",
     ]
-    for section, explanation in SECTIONS.items():
+    text += markdown_sections(rows, SECTIONS)
+    text += ["## install size", _install(results["install"])]
+    return "\n\n".join(text) + "\n"
+
+
+def markdown_sections(rows: Sequence[Row], sections: Mapping[str, str]) -> list[str]:
+    """A heading, an explanation and a table for each section that has rows."""
+    text = []
+    for section, explanation in sections.items():
         records = [_record(row) for row in rows if row.section == section]
         if records:
             text += [f"## {section}", explanation, markdown_table(_aligned(records))]
-    text += ["## install size", _install(results["install"])]
-    return "\n\n".join(text) + "\n"
+    return text
 
 
 def _record(row: Row) -> dict[str, str]:

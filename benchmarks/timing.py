@@ -28,12 +28,17 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: pairs until `seconds` have passed, but within these bounds."""
+    """How long to measure: pairs until `seconds` have passed, but within these bounds.
+
+    With `primed` each run that counts follows at once on one that does not: small models would be
+    timed while threads wake up and caches fill again.
+    """
 
     seconds: float
     at_least: int
     at_most: int
     warm_up: int
+    primed: bool = False
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -72,6 +77,8 @@ def alternate(
     ):
         for function, seconds in zip((baseline, contender), times, strict=True):
             time.sleep(_REST)
+            if effort.primed:
+                function()
             start = time.perf_counter()
             function()
             seconds.append(time.perf_counter() - start)

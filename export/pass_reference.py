@@ -158,14 +158,36 @@ def _layer_passes(
     """Scores (K, n) of one image with its layer's activation changed in n ways."""
     found = []
     for chunk in torch.split(numbers, _AT_ONCE):
-        rows = [torch.cat([each] * len(chunk)) for each in inputs]
-        with _at_layer(request, partial(_changed, change, chunk)):
-            found.append(_explained(request, rows, classes))
+        scores = _broadcast_pass(request, inputs, classes, partial(_changed, change, chunk))
+        if scores is None or len(scores) != len(chunk):
+            rows = [torch.cat([each] * len(chunk)) for each in inputs]
+            with _at_layer(request, partial(_changed, change, chunk)):
+                scores = _explained(request, rows, classes)
+        found.append(scores)
     return torch.cat(found).t()
 
 
+def _broadcast_pass(
+    request: Request,
+    inputs: Sequence[Tensor],
+    classes: Tensor,
+    change: Callable[[Tensor], Tensor],
+) -> Tensor | None:
+    """One image up to the layer, and as many rows as there are changes behind it.
+
+    What comes before the layer is computed once. None, or other than as many rows, if what follows
+    cannot do with that: a model may concatenate, or remember the size of its batch.
+    """
+    try:
+        with _at_layer(request, change):
+            return _explained(request, inputs, classes)
+    except (RuntimeError, IndexError):
+        return None
+
+
 def _changed(change: Change, numbers: Tensor, output: Tensor) -> Tensor:
-    return change(output.clone(), numbers)
+    rows = output.expand(len(numbers), *output.shape[1:])
+    return change(rows.clone(), numbers)
 
 
 def _image_passes(

@@ -1,0 +1,115 @@
+"""One contender in a process of its own: `python -m benchmarks.contender NAME TASK`.
+
+TASK is a JSON object. Printed is another: the seconds of each run after a first one that does not
+count, and the most memory that the process ever held, in bytes. Nothing is imported that the
+contender does not need.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.float32]
+# A run returns the map, or nothing.
+Run = Callable[[], Any]
+
+
+def onnx_file(task: dict[str, Any], image: Image) -> Run:
+    """A file in onnxruntime: `passes` passes, `at_once` copies of the image in each batch."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # it warns of the default of `class_ids`, which is meant
+    options.intra_op_num_threads = task["threads"]
+    session = onnxruntime.InferenceSession(
+        task["file"], options, providers=["CPUExecutionProvider"]
+    )
+    name = session.get_inputs()[0].name
+    batches = [len(part) for part in np.array_split(np.arange(task["passes"]), task["batches"])]
+    rows = {size: np.repeat(image, size, axis=0) for size in set(batches)}
+
+    def run() -> Any:
+        for size in batches:
+            *_, last = session.run(None, {name: rows[size]})
+        return last
+
+    return run
+
+
+def pytorch_grad_cam(task: dict[str, Any], image: Image) -> Run:
+    """As its README calls it, the class left open."""
+    import pytorch_grad_cam as library
+    import torch
+
+    from benchmarks.subjects import build_model
+
+    torch.set_num_threads(task["threads"])
+    model = build_model(task["model"])
+    method = getattr(library, task["class"])
+    cam = method(model, [model.get_submodule(task["layer"])])
+    cam.batch_size = task["at_once"]
+    batch = torch.from_numpy(image)
+    return lambda: cam(batch, None, **task["options"])
+
+
+def torchcam(task: dict[str, Any], image: Image) -> Run:
+    """As its README calls it, for the best class; its map is at the layer's size."""
+    import torch
+    from torchcam import methods
+
+    from benchmarks.subjects import build_model
+
+    torch.set_num_threads(task["threads"])
+    model = build_model(task["model"])
+    extractor = getattr(methods, task["class"])(
+        model, task["layer"], batch_size=task["at_once"], **task["options"]
+    )
+    batch = torch.from_numpy(image)
+
+    def run() -> Any:
+        with torch.no_grad():
+            best = int(model(batch)[0].argmax())
+            (found,) = extractor(class_idx=best)
+        return found.numpy()
+
+    return run
+
+
+CONTENDERS = {"onnxruntime": onnx_file, "pytorch-grad-cam": pytorch_grad_cam, "torchcam": torchcam}
+
+
+def main() -> None:
+    name, text = sys.argv[1:]
+    task = json.loads(text)
+    run = CONTENDERS[name](task, np.load(task["image"]))
+    found = run()
+    if "map" in task:
+        np.save(task["map"], np.squeeze(found))
+    seconds = []
+    for _ in range(task["runs"]):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    print(json.dumps({"seconds": seconds, "peak": most_memory()}))
+
+
+def most_memory() -> int:
+    """The most memory that this process ever held, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not `ru_maxrss`: on Linux that begins with what the process held that started this one.
+        (line,) = (row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
+        return 1024 * int(line.split()[1])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+if __name__ == "__main__":
+    main()
