@@ -169,7 +169,7 @@ def test_methods_list_tells_methods_apart() -> None:
         return [line.strip() for line in lines[1:-2]]
 
     assert "options eps=1e-06; eigen-smooth possible" in listed("gradcam++")
-    assert "the same map for every class; options gram none" in listed("eigencam")
+    assert "the same map for every class; options gram=none" in listed("eigencam")
     assert "needs activations; costs no further pass" in listed("eigencam")
     assert listed("hirescam")[-2] == "eigen-smooth possible"
 
