@@ -90,9 +90,12 @@ def press_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             signal.pthread_kill(main, signal.SIGINT)
 
     monkeypatch.setattr(onnxruntime.InferenceSession, "run", run)
+    # Who starts the tests in the background has them ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     presser = threading.Thread(target=press)
     presser.start()
     yield
     over.set()
     begun.set()
     presser.join()
+    signal.signal(signal.SIGINT, before)
