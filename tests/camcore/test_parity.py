@@ -24,9 +24,17 @@ image_utils = pytest.importorskip("pytorch_grad_cam.utils.image")
 # pytorch-grad-cam's class for each method. It has no CAM, for that is not for arbitrary heads, no
 # activation map, no Smooth Grad-CAM++, and its RandomCAM has no seed.
 WITHOUT_A_PEER = {"cam", "activation", "randomcam", "smoothgradcam++", "legrad"}
-# Of another target, of several layers, of every bias or ReLU, of second derivatives: beside the
-# peer's whole classes in tests/export.
-WHOLE = {"finercam", "refinecam", "fullgrad", "guided-backprop", "guided-gradcam", "shapleycam"}
+# Of another target, of several layers, of every bias or ReLU, of second derivatives, of many
+# passes: beside the peer's whole classes in tests/export.
+PASSES = {name for name, method in camcore.METHODS.items() if "scores" in method.needs}
+WHOLE = PASSES | {
+    "finercam",
+    "refinecam",
+    "fullgrad",
+    "guided-backprop",
+    "guided-gradcam",
+    "shapleycam",
+}
 CLASSES = {
     "gradcam": pytorch_grad_cam.GradCAM,
     "gradcam++": pytorch_grad_cam.GradCAMPlusPlus,

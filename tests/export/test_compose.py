@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import camcore
 from camcore.errors import ExportError, InputError, UnknownNameError
 from camcore.export import Explained, Explanation, explain
+from camcore.export.passes import PASSES
 from tests.camcore import references
 from tests.export.conftest import LAYER
 from tests.export.models import NUM_CLASSES, Classifier, SmallNet, build, images
@@ -35,9 +36,11 @@ def exact(model: nn.Module, layer: str, image: Tensor, ids: Any, **options: Any)
 
 
 # Of another target, of noisy images, of several layers or all: see test_bodies.py; of the image:
-# test_guided.py; of attention: test_attention.py; of second derivatives: test_shapley.py.
+# test_guided.py; of attention: test_attention.py; of second derivatives: test_shapley.py; of many
+# passes: test_passes.py.
 BEYOND = {"finercam", "smoothgradcam++", "refinecam", "fullgrad", "legrad"}
 BEYOND |= {"guided-backprop", "guided-gradcam", "shapleycam"}
+BEYOND |= {name for name, method in camcore.METHODS.items() if method.needs in PASSES}
 # `cam` only works right before the pooling.
 PLACES = [
     (method, layer)
