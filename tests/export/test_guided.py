@@ -278,6 +278,7 @@ def stretched(gradients: Any) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:Setting backward hooks", "ignore:Input Tensor 0 did not")
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_the_maps_are_those_of_captum(method: str, large: Any) -> None:
     captum: Any = pytest.importorskip("captum.attr", reason="captum 0.9.0 is not installed")

@@ -122,7 +122,7 @@ def test_weights_are_stored_once(small_net: nn.Module) -> None:
     assert {tensor.data_ptr() for tensor in large} <= own
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+@pytest.mark.parametrize("suffix", [".onnx", pytest.param(".pt2", marks=pytest.mark.slow)])
 def test_a_transformer(suffix: str, tmp_path: Path) -> None:
     """GELU, softmax, layer normalisation, whose statistics have derivatives as well."""
     model, path = build(Transformer), tmp_path / f"model{suffix}"
@@ -159,6 +159,7 @@ def test_operators_with_curvature() -> None:
         assert worst_error(explained(image, ids).saliency_map.numpy(), expected) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["layer4", "layer2"])
 def test_resnet18(layer: str) -> None:
     torchvision: Any = pytest.importorskip("torchvision")
