@@ -153,6 +153,12 @@ def fits(method: str, name: str) -> bool:
 
 PAIRS = [(method, name) for method in OPTIONS for name in CASES if fits(method, name)]
 
+# Each format in its turn: every method in all of them, and every trait of a model.
+IN_TURN = [
+    (method, name, FORMATS[(list(OPTIONS).index(method) + list(CASES).index(name)) % 3])
+    for method, name in PAIRS
+]
+
 
 @pytest.mark.parametrize(("method", "name"), PAIRS)
 def test_maps(method: str, name: str, models: dict[str, nn.Module]) -> None:
@@ -228,8 +234,7 @@ def test_files_of_other_models(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", FORMATS)
-@pytest.mark.parametrize(("method", "name"), PAIRS)
+@pytest.mark.parametrize(("method", "name", "suffix"), IN_TURN)
 def test_all_files(
     method: str, name: str, suffix: str, models: dict[str, nn.Module], tmp_path: Path
 ) -> None:

@@ -193,7 +193,7 @@ class Wide(nn.Module):
 @pytest.fixture(scope="module")
 def wide_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("wide")
-    explained = explain(build(Wide), torch.zeros(1, 3, 24, 24), layer="stem")
+    explained = explain(build(Wide), torch.zeros(1, 3, 96, 96), layer="stem")
     paths = {suffix: folder / f"wide{suffix}" for suffix in FORMATS}
     for path in paths.values():
         save(explained, path)
@@ -220,7 +220,7 @@ def test_each_weight_is_stored_once_in_onnx(wide_files: dict[str, Path]) -> None
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_each_weight_is_stored_once(suffix: str, wide_files: dict[str, Path]) -> None:
-    """The weights and a graph, no more; a graph takes .pt2 a quarter of a megabyte."""
+    """The weights and a graph, not the example; a graph takes .pt2 a quarter of a megabyte."""
     size = wide_files[suffix].stat().st_size
     assert weight_bytes() > 900_000
     assert weight_bytes() < size < 1.1 * weight_bytes() + 300_000
