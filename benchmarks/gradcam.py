@@ -8,7 +8,7 @@ tables.
 import argparse
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     plan = Plan(
         devices,
         options.threads,
-        running=Effort(seconds=8, at_least=15, at_most=400, warm_up=5, primed=True),
-        exporting=Effort(seconds=15, at_least=1, at_most=3, warm_up=0),
+        running=Effort(seconds=8, at_least=15, at_most=400, warm_up=5, burst=0.1),
+        exporting=Effort(seconds=30, at_least=1, at_most=3, warm_up=0),
         first_runs=7,
         earlier_layers=None,
     )
@@ -131,9 +131,15 @@ class Case:
 def last_block_rows(case: Case, size: str) -> Iterator[Row]:
     """Export, file size and time at the default layer; both files stay for later rows."""
     plain, explained, free = case.plain(size), case.explained(size), size == "free"
+
+    def export(write: Callable[..., None], path: Path) -> None:
+        # To a new name: some file systems write a file that takes another's place to the disk.
+        path.unlink(missing_ok=True)
+        write(case.model, case.image, path, dynamic_size=free)
+
     exports = alternate(
-        lambda: write_plain(case.model, case.image, plain, dynamic_size=free),
-        lambda: write_explained(case.model, case.image, explained, dynamic_size=free),
+        lambda: export(write_plain, plain),
+        lambda: export(write_explained, explained),
         case.plan.exporting,
     )
     row = Row(

@@ -154,8 +154,9 @@ def render(results: Mapping[str, Any]) -> str:
         "Written by `make bench` from `results.json`; do not edit. "
         + ("**A quick run: too few pairs to quote.** " if results["quick"] else "")
         + "Models are torchvision's with weights=None: seeded, batch-norm statistics calibrated on "
-        "noise. The two contenders of a row take turns in one process after warm-up; a ratio is "
-        "the median of the pairs' ratios, quartiles in brackets.",
+        "noise. The two contenders of a row take turns in one process after warm-up, a tenth of a "
+        "second at a time where they run, an export at a time; a ratio is the median of the pairs' "
+        "ratios, quartiles in brackets.",
         f"Machine: {versions}.",
         f"CUDA: {results['cuda']}.",
     ]

@@ -30,15 +30,16 @@ class Comparison:
 class Effort:
     """How long to measure: pairs until `seconds` have passed, but within these bounds.
 
-    With `primed` each run that counts follows at once on one that does not: small models would be
-    timed while threads wake up and caches fill again.
+    With a `burst` a time is the mean over as many seconds of runs, behind as many seconds that do
+    not count. Run by run, small models would be timed while their threads wake up, caches fill
+    again and the other contender's threads still wait for work.
     """
 
     seconds: float
     at_least: int
     at_most: int
     warm_up: int
-    primed: bool = False
+    burst: float = 0.0
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -77,9 +78,18 @@ def alternate(
     ):
         for function, seconds in zip((baseline, contender), times, strict=True):
             time.sleep(_REST)
-            if effort.primed:
-                function()
-            start = time.perf_counter()
-            function()
-            seconds.append(time.perf_counter() - start)
+            if effort.burst:
+                _time_runs(function, effort.burst)
+            seconds.append(_time_runs(function, effort.burst))
     return compare(*times)
+
+
+def _time_runs(function: Callable[[], object], at_least: float) -> float:
+    """Seconds of a run, the mean over as many as take so long, one after the other."""
+    runs, start = 0, time.perf_counter()
+    while True:
+        function()
+        runs += 1
+        spent = time.perf_counter() - start
+        if spent >= at_least:
+            return spent / runs

@@ -112,6 +112,27 @@ def test_alternate_gives_each_its_own_time(monkeypatch: pytest.MonkeyPatch) -> N
     assert comparison.contender == (3.0, 3.0, 3.0)
 
 
+def test_a_burst_is_many_runs_behind_many_that_do_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    calls: list[str] = []
+
+    def run(name: str, seconds: float, first: float) -> None:
+        nonlocal now
+        # The first run behind another contender's is the slow one.
+        now += first if calls[-1:] != [name] else seconds
+        calls.append(name)
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(timing.time, "sleep", lambda seconds: None)
+    effort = Effort(0, at_least=2, at_most=2, warm_up=0, burst=4.0)
+    comparison = alternate(lambda: run("A", 1.0, 2.0), lambda: run("B", 2.0, 5.0), effort)
+    assert comparison.baseline == (1.0, 1.0, 1.0)
+    assert comparison.contender == (2.0, 2.0, 2.0)
+    assert calls == [*"AAA", *"AAAA", *"B", *"BB"] * 2
+
+
 @pytest.mark.parametrize(
     ("kind", "limit", "verdict"),
     [
