@@ -31,7 +31,7 @@ from camcore.card import Card
 from camcore.errors import CamcoreError, FileError, InputError, UnknownNameError
 
 if TYPE_CHECKING:
-    from camcore.adapters.runner import Explanation
+    from camcore.adapters.runner import Explanation, Progress
     from camcore.adapters.zoo import BuiltModel
 
 _LISTED = 5  # best classes of an image that are listed unless --top says otherwise
@@ -251,6 +251,15 @@ def export(
             rich_help_panel=_FILE,
         ),
     ] = None,
+    stepwise: Annotated[
+        bool,
+        typer.Option(
+            "--stepwise",
+            help="The file takes many passes in steps, so that `camcore run` shows how far it is; "
+            "for ablationcam, scorecam, rise and their like.",
+            rich_help_panel=_FILE,
+        ),
+    ] = False,
     pixels: Annotated[
         bool,
         typer.Option(
@@ -267,6 +276,8 @@ def export(
     - `camcore export resnet50 --layer layer3 --layer layer4 --pixels -o resnet50.onnx`
 
     - `camcore export resnet50 --method scorecam --channels 16 -o resnet50.onnx`
+
+    - `camcore export resnet18 --method ablationcam --layer layer3 --stepwise -o resnet18.onnx`
 
     - `camcore export fcn_resnet50 --target segmentation --layer backbone.layer4 -o fcn.onnx`
 
@@ -305,6 +316,7 @@ def export(
             layer=layers or None,
             eigen_smooth=eigen_smooth,
             aug_smooth=aug_smooth,
+            stepwise=stepwise,
             normalize=normalize,
             full_size=map_size == "image",
             pixels=pixels,
@@ -393,7 +405,8 @@ def run(
         image = image_files.read_image(path)
         try:
             array, placement = image_files.prepare(image, runner.card.image)
-            explanation = runner(array, wanted)
+            with _shown_progress(path, runner.card) as progress:
+                explanation = runner(array, wanted, progress=progress)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         result = _result(path, explanation, placement, runner.card, top or _LISTED)
@@ -559,6 +572,19 @@ def _check_output(
         targets.append(("--json", json_path))
     paths.check_targets(targets, [file, *images])
     return pictures
+
+
+@contextmanager
+def _shown_progress(image: Path, card: Card) -> "Iterator[Progress | None]":
+    """A bar for a file that takes its passes in steps, gone when they are taken."""
+    if card.steps is None:
+        yield None
+        return
+    from rich.progress import Progress as Bar
+
+    with Bar(console=_err, transient=True) as bar:
+        task = bar.add_task(escape(image.name), total=card.steps)
+        yield lambda done, total: bar.update(task, completed=done)
 
 
 def _check_inputs(file: Path, card: Card) -> None:

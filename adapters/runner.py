@@ -8,6 +8,7 @@ and come back, without a copy.
 import math
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -30,10 +31,15 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 Device = Literal["cpu", "cuda"]
 ClassIds = ArrayLike | None  # integers
-# The model's checked inputs, image first, and class_ids in; the graph's outputs in order out.
-Graph = Callable[[Sequence[Any], NDArray[np.int64]], Sequence[Any]]
+# The graph's checked inputs by name and in order, image first, in; its outputs in order out.
+Graph = Callable[[Mapping[str, Any]], Sequence[Any]]
+# How many steps of how many are done.
+Progress = Callable[[int, int], object]
 
 _CPU, _CUDA = 1, 2  # DLPack's device types
+
+# Steps of less than so many seconds are taken several at once: each run costs a prediction more.
+_SECONDS_OF_STEPS = 0.5
 
 # Those of camcore.export.targets.TARGETS whose classes are the columns of the model's output.
 _TARGETS_BY_CLASS = ("logit", "probability", "value", "rest", "finer")
@@ -77,6 +83,10 @@ class Runner:
     names, arrays of the image's library with B rows; and with `class_ids`, the classes to explain:
     None for the highest-scoring one, an integer, or integers (K,) or (B, K). -1 in column k means
     the k-th best. Ids may come last without their name.
+
+    A file that takes many passes in `card.steps` tells `progress` how many of them are done, before
+    the first and then every half second or so; Ctrl-C stops it between two. Without `progress` all
+    steps are one run, which is a little faster and gives the same.
     """
 
     card: Card
@@ -84,7 +94,12 @@ class Runner:
     _graph: Graph = field(repr=False)
 
     def __call__(
-        self, image: A, *others: Any, class_ids: ClassIds = None, **named: Any
+        self,
+        image: A,
+        *others: Any,
+        class_ids: ClassIds = None,
+        progress: Progress | None = None,
+        **named: Any,
     ) -> Explanation[A]:
         """The model's outputs and the maps of a batch of images.
 
@@ -100,15 +115,37 @@ class Runner:
         ids = check_class_ids(class_ids, batch, self.card.num_classes)
         for name, value in {"image": image, **inputs}.items():
             _check_device(name, value, self.device)
+        given = {"image": image, **inputs, "class_ids": ids}
         try:
-            outputs = self._graph([image, *inputs.values()], ids)
+            outputs = self._graph(given) if self.card.steps is None else self._run(given, progress)
         except Exception as error:  # each runtime has its own, derived from nothing narrower
-            given = ", ".join(
+            shapes = ", ".join(
                 f"{name} of shape {tuple(cast(Any, value).shape)}"
                 for name, value in {"an image": image, **inputs}.items()
             )
-            raise InputError(f"the graph failed on {given}: {error}") from error
+            raise InputError(f"the graph failed on {shapes}: {error}") from error
         return Explanation(dict(zip(self.card.outputs, outputs, strict=True)))
+
+    def _run(self, given: Mapping[str, Any], progress: Progress | None) -> Sequence[Any]:
+        """The outputs of a file that takes its passes in steps, behind the last of them."""
+        total = cast(int, self.card.steps)
+        image, ids = given["image"], given["class_ids"]
+        shape = self.card.state_shape(image.shape[0], ids.shape[1], image.shape[2:])
+        state: Any = np.zeros(shape, dtype=np.float32)
+        outputs: Sequence[Any] = ()
+        done, at_once = 0, total if progress is None else 1
+        while done < total:
+            if progress is not None:
+                progress(done, total)
+            due = np.arange(done, min(done + at_once, total))
+            start = time.perf_counter()
+            *outputs, state = self._graph({**given, "steps": due, "state": state})
+            done += len(due)
+            if time.perf_counter() - start < _SECONDS_OF_STEPS:
+                at_once *= 2
+        if progress is not None:
+            progress(done, total)
+        return outputs
 
 
 def load(path: str | Path, device: Device = "cpu") -> Runner:
@@ -385,11 +422,10 @@ def _open_onnx(path: Path, card: Card, device: Device) -> Graph:
             "cuDNN of the versions it was built for "
             "(https://onnxruntime.ai/docs/install/#cuda-and-cudnn)"
         )
-    names = list(card.outputs)
+    names = list(card.graph_outputs)
 
-    def run(inputs: Sequence[Any], class_ids: NDArray[np.int64]) -> Sequence[Any]:
-        feeds = dict(zip(card.inputs, [*inputs, class_ids], strict=True))
-        if is_numpy_array(inputs[0]):
+    def run(feeds: Mapping[str, Any]) -> Sequence[Any]:
+        if is_numpy_array(feeds["image"]):
             dense = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
             return cast(Sequence[Any], _stoppable(lambda how: session.run(names, dense, how)))
         return _run_bound(session, names, feeds)
@@ -407,7 +443,7 @@ def _run_bound(session: Any, names: list[str], feeds: Mapping[str, Any]) -> Sequ
     device_type, device_id = image.__dlpack_device__()
     binding = session.io_binding()
     for name, array in feeds.items():
-        if is_numpy_array(array):  # class_ids
+        if is_numpy_array(array):  # class_ids, steps and the first state
             # Not bind_cpu_input: it does not know inputs that have a default.
             value = onnxruntime.OrtValue.ortvalue_from_numpy(array)
         else:
@@ -493,9 +529,10 @@ def _open_exported(path: Path, card: Card, device: Device) -> Graph:
     module = program.module(check_guards=False)
 
     def run(*values: Any) -> Any:
-        *inputs, ids = values
+        named = dict(zip(card.graph_inputs, values, strict=True))
         # One row of ids serves any batch; the archive's signature wants one an image.
-        return module(*inputs, ids.expand(len(inputs[0]), -1))
+        named["class_ids"] = named["class_ids"].expand(len(values[0]), -1)
+        return module(*named.values())
 
     return _torch_graph(run, device)
 
@@ -511,15 +548,17 @@ def _torch(device: Device) -> Any:
 def _torch_graph(module: Callable[..., Sequence["torch.Tensor"]], device: Device) -> Graph:
     import torch
 
-    def run(inputs: Sequence[Any], class_ids: NDArray[np.int64]) -> Sequence[Any]:
-        image = inputs[0]
-        if is_numpy_array(image):
+    def as_tensor(array: Any) -> "torch.Tensor":
+        if is_numpy_array(array):
             # torch knows no negative strides, and warns about memory that is read-only.
-            inputs = [np.require(array, requirements=("C", "W")) for array in inputs]
-        tensors = [torch.utils.dlpack.from_dlpack(array) for array in inputs]
-        ids = torch.from_numpy(class_ids)
+            array = np.require(array, requirements=("C", "W"))
+        return torch.utils.dlpack.from_dlpack(array)
+
+    def run(feeds: Mapping[str, Any]) -> Sequence[Any]:
+        image = feeds["image"]
+        tensors = [as_tensor(array) for array in feeds.values()]
         with torch.no_grad():
-            outputs = module(*(tensor.to(device) for tensor in [*tensors, ids]))
+            outputs = module(*(tensor.to(device) for tensor in tensors))
         if is_numpy_array(image):  # not by from_dlpack, which would make them read-only
             return [output.numpy(force=True) for output in outputs]
         xp = array_namespace(image)

@@ -109,8 +109,8 @@ def card_table(file: Path, card: Card) -> Table:
         "prepared by": _preparation(card.image),
         "mean, std": f"{card.image.mean}, {card.image.std}"
         + (", in the graph" if in_graph else ""),
-        "inputs": ", ".join(card.inputs),
-        "outputs": ", ".join(card.outputs),
+        "inputs": ", ".join(card.graph_inputs),
+        "outputs": ", ".join(card.graph_outputs),
         "proof": _pairs(card.proof) or "none",
         "notes": "; ".join(card.notes) or "none",
         "versions": _pairs(card.versions) or "none",
@@ -146,6 +146,8 @@ def _maps(card: Card) -> str:
         parts.append("smoothed by the first component")
     if options.get("aug_smooth"):
         parts.append("mean over six variants of the image")
+    if card.steps is not None:
+        parts.append(f"in {card.steps} steps")
     return ", ".join(parts)
 
 

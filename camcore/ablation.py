@@ -144,7 +144,7 @@ def channels_to_ablate(activations: Array, /, *, ratio: float, spatial_ndim: int
     array([0, 3])
     """
     check_channels(activations, spatial_ndim=spatial_ndim)
-    count = _share(ratio, activations.shape[-1 - spatial_ndim])
+    count = share(ratio, activations.shape[-1 - spatial_ndim])
     return largest(_overlap(activations, spatial_ndim=spatial_ndim), count)
 
 
@@ -193,7 +193,12 @@ def _overlap(activations: Array, /, *, spatial_ndim: int) -> Array:
     return divide(xp.sum(inside, axis=S), xp.sum(sizes, axis=S))
 
 
-def _share(ratio: float, channels: Any) -> int:
+def share(ratio: float, channels: Any) -> int:
+    """How many of so many channels a ratio of them is: round(ratio C), or 1.
+
+    >>> share(0.1, 256)
+    26
+    """
     if not isinstance(channels, int):
         raise InputError("expected a number of channels that is fixed while a graph is traced")
     if not 0 < ratio <= 1:

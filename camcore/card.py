@@ -14,7 +14,7 @@ import dataclasses
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import SEEK_END, BufferedIOBase, BytesIO
 from typing import Any
@@ -58,6 +58,11 @@ class Card:
     maps explain, None where they explain something made of all of them; `map_size` is `image` or
     `feature`; `options` are those of the method and of its post-processing; `proof` says what the
     file was checked against and the worst relative error found.
+
+    A file of many passes may take them in `steps`. Then the graph has two more inputs behind
+    `class_ids`, the numbers of the steps that are due, int64 (r,), and the `state` that the ones
+    before left, zeros at first, float32; and one more output, the next state. `state` names its
+    axes, `batch`, `classes` (K), `height` and `width`, or gives their length.
     """
 
     method: str
@@ -72,6 +77,8 @@ class Card:
     map_size: str = "image"
     options: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    steps: int | None = None
+    state: tuple[int | str, ...] = ()
     proof: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
@@ -80,6 +87,29 @@ class Card:
     def own_outputs(self) -> tuple[str, ...]:
         """The outputs that are the model's."""
         return tuple(name for name in self.outputs if name not in ("classes", "saliency_map"))
+
+    @property
+    def graph_inputs(self) -> tuple[str, ...]:
+        """All inputs of the graph, those of a run in steps too."""
+        return self.inputs if self.steps is None else (*self.inputs, "steps", "state")
+
+    @property
+    def graph_outputs(self) -> tuple[str, ...]:
+        """All outputs of the graph, that of a run in steps too."""
+        return self.outputs if self.steps is None else (*self.outputs, "next_state")
+
+    def state_shape(self, batch: int, classes: int, size: Sequence[int]) -> tuple[int, ...]:
+        """The shape of the state for so many images of a size, and classes for each.
+
+        >>> axes = (9, "batch", "classes")
+        >>> card = Card("ablationcam", "conv", ImageSpec(8, 8), 2, (), state=axes)
+        >>> card.state_shape(4, 1, (8, 8))
+        (9, 4, 1)
+        """
+        known = {"batch": batch, "classes": classes}
+        # Images of one axis of space or three have no state at image size.
+        known |= dict(zip(("height", "width"), size, strict=False))
+        return tuple(axis if isinstance(axis, int) else known[axis] for axis in self.state)
 
     def to_json(self) -> str:
         """The card as JSON text, keys sorted."""

@@ -40,7 +40,8 @@ class Request:
     Of each of the `layers`, `layouts` tells where its points are, and `grams` which matrix of inner
     products is the smaller one. For FullGrad and for guided gradients the first layer is the image,
     of no name; `biases` are those of FullGrad's others. LeGrad's layers are those that attend, each
-    as often as it does, and the layouts are those of the keys. `notes` are for the card.
+    as often as it does, and the layouts are those of the keys. `passes` is the number of passes of
+    a method that takes them in steps. `notes` are for the card.
     """
 
     subject: Subject
@@ -57,6 +58,8 @@ class Request:
     combine: How = "mean"
     eigen_smooth: bool = False
     aug_smooth: bool = False
+    stepwise: bool = False
+    passes: int | None = None
     notes: tuple[str, ...] = ()
 
     @property

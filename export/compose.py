@@ -48,6 +48,8 @@ from camcore.export.passes import (
     check_channels,
     check_layout,
     check_passes,
+    fixed_passes,
+    plan_steps,
 )
 from camcore.export.subject import MODEL, Subject, name_inputs, named_outputs
 from camcore.export.targets import Target, get_target
@@ -123,6 +125,7 @@ def explain(
     combine: How | None = None,
     eigen_smooth: bool = False,
     aug_smooth: bool = False,
+    stepwise: bool = False,
     dynamic_size: bool | None = None,
     pixels: bool = False,
     model_name: str = "",
@@ -153,6 +156,8 @@ def explain(
         eigen_smooth: the first principal component of the weighted activations, not their sum.
         aug_smooth: the mean over six variants of the image: three of brightness, each mirrored
             along its last axis: from left to right, of a volume (B, C, D, H, W) as well.
+        stepwise: the file takes the passes of a method of many in steps, for whoever runs it to see
+            how far it is: the result is the same, each step costs a prediction more.
         dynamic_size: True demands free height and width, False fixes the example's, None frees
             them where the model allows it. The batch is always free.
         pixels: the graph takes uint8 images (B, H, W, C) and normalises them itself, with the mean
@@ -208,10 +213,15 @@ def explain(
         combine=combine or chosen.combine,
         eigen_smooth=eigen_smooth,
         aug_smooth=aug_smooth,
+        stepwise=stepwise,
     )
     check_combination(asked)
     if chosen.needs in PASSES:
         check_passes(asked)
+    elif stepwise:
+        raise InputError(
+            f"{method} takes no many passes that could be taken in steps: leave out stepwise"
+        )
     traced = _trace(asked, dynamic_size)
     num_classes = _count_classes(traced)
     if aug_smooth:
@@ -231,6 +241,7 @@ def explain(
         )
     output_names, explained_output = _output_names(request)
     height, width = (None, None) if traced.dynamic_size else traced.size[-2:]
+    steps, state = plan_steps(request)
     card = Card(
         method=method,
         layer=_card_layer(request, layers),
@@ -250,9 +261,23 @@ def explain(
         map_size="image" if full_size else "feature",
         options=request.described(),
         notes=(*traced.notes, *request.notes),
+        steps=steps,
+        state=state,
         versions={"camcore": camcore.__version__, "torch": str(torch.__version__)},
     )
+    _check_ports(card)
     return Explained(body, request, card).eval()
+
+
+def _check_ports(card: Card) -> None:
+    """Raises an `ExportError` where the model's own names are those of a run in steps."""
+    taken = {"steps", "state", "next_state"} & {*card.inputs, *card.outputs}
+    if card.steps is not None and taken:
+        raise ExportError(
+            f"the model itself has inputs or outputs called {sorted(taken)}, as a file that takes "
+            "its passes in steps has. Leave out stepwise, or wrap the model in a module that calls "
+            "them otherwise"
+        )
 
 
 def _card_layer(request: Request, asked: Sequence[str]) -> str:
@@ -426,15 +451,22 @@ def _compose_passes(asked: Request, traced: Trace) -> tuple[Request, Body]:
         node = find_activation(traced, layer)
         layout = layout_of(traced, node)
     check_layout(asked.method, layer, layout)
-    value = node.meta["val"]
-    check_channels(asked, layer, int(value.shape[1 if layout.kind == "channels_first" else -1]))
+    shape = layout.channels_first(node.meta["val"]).shape
+    check_channels(asked, layer, int(shape[1]))
     grams = (_gram(node, layout),)
     request = replace(asked, layers=(layer,), layouts=(layout,), grams=grams)
     parts = cut(traced.graph, at=[node], kept=[node])
     to_zero = asked.method.needs == "ablated_scores" and not asked.options["value"]
     if to_zero and asked.subject.target.contrast is None and is_affine(parts.tail):
+        if asked.stepwise:
+            raise InputError(
+                f"what is behind layer {layer!r} is linear in it, so that one pass tells all that "
+                f"{asked.method.name} asks: there are no steps, leave out stepwise"
+            )
         gradient = _gradient(request, parts, [node], [])
         return request, LinearAblationBody(request, parts, 1, gradient)
+    if asked.stepwise:
+        request = replace(request, passes=fixed_passes(request, shape[1:]))
     return request, PASSES[asked.method.needs](request, parts)
 
 

@@ -5,7 +5,7 @@ loop of TorchScript's, with the step in the file once.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,27 @@ Size = int | torch.SymInt
 Step = Callable[[Any, Tensor], Tensor]
 
 
-def stack_chunks(step: Step, values: Any, count: Size, chunk: int) -> Tensor:
+class Resumed(NamedTuple):
+    """A loop that goes on where another run of it ended, or begins: some of its steps, and what
+    came of all others, zeros where nothing has yet.
+
+    `steps` are the numbers of the chunks that are due, (r,) int64, each from 0 to
+    `number_of_steps` - 1 and none of them done before; `state` is of the shape of the loop's
+    result.
+    """
+
+    steps: Tensor
+    state: Tensor
+
+
+def number_of_steps(count: int, chunk: int) -> int:
+    """The number of chunks that a loop over `count` numbers takes."""
+    return -(-count // _with_least_left_over(count, chunk))
+
+
+def stack_chunks(
+    step: Step, values: Any, count: Size, chunk: int, resumed: Resumed | None = None
+) -> Tensor:
     """What a step makes of the numbers 0 to count - 1, (count, ...).
 
     Args:
@@ -24,26 +44,42 @@ def stack_chunks(step: Step, values: Any, count: Size, chunk: int) -> Tensor:
             last chunk may be `count` and more; what the step makes of those is dropped.
         values: tensors and sizes, in tuples and dictionaries. All that the step needs has to be
             among them, weights too: a loop in a graph sees nothing else.
+        resumed: take these steps alone; the result holds theirs and those before.
     """
-    chunks = _chunks(values, count, chunk)
-    if not torch.compiler.is_exporting():
-        stacked = torch.cat([step(values, numbers) for numbers in chunks.unbind()])
-        return stacked.narrow(0, 0, count)
-    # A scan carries a value along, of which there is none.
-    nothing = torch.zeros(1, device=chunks.device)
-    _, found = _scan(
-        lambda carried, *given: (carried.clone(), step(*given)), values, nothing, chunks
-    )
-    return found.flatten(0, 1).narrow(0, 0, count)
+    chunks = _chunks(values, count, chunk, resumed)
+    if torch.compiler.is_exporting():
+        # A scan carries a value along, of which there is none.
+        nothing = torch.zeros(1, device=chunks.device)
+        _, found = _scan(
+            lambda carried, *given: (carried.clone(), step(*given)), values, nothing, chunks
+        )
+    else:
+        found = torch.stack([step(values, numbers) for numbers in chunks.unbind()])
+    if resumed is None:
+        return found.flatten(0, 1).narrow(0, 0, count)
+    assert isinstance(count, int)
+    everyone = found.new_zeros(number_of_steps(count, chunk), *found.shape[1:])
+    placed = everyone.index_copy(0, resumed.steps, found)
+    return placed.flatten(0, 1).narrow(0, 0, count) + resumed.state
 
 
-def sum_chunks(step: Step, values: Any, count: Size, chunk: int, start: Tensor) -> Tensor:
+def sum_chunks(
+    step: Step,
+    values: Any,
+    count: Size,
+    chunk: int,
+    start: Tensor,
+    resumed: Resumed | None = None,
+) -> Tensor:
     """The sum of what a step makes of each chunk of the numbers 0 to count - 1.
 
     As `stack_chunks`, but for a step that adds its chunk up itself, and returns the shape of
-    `start`, which is where the sum begins. Numbers of `count` and more must add nothing.
+    `start`, which is where the sum begins, unless it is resumed. Numbers of `count` and more must
+    add nothing.
     """
-    chunks = _chunks(values, count, chunk)
+    chunks = _chunks(values, count, chunk, resumed)
+    if resumed is not None:
+        start = resumed.state
     if not torch.compiler.is_exporting():
         return sum((step(values, numbers) for numbers in chunks.unbind()), start)
 
@@ -62,11 +98,13 @@ def weights_of(module: nn.Module) -> dict[str, Tensor]:
     return dict(module.named_parameters()) | dict(module.named_buffers())
 
 
-def _chunks(values: Any, count: Size, chunk: int) -> Tensor:
-    """The numbers from 0, as many as fill chunks, (number of chunks, chunk)."""
+def _chunks(values: Any, count: Size, chunk: int, resumed: Resumed | None) -> Tensor:
+    """The numbers from 0, as many as fill chunks, (number of chunks, chunk); or those due."""
     leaves, _ = tree_flatten(values)
     device = next(leaf.device for leaf in leaves if isinstance(leaf, Tensor))
     chunk = _with_least_left_over(count, chunk)
+    if resumed is not None:
+        return resumed.steps[:, None] * chunk + torch.arange(chunk, device=device)
     rows = (count + chunk - 1) // chunk
     return torch.arange(rows * chunk, device=device).reshape(rows, chunk)
 

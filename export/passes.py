@@ -6,18 +6,25 @@ through as one batch, number by number and for each all images, and all classes 
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
-from camcore.ablation import ablate, channels_to_ablate, linear_ablation, take_channels
+from camcore.ablation import ablate, channels_to_ablate, linear_ablation, share, take_channels
 from camcore.errors import ExportError, InputError
 from camcore.export.bodies import Body, GradientBody, Request
 from camcore.export.cut import Cut, repeat_batch
 from camcore.export.grids import Layout
-from camcore.export.loops import stack_chunks, sum_chunks, weights_of
+from camcore.export.loops import (
+    Resumed,
+    Size,
+    number_of_steps,
+    stack_chunks,
+    sum_chunks,
+    weights_of,
+)
 from camcore.masking import (
     iscam_masks,
     point_masks,
@@ -29,11 +36,19 @@ from camcore.masking import (
     strongest_channels,
 )
 from camcore.methods import Method
+from camcore.targets import select_classes
 from camcore.weighting import weighted_sum
 
 
 class PassesBody(Body):
-    """Raw maps from the scores of many passes, of the tail alone or of the whole model."""
+    """Raw maps from the scores of many passes, of the tail alone or of the whole model.
+
+    `count`, `run_passes` and `maps_of` are a subclass's. What goes from the second to the third is
+    the *state*, and all that a run leaves to the next one where passes are taken in steps; its
+    axes are `state_axes`.
+    """
+
+    state_axes: ClassVar[tuple[str, ...]] = ("passes", "batch", "classes")
 
     def __init__(self, request: Request, parts: Cut) -> None:
         super().__init__(request)
@@ -44,6 +59,32 @@ class PassesBody(Body):
         activation, *crossing = self.head(*inputs)
         *observed, scores = self.tail(activation, *crossing)
         return observed, (inputs, activation, crossing, scores)
+
+    @staticmethod
+    def count(request: Request, channels: int, grid: Sequence[Size]) -> Size:
+        """The number of passes for activations (B, C, *S)."""
+        raise NotImplementedError
+
+    def run_passes(self, seen: Any, classes: Tensor, resumed: Resumed | None = None) -> Tensor:
+        """The state: what is explained of classes (B, K), pass by pass, unless its axes differ."""
+        raise NotImplementedError
+
+    def maps_of(self, seen: Any, state: Tensor) -> Tensor:
+        """Raw maps (B, K, *S)."""
+        raise NotImplementedError
+
+    def raw_maps(self, seen: Any, classes: Tensor) -> list[Tensor]:
+        return [self.maps_of(seen, self.run_passes(seen, classes))]
+
+    def resume(
+        self, inputs: Sequence[Tensor], class_ids: Tensor, resumed: Resumed
+    ) -> tuple[Tensor, ...]:
+        """`(*outputs, classes, saliency_map, state)`: the map is right once every step was."""
+        (request,) = self._request
+        (*outputs, ranking), seen = self.observe(inputs)
+        classes = select_classes(ranking, class_ids)
+        state = self.run_passes(seen, classes, resumed)
+        return *outputs, classes, request.finish([self.maps_of(seen, state)], inputs[0]), state
 
     def _weights(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         return weights_of(self.head), weights_of(self.tail)
@@ -82,12 +123,20 @@ class AblationBody(PassesBody):
     that hold nothing would get weights, and small drops wrong ones.
     """
 
-    def raw_maps(self, seen: Any, classes: Tensor) -> list[Tensor]:
-        (request,), (kernel,), (layout,) = self._request, self._kernels, self._layouts
-        _, activation, crossing, _ = seen
+    def observe(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Any]:
+        (request,), (layout,) = self._request, self._layouts
+        observed, (_, activation, crossing, _) = super().observe(inputs)
+        chosen = _ablated_channels(request, layout.channels_first(activation))
+        return observed, (activation, crossing, chosen)
+
+    @staticmethod
+    def count(request: Request, channels: int, grid: Sequence[Size]) -> Size:
+        return 1 + share(request.options["ratio"], channels)
+
+    def run_passes(self, seen: Any, classes: Tensor, resumed: Resumed | None = None) -> Tensor:
+        (request,), (layout,) = self._request, self._layouts
+        activation, crossing, chosen = seen
         options = request.options
-        activations = layout.channels_first(activation)
-        chosen = _ablated_channels(request, activations)
         no_channel = chosen.new_full((chosen.shape[0], 1), -1)
 
         def step(values: Any, numbers: Tensor) -> Tensor:
@@ -98,10 +147,16 @@ class AblationBody(PassesBody):
 
         table = torch.cat([no_channel, chosen], dim=1)
         values = (self._weights(), activation, crossing, table, classes)
-        scores = stack_chunks(step, values, table.shape[1], options["chunk"]).permute(2, 1, 0)
-        if options["ratio"] < 1:
+        return stack_chunks(step, values, table.shape[1], options["chunk"], resumed)
+
+    def maps_of(self, seen: Any, state: Tensor) -> Tensor:
+        (request,), (kernel,), (layout,) = self._request, self._kernels, self._layouts
+        activation, _, chosen = seen
+        scores, activations = state.permute(2, 1, 0), layout.channels_first(activation)
+        if request.options["ratio"] < 1:
             activations = take_channels(activations, chosen, spatial_ndim=layout.spatial_ndim)
-        return [kernel(activations, scores[..., 0], scores[..., 1:]).transpose(0, 1)]
+        maps: Tensor = kernel(activations, scores[..., 0], scores[..., 1:])
+        return maps.transpose(0, 1)
 
 
 class LinearAblationBody(GradientBody):
@@ -137,16 +192,26 @@ class LinearAblationBody(GradientBody):
 class ScoreBody(PassesBody):
     """Score-CAM and its relatives: a pass of the model for each channel, as a mask of the image."""
 
-    def raw_maps(self, seen: Any, classes: Tensor) -> list[Tensor]:
-        (request,), (kernel,), (layout,) = self._request, self._kernels, self._layouts
-        inputs, activation, _, _ = seen
+    @staticmethod
+    def count(request: Request, channels: int, grid: Sequence[Size]) -> Size:
         options = request.options
-        rank = layout.spatial_ndim
-        activations = layout.channels_first(activation)
-        if options["channels"] is not None:
-            chosen = strongest_channels(activations, count=options["channels"], spatial_ndim=rank)
+        return options.get("samples", 1) * (options["channels"] or channels)  # type: ignore[no-any-return]
+
+    def observe(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Any]:
+        (request,), (layout,) = self._request, self._layouts
+        observed, (_, activation, _, _) = super().observe(inputs)
+        activations, rank = layout.channels_first(activation), layout.spatial_ndim
+        if request.options["channels"] is not None:
+            count = request.options["channels"]
+            chosen = strongest_channels(activations, count=count, spatial_ndim=rank)
             activations = take_channels(activations, chosen, spatial_ndim=rank)
-        count, samples = activations.shape[1], options.get("samples", 1)
+        return observed, (inputs, activations)
+
+    def run_passes(self, seen: Any, classes: Tensor, resumed: Resumed | None = None) -> Tensor:
+        (request,), (layout,) = self._request, self._layouts
+        inputs, activations = seen
+        options, rank = request.options, layout.spatial_ndim
+        count = activations.shape[1]
 
         def step(values: Any, numbers: Tensor) -> Tensor:
             weights, activations, (image, *others), classes = values
@@ -160,10 +225,18 @@ class ScoreBody(PassesBody):
             return self._explained(self._score_images(weights, images, others), classes)
 
         values = (self._weights(), activations, inputs, classes)
-        scores = stack_chunks(step, values, samples * count, options["chunk"]).permute(2, 1, 0)
-        if "samples" in options:
-            scores = scores.reshape(*scores.shape[:2], samples, count).movedim(2, 0)
-        return [kernel(activations, scores).transpose(0, 1)]
+        passes = options.get("samples", 1) * count
+        return stack_chunks(step, values, passes, options["chunk"], resumed)
+
+    def maps_of(self, seen: Any, state: Tensor) -> Tensor:
+        (request,), (kernel,) = self._request, self._kernels
+        _, activations = seen
+        scores = state.permute(2, 1, 0)
+        if "samples" in request.options:
+            scores = scores.reshape(*scores.shape[:2], -1, activations.shape[1])
+            scores = scores.movedim(2, 0)
+        maps: Tensor = kernel(activations, scores)
+        return maps.transpose(0, 1)
 
     def _varied(self, masks: Tensor, numbers: Tensor, samples: Tensor) -> Tensor:
         (request,) = self._request
@@ -180,7 +253,11 @@ class ScoreBody(PassesBody):
 class ReciproBody(PassesBody):
     """Recipro-CAM: a pass of the tail for each point, with the rest of the activation cleared."""
 
-    def raw_maps(self, seen: Any, classes: Tensor) -> list[Tensor]:
+    @staticmethod
+    def count(request: Request, channels: int, grid: Sequence[Size]) -> Size:
+        return math.prod(grid)
+
+    def run_passes(self, seen: Any, classes: Tensor, resumed: Resumed | None = None) -> Tensor:
         (request,), (layout,) = self._request, self._layouts
         _, activation, crossing, _ = seen
         options = request.options
@@ -193,14 +270,29 @@ class ReciproBody(PassesBody):
             return self._explained(self._score_activations(weights, masked, crossing), classes)
 
         values = (self._weights(), activation, crossing, grid, classes)
-        scores = stack_chunks(step, values, math.prod(grid), options["chunk"])
-        return [reciprocam(scores.permute(1, 2, 0), grid)]
+        return stack_chunks(step, values, math.prod(grid), options["chunk"], resumed)
+
+    def maps_of(self, seen: Any, state: Tensor) -> Tensor:
+        (layout,) = self._layouts
+        grid = tuple(layout.channels_first(seen[1]).shape[2:])
+        maps: Tensor = reciprocam(state.permute(1, 2, 0), grid)
+        return maps
 
 
 class RiseBody(PassesBody):
-    """RISE: a pass of the model for each of many random masks of the image."""
+    """RISE: a pass of the model for each of many random masks of the image.
 
-    def raw_maps(self, seen: Any, classes: Tensor) -> list[Tensor]:
+    The state is the sum of the masks, each times its score.
+    """
+
+    state_axes = ("batch", "classes", "height", "width")
+
+    @staticmethod
+    def count(request: Request, channels: int, grid: Sequence[Size]) -> Size:
+        count: int = request.options["n_masks"]
+        return count
+
+    def run_passes(self, seen: Any, classes: Tensor, resumed: Resumed | None = None) -> Tensor:
         (request,) = self._request
         inputs, image, _, _ = seen
         options = request.options
@@ -217,8 +309,31 @@ class RiseBody(PassesBody):
             return added
 
         start = image.new_zeros(*classes.shape, *image.shape[2:])
-        sums = sum_chunks(step, (self._weights(), inputs, classes), count, options["chunk"], start)
-        return [rise_map(sums, n_masks=count, probability=options["probability"])]
+        values = (self._weights(), inputs, classes)
+        return sum_chunks(step, values, count, options["chunk"], start, resumed)
+
+    def maps_of(self, seen: Any, state: Tensor) -> Tensor:
+        (request,) = self._request
+        options = request.options
+        maps: Tensor = rise_map(
+            state, n_masks=options["n_masks"], probability=options["probability"]
+        )
+        return maps
+
+
+class SteppedBody(nn.Module):
+    """A body of many passes that takes them in steps, for whoever wants to see how far it is.
+
+    From `(*inputs, class_ids, steps, state)` to `(*outputs, classes, saliency_map, next_state)`.
+    """
+
+    def __init__(self, body: PassesBody) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        *inputs, class_ids, steps, state = values
+        return self.body.resume(inputs, class_ids, Resumed(steps, state))
 
 
 PASSES: dict[str, type[PassesBody]] = {
@@ -229,6 +344,31 @@ PASSES: dict[str, type[PassesBody]] = {
 }
 
 
+def fixed_passes(request: Request, shape: Sequence[Size]) -> int:
+    """The number of passes for an activation (C, *S).
+
+    Raises:
+        ExportError: it depends on the image's size, which is free.
+    """
+    channels, *grid = shape
+    count = PASSES[request.method.needs].count(request, int(channels), grid)
+    if not isinstance(count, int):
+        raise ExportError(
+            f"{request.method.name} takes a pass for each point of the layer, and their number is "
+            "not known where height and width are free: leave dynamic_size out, or set it to False"
+        )
+    return count
+
+
+def plan_steps(request: Request) -> tuple[int | None, tuple[int | str, ...]]:
+    """The number of steps, None where passes are not taken in steps, and the axes of the state."""
+    if request.passes is None:
+        return None, ()
+    axes = PASSES[request.method.needs].state_axes
+    state = tuple(request.passes if axis == "passes" else axis for axis in axes)
+    return number_of_steps(request.passes, request.options["chunk"]), state
+
+
 def check_passes(request: Request) -> None:
     """Raises an `InputError` for options that a method of many passes cannot have."""
     name, options = request.method.name, request.options
@@ -236,6 +376,8 @@ def check_passes(request: Request) -> None:
     if len(request.layers) > (0 if of_the_image else 1):
         takes = "no layer, for it masks the image" if of_the_image else "one layer"
         raise InputError(f"{name} takes {takes}; got {', '.join(request.layers)}")
+    if request.stepwise and request.aug_smooth:
+        raise InputError("stepwise and aug_smooth do not go together: leave out one of them")
     masks_images = request.method.needs in ("masked_scores", "random_mask_scores")
     if masks_images and not request.inputs[0].is_floating_point():
         raise InputError(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from camcore.card import Card
 from camcore.errors import CamcoreError, ExportError, ProofError
 from camcore.export.bodies import Request
 from camcore.export.compose import Explained
@@ -57,7 +58,9 @@ def prove(path: Path, explained: Explained) -> dict[str, Any]:
         ProofError: the file does not hold; the message says where, and by how much.
     """
     request = explained.request
-    runtime, run = _load(path)
+    runtime, run = _load(path, explained.card)
+    if explained.card.steps is not None:
+        run = _in_steps(run, explained.card)
     worst, images, contrast = 0.0, 0, 0.0
     for inputs, class_ids in _fresh_inputs(explained):
         shape = tuple(inputs[0].shape)
@@ -91,9 +94,9 @@ def prove(path: Path, explained: Explained) -> dict[str, Any]:
     return {"runtime": runtime, "images": images, "worst_relative_error": float(f"{worst:.2e}")}
 
 
-def _load(path: Path) -> tuple[str, Runner]:
+def _load(path: Path, card: Card) -> tuple[str, Runner]:
     try:
-        return RUNTIMES[path.suffix.lower()](path)
+        return RUNTIMES[path.suffix.lower()](path, card)
     except CamcoreError:
         raise
     except Exception as failure:  # each runtime has its own
@@ -101,6 +104,25 @@ def _load(path: Path) -> tuple[str, Runner]:
             f"the runtime of {path.suffix} files cannot load the file: {first_line(failure)}. A "
             "model in single precision, model.float(), is what every runtime knows"
         ) from failure
+
+
+def _in_steps(run: Runner, card: Card) -> Runner:
+    """The whole answer of a file that takes its passes in steps: some, then the others."""
+    assert card.steps is not None
+    numbers = torch.arange(card.steps)
+    # Neither in order nor in equal parts, for each step stands for itself.
+    parts = [part for part in (numbers[1::3], numbers[0::3], numbers[2::3]) if len(part)]
+
+    def whole(*inputs: Tensor) -> Sequence[Any]:
+        image, class_ids = inputs[0], inputs[-1]
+        shape = card.state_shape(len(image), class_ids.shape[1], image.shape[2:])
+        state: Any = image.new_zeros(shape, dtype=torch.float32)
+        outputs: Sequence[Any] = ()
+        for part in parts:
+            *outputs, state = run(*inputs, part.to(image.device), torch.as_tensor(state))
+        return outputs
+
+    return whole
 
 
 def _part(result: Reference, n: int) -> Tensor:
@@ -222,7 +244,7 @@ def _within_rounding(
     )
 
 
-def _onnx(path: Path) -> tuple[str, Runner]:
+def _onnx(path: Path, card: Card) -> tuple[str, Runner]:
     try:
         import onnxruntime
     except ImportError as error:
@@ -236,38 +258,36 @@ def _onnx(path: Path) -> tuple[str, Runner]:
     options.add_session_config_entry("session.disable_prepacking", "1")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    # An input with a default is listed apart.
-    ports = [*session.get_inputs(), *session.get_overridable_initializers()]
-    names = [port.name for port in ports]
-
     def run(*inputs: Tensor) -> Sequence[Any]:
-        feeds = {name: value.cpu().numpy() for name, value in zip(names, inputs, strict=True)}
+        pairs = zip(card.graph_inputs, inputs, strict=True)
+        feeds = {name: value.cpu().numpy() for name, value in pairs}
         return list(session.run(None, feeds))
 
     return f"onnxruntime {onnxruntime.__version__}", run
 
 
-def _torchscript(path: Path) -> tuple[str, Runner]:
+def _torchscript(path: Path, card: Card) -> tuple[str, Runner]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*torch\.jit\.")  # deprecated, but asked for
         module: Any = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
     return f"TorchScript, torch {torch.__version__}", torch.no_grad()(module)
 
 
-def _pt2(path: Path) -> tuple[str, Runner]:
+def _pt2(path: Path, card: Card) -> tuple[str, Runner]:
     # Without the guards that torch.export guessed from its example; that is what is proven.
     module = torch.export.load(path).module(check_guards=False)
 
     def run(*inputs: Tensor) -> Sequence[Any]:
-        *others, class_ids = inputs
+        named = dict(zip(card.graph_inputs, inputs, strict=True))
         # The archive's signature wants a row of ids for each image.
-        outputs: Sequence[Any] = module(*others, class_ids.expand(len(others[0]), -1))
+        named["class_ids"] = named["class_ids"].expand(len(inputs[0]), -1)
+        outputs: Sequence[Any] = module(*named.values())
         return outputs
 
     return f"torch.export, torch {torch.__version__}", torch.no_grad()(run)
 
 
-RUNTIMES: dict[str, Callable[[Path], tuple[str, Runner]]] = {
+RUNTIMES: dict[str, Callable[[Path, Card], tuple[str, Runner]]] = {
     ".onnx": _onnx,
     ".pt": _torchscript,
     ".pt2": _pt2,

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
-from torch import fx
+from torch import fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config
 
@@ -21,6 +21,7 @@ from camcore.card import Card
 from camcore.errors import ExportError
 from camcore.export.compose import Explained
 from camcore.export.loop_weights import bring_weights_into_loops
+from camcore.export.passes import PassesBody, SteppedBody
 from camcore.export.rules import FORWARD_RULES
 from camcore.export.scripting import scriptable
 from camcore.export.simplify import fold_scales, simplify
@@ -35,23 +36,35 @@ aten = torch.ops.aten
 
 
 def capture(explained: Explained) -> ExportedProgram:
-    """The explained module as one program of `(*inputs, class_ids)`, batch and K free."""
+    """The explained module as one program of the card's `graph_inputs`, batch and K free."""
+    card = explained.card
+    body: nn.Module = explained.body
     image, *others = map(example_batch, explained.request.inputs)
-    k = min(3, explained.card.num_classes)
+    k = min(3, card.num_classes)
     class_ids = torch.full((len(image), k), -1, dtype=torch.int64, device=image.device)
-    spatial = explained.request.spatial_axes if explained.card.image.height is None else ()
+    spatial = explained.request.spatial_axes if card.image.height is None else ()
     free_image = dict.fromkeys([0, *spatial], Dim.DYNAMIC)
     free_others = [{0: Dim.DYNAMIC} for _ in others]
     # A model of one class can explain no more than that one.
     free_ids = dict.fromkeys([0, 1] if k > 1 else [0], Dim.DYNAMIC)
+    arguments, free = [image, *others, class_ids], [free_image, *free_others, free_ids]
+    if card.steps is not None:
+        assert isinstance(body, PassesBody)
+        body = SteppedBody(body)
+        steps = torch.arange(card.steps, device=image.device)
+        state = image.new_zeros(card.state_shape(len(image), k, image.shape[2:]))
+        free_axes = {"batch": True, "classes": k > 1, "height": spatial, "width": spatial}
+        free_state = [axis for axis, name in enumerate(card.state) if free_axes.get(str(name))]
+        arguments += [steps, state]
+        free += [{0: Dim.DYNAMIC} if card.steps > 1 else {}, dict.fromkeys(free_state, Dim.DYNAMIC)]
     try:
         # Oblivious of the example's sizes, or K of a model of two classes would be taken for two.
         oblivious = _config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
         with torch.no_grad(), oblivious:
             program = torch.export.export(
-                explained.body,
-                (image, *others, class_ids),
-                dynamic_shapes=((free_image, *free_others, free_ids),),
+                body,
+                tuple(arguments),
+                dynamic_shapes=(tuple(free),),
             )
             if spatial and any(node.target in FORWARD_RULES for node in program.graph.nodes):
                 program = program.run_decompositions(FORWARD_RULES)
@@ -71,8 +84,8 @@ def to_onnx(program: ExportedProgram, card: Card) -> bytes:
             program,
             dynamo=True,
             opset_version=OPSET,
-            input_names=list(card.inputs),
-            output_names=list(card.outputs),
+            input_names=list(card.graph_inputs),
+            output_names=list(card.graph_outputs),
             verbose=False,
         )
     except torch.onnx.errors.OnnxExporterError as error:
@@ -88,8 +101,8 @@ def to_onnx(program: ExportedProgram, card: Card) -> bytes:
     model = written.model
     _strip(model)
     _free_names(model.graph)
-    _name_axes(model.graph)
-    _default_class_ids(model.graph)
+    _name_axes(model.graph, card)
+    _default_class_ids(model.graph.inputs[len(card.inputs) - 1], model.graph)
     bring_weights_into_loops(model.graph)
     foreign = {node.domain for node in model.graph.all_nodes()} - {""}
     if foreign or model.functions:
@@ -140,9 +153,9 @@ def _free_names(graph: ir.Graph) -> None:
             value.name = f"{value.name}.inner"
 
 
-def _name_axes(graph: ir.Graph) -> None:
-    *inputs, class_ids = graph.inputs
-    *outputs, classes, saliency_map = graph.outputs
+def _name_axes(graph: ir.Graph, card: Card) -> None:
+    *inputs, class_ids = graph.inputs[: len(card.inputs)]
+    *outputs, classes, saliency_map = graph.outputs[: len(card.outputs)]
     space = _SPACE[(saliency_map.shape or ir.Shape([])).rank() - 2]
     image = inputs[0]
     channels_last = image.dtype == ir.DataType.UINT8
@@ -156,6 +169,11 @@ def _name_axes(graph: ir.Graph) -> None:
     _rename_free(class_ids, ["ids_batch", "k"])
     _rename_free(classes, ["batch", "k"])
     _rename_free(saliency_map, ["batch", "k", *space])
+    if card.steps is not None:
+        *_, steps, state = graph.inputs
+        _rename_free(steps, ["due"])
+        for value in (state, graph.outputs[-1]):
+            _rename_free(value, ["k" if axis == "classes" else str(axis) for axis in card.state])
 
 
 _SPACE = {1: ["length"], 2: ["height", "width"], 3: ["depth", "height", "width"]}
@@ -170,9 +188,8 @@ def _rename_free(value: ir.Value, names: list[str]) -> None:
     )
 
 
-def _default_class_ids(graph: ir.Graph) -> None:
+def _default_class_ids(class_ids: ir.Value, graph: ir.Graph) -> None:
     """Let a caller leave `class_ids` out: an initializer of the name of an input is its default."""
-    class_ids = graph.inputs[-1]
     class_ids.const_value = ir.tensor(np.array([[-1]], dtype=np.int64), name=class_ids.name)
     graph.register_initializer(class_ids)
 
@@ -181,7 +198,7 @@ def to_torchscript(program: ExportedProgram, card: Card) -> bytes:
     """A TorchScript archive: the captured graph, scripted, for a trace would fix its sizes."""
     graph = program.module(check_guards=False)
     assert isinstance(graph, fx.GraphModule)
-    scripted = scriptable(without_assertions(graph), card.inputs)
+    scripted = scriptable(without_assertions(graph), card.graph_inputs)
     buffer = BytesIO()
     with warnings.catch_warnings():
         # PyTorch deprecates TorchScript as a whole; whoever asks for this format knows. The other

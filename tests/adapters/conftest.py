@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from camcore.export import explain, save
-from tests.adapters.nets import build_segmenter, build_with_table
+from tests.adapters.nets import build_painter, build_segmenter, build_with_table
 from tests.adapters.toy import CARD, UINT8_CARD, write_endless_toy, write_toy
 
 
@@ -64,6 +64,23 @@ def segmenter_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             class_names=("sky", "sea", "sand"),
         )
         save(explained, folder / f"{size}.onnx")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stepwise_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that takes its 11 passes in four steps in the three formats, by the real exporter."""
+    folder = tmp_path_factory.mktemp("stepwise")
+    explained = explain(
+        build_painter().eval(),
+        torch.zeros(1, 3, 24, 24),
+        method="ablationcam",
+        layer="0",
+        chunk=3,
+        stepwise=True,
+    )
+    for suffix in (".onnx", ".pt", ".pt2"):
+        save(explained, folder / f"stepwise{suffix}")
     return folder
 
 

@@ -62,3 +62,17 @@ def build_segmenter() -> nn.Module:
 def build_with_table() -> nn.Module:
     torch.manual_seed(1)
     return WithTable()
+
+
+def build_painter() -> nn.Module:
+    """Ten channels, and a tail behind them that is not linear."""
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(3, 10, 3),
+        nn.ReLU(),
+        nn.Conv2d(10, 6, 3),
+        nn.Tanh(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 4),
+    )

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rich.progress
 import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
@@ -220,7 +221,7 @@ def test_scores_and_maps_that_are_not_finite_stay_json(
     file = toy_folder / "toy.onnx"
     runner = load(file)
 
-    def broken(array: Any, wanted: Any) -> Any:
+    def broken(array: Any, wanted: Any, progress: Any) -> Any:
         given = runner(array, wanted)
         scores, saliency_map = given.scores.copy(), np.full_like(given.saliency_map, np.nan)
         scores[0, 2] = worst
@@ -505,11 +506,42 @@ def test_export_hands_everything_over(fake_export: FakeExport, tmp_path: Path) -
         "aug_smooth": False,
         "normalize": True,
         "full_size": True,
+        "stepwise": False,
         "pixels": False,
         "model_name": "squeezenet1_1",
         "image_spec": ImageSpec(None, None, resize=512, crop=(448, 448)),
         "dynamic_size": False,
     }
+
+
+def test_export_in_steps(fake_export: FakeExport, tmp_path: Path) -> None:
+    arguments = ("--weights", "none", "--method", "rise", "--stepwise", "-o", tmp_path / "m.onnx")
+    done(camcore("export", "squeezenet1_1", *arguments))
+    assert fake_export.asked["stepwise"] is True
+
+
+def test_run_in_steps_shows_how_far_it_is(
+    stepwise_folder: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[float, float | None]] = []
+    plain = rich.progress.Progress.update
+
+    def update(self: rich.progress.Progress, task: Any, **fields: Any) -> None:
+        plain(self, task, **fields)
+        told.append((self.tasks[task].completed, self.tasks[task].total))
+
+    monkeypatch.setattr(rich.progress.Progress, "update", update)
+    result = camcore("run", stepwise_folder / "stepwise.onnx", *photos[1:], "--json", "-")
+    assert len(json.loads(result.stdout)["images"]) == 2
+    assert told[0] == (0, 4)
+    assert told.count((4, 4)) == 2
+
+
+def test_inspect_tells_steps(stepwise_folder: Path) -> None:
+    text = done(camcore("inspect", stepwise_folder / "stepwise.onnx"))
+    assert "at image size, in 4 steps" in text
+    assert "image, class_ids, steps, state" in text
+    assert "11 x batch x k" in text
 
 
 def test_export_defaults(fake_export: FakeExport, tmp_path: Path) -> None:
@@ -539,6 +571,7 @@ def test_export_hands_over_how_the_maps_are_made(fake_export: FakeExport, tmp_pa
         "relu": False,
         "normalize": False,
         "full_size": False,
+        "stepwise": False,
         "pixels": True,
         "target": "probability",
         "output": 1,

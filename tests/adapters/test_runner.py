@@ -127,6 +127,56 @@ def test_any_array_api_library(toy_folder: Path) -> None:
     close(given, image(), [[1]])
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_steps_give_what_one_run_gives(
+    stepwise_folder: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = load(stepwise_folder / f"stepwise{suffix}")
+    assert runner.card.steps == 4
+    told: list[tuple[int, int]] = []
+    whole = runner(image(2, 20, 30), [[0, 1], [2, -1]])
+    # However fast the machine is, and however slow.
+    for seconds, expected in ((0.0, [0, 1, 2, 3, 4]), (1e9, [0, 1, 3, 4])):
+        monkeypatch.setattr("camcore.adapters.runner._SECONDS_OF_STEPS", seconds)
+        told.clear()
+        given = runner(
+            image(2, 20, 30),
+            [[0, 1], [2, -1]],
+            progress=lambda done, total: told.append((done, total)),
+        )
+        assert told == [(done, 4) for done in expected]
+        assert list(given) == ["scores", "classes", "saliency_map"]
+        for name in given:
+            np.testing.assert_allclose(given[name], whole[name], rtol=0, atol=1e-6)
+    other = runner(image(2, 20, 30, seed=1), [[0, 1], [2, -1]], progress=lambda *_: None)
+    assert np.abs(other.saliency_map - whole.saliency_map).max() > 0.05
+
+
+def test_steps_with_torch_tensors(stepwise_folder: Path) -> None:
+    for suffix in SUFFIXES:
+        runner = load(stepwise_folder / f"stepwise{suffix}")
+        given = runner(torch.from_numpy(image()), 2, progress=lambda *_: None)
+        assert isinstance(given.saliency_map, torch.Tensor)
+        whole = runner(image(), 2)
+        np.testing.assert_allclose(given.saliency_map, whole.saliency_map, rtol=0, atol=1e-6)
+
+
+def test_what_interrupts_progress_ends_the_run(stepwise_folder: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load(stepwise_folder / "stepwise.pt")(image(), progress=stop)
+
+
+def test_files_of_one_run_tell_no_progress(toy_folder: Path) -> None:
+    told: list[int] = []
+    given = load(toy_folder / "toy.onnx")(image(), progress=lambda *steps: told.extend(steps))
+    close(given, image(), [[-1]])
+    assert told == []
+
+
 def test_explanation_is_attributes_and_items(toy_folder: Path) -> None:
     given = load(toy_folder / "toy.onnx")(image())
     assert tuple(given) == CARD.outputs

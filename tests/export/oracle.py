@@ -199,13 +199,15 @@ def run_file(path: Path, image: Tensor, class_ids: Tensor) -> Result:
 def run_any_file(path: Path, *inputs: Tensor) -> dict[str, np.ndarray]:
     """What a file returns in its own runtime, by name; without names they are counted."""
     if path.suffix == ".onnx":
+        import onnx
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = 1
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        ports = [*session.get_inputs(), *session.get_overridable_initializers()]
+        # Not from the session, which lists an input with a default apart.
+        ports = onnx.load(path).graph.input
         feeds = {port.name: value.numpy() for port, value in zip(ports, inputs, strict=True)}
         names = [port.name for port in session.get_outputs()]
         return dict(zip(names, session.run(names, feeds), strict=True))
@@ -215,8 +217,13 @@ def run_any_file(path: Path, *inputs: Tensor) -> dict[str, np.ndarray]:
             module = torch.jit.load(path)
     else:
         module = torch.export.load(path).module(check_guards=False)
-        *others, class_ids = inputs
-        inputs = (*others, class_ids.expand(len(others[0]), -1))
+        # Its signature wants a row of ids for each image.
+        inputs = tuple(
+            value.expand(len(inputs[0]), -1)
+            if value.dtype == torch.int64 and value.ndim == 2
+            else value
+            for value in inputs
+        )
     with torch.no_grad():
         return {str(n): output.numpy() for n, output in enumerate(module(*inputs))}
 

@@ -1,6 +1,7 @@
 """Loops: the sum and the stack of a step over numbers, eagerly and in every kind of file."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,14 @@ from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan_op
 from torch.fx.experimental import _config
 
-from camcore.export.loops import _with_least_left_over, stack_chunks, sum_chunks, weights_of
+from camcore.export.loops import (
+    Resumed,
+    _with_least_left_over,
+    number_of_steps,
+    stack_chunks,
+    sum_chunks,
+    weights_of,
+)
 from camcore.export.scripting import scriptable
 from camcore.export.trace import without_assertions
 from tests.camcore import exporting
@@ -167,3 +175,26 @@ def test_chunks_that_are_known_to_fit() -> None:
 def test_weights() -> None:
     found = weights_of(nn.BatchNorm1d(2))
     assert {"weight", "bias", "running_mean", "running_var"} <= set(found)
+
+
+@given(data=st.data(), count=st.integers(1, 40), chunk=st.integers(1, 9))
+def test_steps_in_any_order_and_company(data: st.DataObject, count: int, chunk: int) -> None:
+    """Each run takes some steps and leaves what came of them to the next one."""
+
+    def square(values: Any, numbers: Tensor) -> Tensor:
+        return values * numbers**2
+
+    def total(values: Any, numbers: Tensor) -> Tensor:
+        return square(values, torch.where(numbers < count, numbers, 0)).sum(0)
+
+    steps = number_of_steps(count, chunk)
+    order = data.draw(st.permutations(range(steps)))
+    ends = sorted({0, steps, *data.draw(st.lists(st.integers(0, steps), max_size=4))})
+    stacked, summed = torch.zeros(count, dtype=torch.int64), torch.tensor(0)
+    three = torch.tensor(3)
+    for start, end in pairwise(ends):
+        due = torch.tensor(order[start:end])
+        stacked = stack_chunks(square, three, count, chunk, Resumed(due, stacked))
+        summed = sum_chunks(total, three, count, chunk, three, Resumed(due, summed))
+    assert stacked.tolist() == [3 * n**2 for n in range(count)]
+    assert int(summed) == sum(stacked.tolist())

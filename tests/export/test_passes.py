@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from camcore.errors import ExportError, InputError, UnknownNameError
 from camcore.export import Explained, explain, save
-from camcore.export.passes import PASSES, AblationBody, LinearAblationBody
+from camcore.export.loops import Resumed
+from camcore.export.passes import PASSES, AblationBody, LinearAblationBody, PassesBody
 from camcore.methods import METHODS
 from tests.export.models import NUM_CLASSES, Classifier, SmallNet, Transformer, build, images
 from tests.export.oracle import TOLERANCE, run_any_file, worst_error
@@ -256,6 +257,104 @@ def test_files_of_a_fixed_size(
     assert explained.card.image.height == 24
     path = tmp_path / f"model{suffix}"
     check_file(case, model, method, explained, path, (3, 24, 24), (1, 24, 24))
+
+
+# In steps.
+
+
+@pytest.mark.parametrize(
+    ("method", "suffix"),
+    [
+        pytest.param(method, suffix, marks=[] if n % 3 == m else pytest.mark.slow)
+        for n, method in enumerate(OPTIONS)
+        for m, suffix in enumerate(FORMATS)
+    ],
+)
+def test_files_in_steps(
+    method: str, suffix: str, models: dict[str, nn.Module], tmp_path: Path
+) -> None:
+    """Steps in any order, the state handed from one run to the next, give what one run gives."""
+    name = "tokens" if method == "vit-reciprocam" else "skip"
+    case, model = CASES[name], models[name]
+    explained = case.explain(model, method, stepwise=True)
+    path = tmp_path / f"model{suffix}"
+    card = save(explained, path)
+    assert card.steps is not None
+    assert card.steps > 1
+    size = (24, 24) if card.image.height else (21, 30)
+    inputs, ids = case.inputs(5, 2, *size), torch.tensor([[3, 0, 1], [2, 2, 4]])
+    expected = case.expected(model, method, inputs, ids)
+    assert np.abs(expected[0, 0] - expected[1, 1]).max() > telling(method)
+    state = torch.zeros(card.state_shape(2, 3, size))
+    order = torch.randperm(card.steps, generator=torch.Generator().manual_seed(1))
+    for part in order.tensor_split([1]):
+        *_, maps, found = run_any_file(path, *inputs, ids, part, state).values()
+        state = torch.from_numpy(found)
+    assert worst_error(maps, expected) < TOLERANCE
+    np.testing.assert_allclose(
+        maps, explained(*inputs, ids).saliency_map, rtol=0, atol=10 * TOLERANCE
+    )
+
+
+def test_half_of_the_steps_are_not_the_map(models: dict[str, nn.Module]) -> None:
+    case, model = CASES["skip"], models["skip"]
+    explained = case.explain(model, "scorecam", stepwise=True)
+    body = explained.body
+    assert isinstance(body, PassesBody)
+    assert explained.card.steps is not None
+    inputs, ids = case.inputs(5, 2, 24, 24), torch.tensor([[3], [2]])
+    state = torch.zeros(explained.card.state_shape(2, 1, (24, 24)))
+    *_, maps, state = body.resume(inputs, ids, Resumed(torch.tensor([0]), state))
+    whole = explained(*inputs, ids).saliency_map
+    assert (maps - whole).abs().max() > 0.01
+    rest = torch.arange(1, explained.card.steps)
+    *_, maps, state = body.resume(inputs, ids, Resumed(rest, state))
+    torch.testing.assert_close(maps, whole)
+
+
+@pytest.mark.parametrize(
+    ("method", "how", "message"),
+    [
+        ("gradcam", {"layer": "mix"}, "gradcam takes no many passes"),
+        ("rise", {"aug_smooth": True}, "stepwise and aug_smooth do not go together"),
+    ],
+)
+def test_what_has_no_steps(method: str, how: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        explain(build(LastNet), images(0, 1, 24, 24), method=method, stepwise=True, **how)
+
+
+def test_a_linear_tail_has_no_steps(models: dict[str, nn.Module]) -> None:
+    with pytest.raises(InputError, match=r"one pass tells all .*, leave out stepwise"):
+        CASES["affine"].explain(models["affine"], "ablationcam", stepwise=True)
+
+
+def test_steps_of_unknown_number_fix_the_size(models: dict[str, nn.Module]) -> None:
+    case, model = CASES["skip"], models["skip"]
+    explained = case.explain(model, "reciprocam", stepwise=True)
+    assert explained.card.image.height == 24
+    assert "takes a pass for each point" in explained.card.notes[0]
+    with pytest.raises(ExportError, match="their number is not known"):
+        case.explain(model, "reciprocam", stepwise=True, dynamic_size=True)
+
+
+class Stateful(nn.Module):
+    """Its own output has a name that a file in steps gives to another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = SmallNet()
+
+    def forward(self, x: Tensor) -> Any:
+        return {"scores": self.inner(x), "state": x.mean((2, 3))}
+
+
+def test_a_model_with_a_state_of_its_own() -> None:
+    model, example = build(Stateful), images(0, 1, 24, 24)
+    how: dict[str, Any] = {"method": "rise", "n_masks": 4}
+    assert explain(model, example, **how).card.outputs[:2] == ("scores", "state")
+    with pytest.raises(ExportError, match=r"outputs called \['state'\].*Leave out stepwise"):
+        explain(model, example, stepwise=True, **how)
 
 
 # Targets.
