@@ -1,6 +1,8 @@
 # Every target does its own set-up: a fresh clone needs Python 3.11 or newer and make, nothing else.
 PYTHON ?= python3
 VENV ?= .venv
+# Tests run in so many processes at a time; 0 is none but pytest's own.
+WORKERS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
@@ -23,10 +25,10 @@ demo: $(INSTALLED)  ## export the shipped classifier, run it, write overlays to 
 	$(BIN)/python -m camcore.adapters.demo --output demo-output
 
 test: $(INSTALLED)  ## the test suite
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'
 
 test-slow: $(INSTALLED)  ## the long tail: every model family, every format
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow
 
 lint: $(INSTALLED)  ## format and lint check
 	$(BIN)/ruff format --check .
