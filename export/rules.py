@@ -72,9 +72,17 @@ def convolution_backward(
         full = aten.convolution(
             grad, weight, None, stride, padding, dilation, False, no_offset, groups
         )
-        return _crop(full, no_offset, x), None, None
+        return _crop(full, no_offset, x.shape[2:]), None, None
     reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
-    if all(s == 1 for s in stride) and all(p <= r for p, r in zip(padding, reach, strict=True)):
+    within = all(p <= r for p, r in zip(padding, reach, strict=True))
+    once = [1] * rank
+    depthwise = groups == weight.shape[0] and weight.shape[1] == 1
+    if rank == 2 and stride != once and within and depthwise:
+        # As of stride 1, of which the results between were never looked at: for one kernel a
+        # channel runtimes have much faster code than for the transposed convolution.
+        looked_at = [i + 2 * p - r for i, p, r in zip(x.shape[2:], padding, reach, strict=True)]
+        grad, stride = _crop(_with_zeros_between(grad, stride), no_offset, looked_at), once
+    if stride == once and within:
         # Stride 1: a plain convolution with the kernel turned round, for which runtimes have their
         # fastest code.
         turned = _turned_kernel(weight, groups)
@@ -86,20 +94,24 @@ def convolution_backward(
     if rank == 2 and all(r == 0 for r in reach):
         # Windows of one point: a product over the channels, and zeros between its results.
         turned = _turned_kernel(weight, groups)
-        once = [1] * rank
         dx = aten.convolution(grad, turned, None, once, no_offset, once, False, no_offset, groups)
-        return _crop(_with_zeros_between(dx, stride), padding, x), None, None
+        return _crop(_with_zeros_between(dx, stride), padding, x.shape[2:]), None, None
     # The transposed convolution without padding gives (O - 1) * stride + reach + 1 values an axis,
     # of which X owned [padding, padding + I). Where the stride did not divide evenly the last ones
-    # are missing, and truly zero: no window reached them. `output_padding` would say the same, but
-    # cannot depend on a dynamic size.
+    # are missing, and truly zero: no window reached them.
+    sizes = zip(x.shape[2:], grad.shape[2:], stride, padding, reach, strict=True)
+    extra = [i - ((o - 1) * s + r + 1 - 2 * p) for i, o, s, p, r in sizes]
+    if all(isinstance(length, int) for length in extra):
+        dx = aten.convolution(grad, weight, None, stride, padding, dilation, True, extra, groups)
+        return dx, None, None
+    # `output_padding` cannot depend on a dynamic size.
     full = aten.convolution(
         grad, weight, None, stride, no_offset, dilation, True, no_offset, groups
     )
     missing = [max(0, s - 1 - p) for s, p in zip(stride, padding, strict=True)]
     if any(missing):
         full = aten.constant_pad_nd(full, [n for m in reversed(missing) for n in (0, m)], 0.0)
-    return _crop(full, padding, x), None, None
+    return _crop(full, padding, x.shape[2:]), None, None
 
 
 def _turned_kernel(weight: Tensor, groups: int) -> Tensor:
@@ -131,10 +143,10 @@ def _with_zeros_between(values: Tensor, steps: Sequence[int]) -> Tensor:
     return copies * (first_row[:, None] & first_column).to(values.dtype)
 
 
-def _crop(full: Tensor, start: Sequence[int], like: Tensor) -> Tensor:
-    """The part of `full` that begins at `start` and has the spatial size of `like`."""
-    for axis, first in enumerate(start, 2):
-        wanted, given = like.shape[axis], full.shape[axis]
+def _crop(full: Tensor, start: Sequence[int], sizes: Sequence[Size]) -> Tensor:
+    """The part of `full` that begins at `start` and has these spatial sizes."""
+    for axis, (first, wanted) in enumerate(zip(start, sizes, strict=True), 2):
+        given = full.shape[axis]
         whole = isinstance(wanted, int) and isinstance(given, int) and wanted == given
         if not whole:
             full = full.narrow(axis, first, wanted)

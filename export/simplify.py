@@ -23,6 +23,8 @@ def simplify(graph: fx.Graph) -> None:
         _divide_before_spreading(graph, division)
     for mean in _calls(graph, aten.mean.dim):
         _mean_of_equals(graph, mean)
+    for product in _calls(graph, aten.mul.Tensor):
+        _spread_by_product(product)
     for view in _calls(graph, aten.view.default):
         # A view was possible with the strides that were traced; what is simplified has others.
         view.target = aten.reshape.default
@@ -83,6 +85,18 @@ def _divide_before_spreading(graph: fx.Graph, division: fx.Node) -> None:
         division.replace_all_uses_with(
             _call(graph, aten.expand.default, (quotient, *spread.args[1:]), like=division)
         )
+
+
+def _spread_by_product(product: fx.Node) -> None:
+    """expand(x) * y -> x * y, if y has all that x is spread along: a product spreads by itself."""
+    for place, spread in enumerate(product.args):
+        other = product.args[1 - place]
+        if not isinstance(spread, fx.Node) or spread.target is not aten.expand.default:
+            continue
+        if not isinstance(other, fx.Node) or other.target is aten.expand.default:
+            continue
+        if tuple(other.meta["val"].shape) == tuple(product.meta["val"].shape):
+            product.update_arg(place, spread.args[0])
 
 
 def _mean_of_equals(graph: fx.Graph, mean: fx.Node) -> None:

@@ -84,6 +84,27 @@ def test_another_mean_stays(name: str) -> None:
     torch.testing.assert_close(program.module(check_guards=False)(x, like), function(x, like))
 
 
+PRODUCTS: dict[str, tuple[bool, Callable[[Tensor, Tensor], Tensor]]] = {
+    "first": (True, lambda x, like: spread(x, like) * like),
+    "second": (True, lambda x, like: like * spread(x, like)),
+    "comparison": (True, lambda x, like: spread(x, like) * (like > 0)),
+    "both spread": (False, lambda x, like: spread(x, like) * spread(x.exp(), like)),
+    "the other is smaller": (False, lambda x, like: spread(x, like) * like[:, :, :1]),
+    "a number": (False, lambda x, like: spread(x, like) * 2),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_product_spreads_by_itself(name: str) -> None:
+    needless, function = PRODUCTS[name]
+    program = captured(function)
+    before = count(program, aten.expand.default)
+    assert before
+    simplify(program.graph)
+    assert count(program, aten.expand.default) == (0 if needless else before)
+    check_values(program, function)
+
+
 def test_a_view_holds_when_the_strides_before_it_change() -> None:
     def function(x: Tensor, like: Tensor) -> Tensor:
         quotient = aten.div.Scalar(spread(x, like), 2.0)
