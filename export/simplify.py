@@ -2,6 +2,8 @@
 
 Behind global average pooling every point of a channel has the same gradient. Autograd spreads it
 over the points and divides each by their number, and Grad-CAM takes the mean over the points again.
+That mean of the gradient is all that Grad-CAM wants: what mixes channels point by point, as the way
+back through a convolution of one point does, can wait until it is taken.
 """
 
 from collections.abc import Collection
@@ -23,6 +25,8 @@ def simplify(graph: fx.Graph) -> None:
         _divide_before_spreading(graph, division)
     for mean in _calls(graph, aten.mean.dim):
         _mean_of_equals(graph, mean)
+    for mean in _calls(graph, aten.mean.dim):
+        _mean_first(graph, mean)
     for product in _calls(graph, aten.mul.Tensor):
         _spread_by_product(product)
     for view in _calls(graph, aten.view.default):
@@ -101,26 +105,102 @@ def _spread_by_product(product: fx.Node) -> None:
 
 def _mean_of_equals(graph: fx.Graph, mean: fx.Node) -> None:
     """mean(expand(x)) -> x without the axes that it was spread along, the last ones."""
-    spread: Any = mean.args[0]
-    shape = spread.args[1] if spread.target in _RESHAPES else None
-    if shape is not None:
-        spread = spread.args[0]
-    axes: Any = mean.args[1]
-    count = len(axes)
-    if spread.target is not aten.expand.default or mean.args[2:] or mean.kwargs:
+    spread, count = _averaged(mean)
+    if spread is None or spread.target is not aten.expand.default:
         return
-    rank = len(shape) if shape is not None else spread.meta["val"].ndim
     x: Any = spread.args[0]
-    last = sorted(axis % rank for axis in axes) == list(range(rank - count, rank))
-    sizes = spread.meta["val"].shape[-count:]
-    kept = mean.args[0].meta["val"].shape[-count:] == sizes  # type: ignore[union-attr]
-    if not last or not kept or any(size != 1 for size in x.meta["val"].shape[-count:]):
+    if any(size != 1 for size in x.meta["val"].shape[-count:]):
         return
     with graph.inserting_before(mean):
-        plain = _call(graph, aten.squeeze.dims, (x, list(range(-count, 0))))
-        if shape is not None:
-            plain = _call(graph, aten.reshape.default, (plain, list(shape[:-count])), like=mean)
-        mean.replace_all_uses_with(plain)
+        _replace_mean(graph, mean, x, count)
+
+
+def _averaged(mean: fx.Node) -> tuple[Any, int]:
+    """What the mean over so many last axes is taken of, None where others are among them.
+
+    Looked through is a reshape that leaves those axes as they are.
+    """
+    axes: Any = mean.args[1]
+    count = len(axes)
+    given: Any = mean.args[0]
+    rank = given.meta["val"].ndim
+    if mean.args[2:] or mean.kwargs:
+        return None, count
+    if sorted(axis % rank for axis in axes) != list(range(rank - count, rank)):
+        return None, count
+    if given.target not in _RESHAPES:
+        return given, count
+    inner = given.args[0]
+    kept = given.meta["val"].shape[-count:] == inner.meta["val"].shape[-count:]
+    return (inner if kept else None), count
+
+
+def _replace_mean(graph: fx.Graph, mean: fx.Node, kept: fx.Node, count: int) -> None:
+    """Put the same mean, with axes of one point where it was taken, in a mean's place."""
+    plain = _call(graph, aten.squeeze.dims, (kept, list(range(-count, 0))))
+    given: Any = mean.args[0]
+    if given.target in _RESHAPES:
+        shape = list(given.args[1][:-count])
+        plain = _call(graph, aten.reshape.default, (plain, shape), like=mean)
+    mean.replace_all_uses_with(plain)
+
+
+def _mean_first(graph: fx.Graph, mean: fx.Node) -> None:
+    """mean(f(x)) -> f(mean(x)), for what mixes the channels of each point by itself."""
+    x, count = _averaged(mean)
+    if x is None or x.meta["val"].ndim != count + 2:
+        return
+    if len(mean.args[0].users) > 1:  # type: ignore[union-attr]
+        return
+    with graph.inserting_before(mean):
+        early = _mean_through(graph, x, count)
+        if early is not None:
+            _replace_mean(graph, mean, early, count)
+
+
+def _mean_through(graph: fx.Graph, x: fx.Node, count: int) -> fx.Node | None:
+    """The mean of a value over its last axes, one point left of each, taken of what it was made
+    of; None where that does not save anything.
+    """
+    if len(x.users) > 1:
+        return None
+    if x.target is aten.add.Tensor and not x.kwargs:
+        first, second = x.args
+        shape = tuple(x.meta["val"].shape)
+        if not all(isinstance(a, fx.Node) and tuple(a.meta["val"].shape) == shape for a in x.args):
+            return None
+        found = [_mean_through(graph, part, count) for part in (first, second)]  # type: ignore[arg-type]
+        if found == [None, None]:
+            return None
+        parts = [
+            early if early is not None else _mean(graph, part, count)
+            for part, early in zip(x.args, found, strict=True)
+        ]
+        return _call(graph, aten.add.Tensor, tuple(parts))
+    if x.target is aten.convolution.default and _turns_each_point(x):
+        given, *how = x.args
+        early = _mean_through(graph, given, count)  # type: ignore[arg-type]
+        early = early if early is not None else _mean(graph, given, count)
+        return _call(graph, aten.convolution.default, (early, *how))
+    return None
+
+
+def _mean(graph: fx.Graph, x: Any, count: int) -> fx.Node:
+    return _call(graph, aten.mean.dim, (x, list(range(-count, 0)), True))
+
+
+def _turns_each_point(convolution: fx.Node) -> bool:
+    """Whether a convolution takes each point by itself, on the way back.
+
+    There its kernel is made of a weight. The model's own convolutions take one as it is, and are
+    left alone: what the model answers keeps its rounding.
+    """
+    weight: Any
+    _, weight, _, stride, padding, _, transposed, *_ = convolution.args
+    kernel = weight.meta["val"].shape[2:]
+    ones = all(size == 1 for size in [*kernel, *stride])  # type: ignore[misc]
+    plain = not transposed and not any(padding)  # type: ignore[arg-type]
+    return ones and plain and weight.op == "call_function"
 
 
 def _call(

@@ -105,6 +105,58 @@ def test_a_product_spreads_by_itself(name: str) -> None:
     check_values(program, function)
 
 
+def convolved(x: Tensor, weight: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
+    found: Tensor = aten.convolution.default(
+        x, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1
+    )
+    return found
+
+
+def mixed(x: Tensor, kernel: int = 1, **how: int) -> Tensor:
+    """Through a convolution with a weight that is made in the graph, as on the way back."""
+    count = 4 * 3 * kernel**2
+    weight = torch.arange(float(count)).reshape(4, 3, kernel, kernel) / count
+    return convolved(x, weight, **how)
+
+
+def used_twice(x: Tensor, like: Tensor) -> Tensor:
+    found = mixed(like)
+    return found.mean((2, 3)) * found.amax((2, 3))
+
+
+OWN_WEIGHT = torch.randn(4, 3, 1, 1)
+MEANS: dict[str, tuple[bool, Callable[[Tensor, Tensor], Tensor]]] = {
+    "convolution": (True, lambda x, like: mixed(like).mean((2, 3))),
+    "sum": (True, lambda x, like: (mixed(like) + mixed(like.exp())).mean((-1, -2))),
+    "half of a sum": (
+        True,
+        lambda x, like: (like.repeat(1, 2, 1, 1)[:, :4] + mixed(like)).mean((2, 3)),
+    ),
+    "reshaped": (
+        True,
+        lambda x, like: mixed(like).reshape(1, -1, 4, *like.shape[2:]).mean((-2, -1)),
+    ),
+    "larger windows": (False, lambda x, like: mixed(like, 3, padding=1).mean((2, 3))),
+    "strides": (False, lambda x, like: mixed(like, stride=2).mean((2, 3))),
+    "margin": (False, lambda x, like: mixed(like, padding=1).mean((2, 3))),
+    "one axis": (False, lambda x, like: mixed(like).mean(3)),
+    "used twice": (False, used_twice),
+    "the model's own": (False, lambda x, like: convolved(like, OWN_WEIGHT).mean((2, 3))),
+}
+
+
+@pytest.mark.parametrize("name", MEANS)
+def test_a_mean_is_taken_before_channels_are_mixed(name: str) -> None:
+    possible, function = MEANS[name]
+    program = captured(function)
+    simplify(program.graph)
+    calls = program.graph.find_nodes(op="call_function", target=aten.convolution.default)
+    assert calls
+    for call in calls:
+        assert (tuple(call.args[0].meta["val"].shape[2:]) == (1, 1)) is possible
+    check_values(program, function)
+
+
 def test_a_view_holds_when_the_strides_before_it_change() -> None:
     def function(x: Tensor, like: Tensor) -> Tensor:
         quotient = aten.div.Scalar(spread(x, like), 2.0)
