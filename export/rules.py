@@ -26,6 +26,10 @@ Rule = Callable[..., Any]
 Size = int | torch.SymInt
 
 
+# Up to this width a product with a matrix is the faster way to put zeros between values.
+_SMALL_MAP = 8
+
+
 def _own_rules() -> dict[torch._ops.OpOverload, Rule]:
     return {
         aten.convolution_backward.default: convolution_backward,
@@ -132,9 +136,16 @@ def _with_zeros_between(values: Tensor, steps: Sequence[int]) -> Tensor:
     """(B, C, H, W) -> (B, C, H sh, W sw): each value, then zeros to the right of it and below.
 
     As copies of each value, all but the first of which a mask clears: runtimes do both in large
-    steps, where padding every single value is slow.
+    steps, where padding every single value is slow. Small maps are multiplied by a matrix of zeros
+    and ones, which puts zero rows in as well.
     """
-    rows, columns = (n * step for n, step in zip(values.shape[2:], steps, strict=True))
+    height, width = values.shape[2:]
+    down, right = steps
+    rows, columns = height * down, width * right
+    if isinstance(width, int) and width <= _SMALL_MAP:
+        places = right * torch.arange(width, device=values.device)
+        matrix = torch.arange(columns * down, device=values.device) == places[:, None]
+        return (values @ matrix.to(values.dtype)).reshape(*values.shape[:2], rows, columns)
     copies: Tensor = aten.upsample_nearest2d.default(values, [rows, columns])
     first_row, first_column = (
         torch.arange(size, device=values.device) % step == 0
