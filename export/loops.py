@@ -29,9 +29,10 @@ class Resumed(NamedTuple):
     state: Tensor
 
 
-def number_of_steps(count: int, chunk: int) -> int:
+def number_of_steps(count: Size, chunk: int) -> Size:
     """The number of chunks that a loop over `count` numbers takes."""
-    return -(-count // _with_least_left_over(count, chunk))
+    chunk = _with_least_left_over(count, chunk)
+    return (count + chunk - 1) // chunk
 
 
 def stack_chunks(
@@ -102,10 +103,10 @@ def _chunks(values: Any, count: Size, chunk: int, resumed: Resumed | None) -> Te
     """The numbers from 0, as many as fill chunks, (number of chunks, chunk); or those due."""
     leaves, _ = tree_flatten(values)
     device = next(leaf.device for leaf in leaves if isinstance(leaf, Tensor))
+    rows = number_of_steps(count, chunk)
     chunk = _with_least_left_over(count, chunk)
     if resumed is not None:
         return resumed.steps[:, None] * chunk + torch.arange(chunk, device=device)
-    rows = (count + chunk - 1) // chunk
     return torch.arange(rows * chunk, device=device).reshape(rows, chunk)
 
 

@@ -366,7 +366,7 @@ def plan_steps(request: Request) -> tuple[int | None, tuple[int | str, ...]]:
         return None, ()
     axes = PASSES[request.method.needs].state_axes
     state = tuple(request.passes if axis == "passes" else axis for axis in axes)
-    return number_of_steps(request.passes, request.options["chunk"]), state
+    return int(number_of_steps(request.passes, request.options["chunk"])), state
 
 
 def check_passes(request: Request) -> None:

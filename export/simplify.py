@@ -150,43 +150,32 @@ def _mean_first(graph: fx.Graph, mean: fx.Node) -> None:
     x, count = _averaged(mean)
     if x is None or x.meta["val"].ndim != count + 2:
         return
-    if len(mean.args[0].users) > 1:  # type: ignore[union-attr]
+    if len(mean.args[0].users) > 1 or not _can_wait(x):  # type: ignore[union-attr]
         return
     with graph.inserting_before(mean):
-        early = _mean_through(graph, x, count)
-        if early is not None:
-            _replace_mean(graph, mean, early, count)
+        _replace_mean(graph, mean, _early_mean(graph, x, count), count)
 
 
-def _mean_through(graph: fx.Graph, x: fx.Node, count: int) -> fx.Node | None:
-    """The mean of a value over its last axes, one point left of each, taken of what it was made
-    of; None where that does not save anything.
-    """
+def _can_wait(x: Any) -> bool:
+    """Whether a value, or a term of its sum, only mixes the channels of each point."""
     if len(x.users) > 1:
-        return None
+        return False
     if x.target is aten.add.Tensor and not x.kwargs:
-        first, second = x.args
         shape = tuple(x.meta["val"].shape)
-        if not all(isinstance(a, fx.Node) and tuple(a.meta["val"].shape) == shape for a in x.args):
-            return None
-        found = [_mean_through(graph, part, count) for part in (first, second)]  # type: ignore[arg-type]
-        if found == [None, None]:
-            return None
-        parts = [
-            early if early is not None else _mean(graph, part, count)
-            for part, early in zip(x.args, found, strict=True)
-        ]
-        return _call(graph, aten.add.Tensor, tuple(parts))
-    if x.target is aten.convolution.default and _turns_each_point(x):
-        given, *how = x.args
-        early = _mean_through(graph, given, count)  # type: ignore[arg-type]
-        early = early if early is not None else _mean(graph, given, count)
-        return _call(graph, aten.convolution.default, (early, *how))
-    return None
+        terms = [term for term in x.args if isinstance(term, fx.Node)]
+        alike = [term for term in terms if tuple(term.meta["val"].shape) == shape]
+        return len(alike) == 2 and any(map(_can_wait, alike))
+    return x.target is aten.convolution.default and _turns_each_point(x)
 
 
-def _mean(graph: fx.Graph, x: Any, count: int) -> fx.Node:
-    return _call(graph, aten.mean.dim, (x, list(range(-count, 0)), True))
+def _early_mean(graph: fx.Graph, x: Any, count: int) -> fx.Node:
+    """The mean of a value over its last axes, kept as ones, taken before what can wait."""
+    if not _can_wait(x):
+        return _call(graph, aten.mean.dim, (x, list(range(-count, 0)), True))
+    if x.target is aten.add.Tensor:
+        return _call(graph, x.target, tuple(_early_mean(graph, term, count) for term in x.args))
+    given, *how = x.args
+    return _call(graph, x.target, (_early_mean(graph, given, count), *how))
 
 
 def _turns_each_point(convolution: fx.Node) -> bool:
