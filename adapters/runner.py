@@ -517,10 +517,13 @@ def _open_torchscript(path: Path, card: Card, device: Device) -> Graph:
 
 def _open_exported(path: Path, card: Card, device: Device) -> Graph:
     torch = _torch(device)
-    try:
-        program = torch.export.load(path)
-    except Exception as error:  # its reader raises whatever it stumbles over
-        raise FileError(f"torch {torch.__version__} cannot load the file: {error}") from error
+    with warnings.catch_warnings():
+        # torch 2.11 warns of its own reader, which takes weights from bytes it must not write to.
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")
+        try:
+            program = torch.export.load(path)
+        except Exception as error:  # its reader raises whatever it stumbles over
+            raise FileError(f"torch {torch.__version__} cannot load the file: {error}") from error
     if device == "cuda":
         from torch.export.passes import move_to_device_pass
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 
 from camcore.errors import ExportError
 from camcore.export.cut import dependents
@@ -168,7 +169,9 @@ def _call_after(place: fx.Node, target: Any, *arguments: Any) -> fx.Node:
     with place.graph.inserting_after(place):
         made = place.graph.call_function(target, arguments)
     made.meta = {"nn_module_stack": place.meta.get("nn_module_stack", {})}
-    made.meta["val"] = target(*fx.node.map_aggregate(arguments, value))
+    # Without the dispatcher torch 2.11 takes the batch of the trace for the batch.
+    with enable_python_dispatcher():
+        made.meta["val"] = target(*fx.node.map_aggregate(arguments, value))
     return made
 
 

@@ -17,6 +17,8 @@ import torch
 from torch import fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config
+from torch.utils._sympy.numbers import int_oo
+from torch.utils._sympy.value_ranges import ValueRanges
 
 from camcore.card import Card
 from camcore.errors import ExportError
@@ -43,7 +45,7 @@ def capture(explained: Explained) -> ExportedProgram:
     card = explained.card
     body: nn.Module = explained.body
     image, *others = map(example_batch, explained.request.inputs)
-    k = min(3, card.num_classes)
+    k = min(2, card.num_classes)
     class_ids = torch.full((len(image), k), -1, dtype=torch.int64, device=image.device)
     spatial = explained.request.spatial_axes if card.image.height is None else ()
     free_image = dict.fromkeys([0, *spatial], Dim.DYNAMIC)
@@ -62,7 +64,10 @@ def capture(explained: Explained) -> ExportedProgram:
         free += [{0: Dim.DYNAMIC} if card.steps > 1 else {}, dict.fromkeys(free_state, Dim.DYNAMIC)]
     try:
         # Oblivious of the example's sizes, or K of a model of two classes would be taken for two.
-        oblivious = _config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+        # But torch 2.11 then forgets the size of slices, which gradients may be made of.
+        keeps_sizes = torch.__version__ >= "2.12" or isinstance(body, PassesBody | SteppedBody)
+        forget = keeps_sizes or k == card.num_classes
+        oblivious = _config.patch(backed_size_oblivious=forget)  # type: ignore[attr-defined]
         with torch.no_grad(), oblivious:
             program = torch.export.export(
                 body,
@@ -164,7 +169,10 @@ def _strip(model: ir.Model) -> None:
     for value in list(model.graph.initializers.values()):
         part, _, name = str(value.name).partition(".")
         name = name.removeprefix(f"{MODEL}.")
-        if part in {"head", "tail", "backward_pass"} and name not in model.graph.initializers:
+        if (
+            part in {"head", "prefix", "tail", "backward_pass"}
+            and name not in model.graph.initializers
+        ):
             value.name = name
 
 
@@ -242,6 +250,9 @@ def to_pt2(program: ExportedProgram, card: Card) -> bytes:
     # Newer versions of PyTorch save what they guessed from the example's sizes, "batch is not 1"
     # among it, and `module()` would insist on it.
     vars(program).get("_guards_code", []).clear()
+    # K from "not 1" to two classes is a fixed size to torch 2.11.
+    for symbol, span in program.range_constraints.items():
+        program.range_constraints[symbol] = ValueRanges(span.lower, int_oo)
     # Nobody needs the images of the trace again: 14 MB of them at 224 x 224.
     program.example_inputs = None
     buffer = BytesIO()
