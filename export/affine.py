@@ -97,13 +97,13 @@ def _varying(activation: fx.Node) -> set[fx.Node]:
     found = {activation}
     for node in activation.graph.nodes:  # in topological order
         follows = any(value in found for value in node.all_input_nodes)
-        if follows and _operator(node) not in _SIZES:
+        if follows and operator_of(node) not in _SIZES:
             found.add(node)
     return found
 
 
 def _is_affine(node: fx.Node, varying: set[fx.Node]) -> bool:
-    called = _operator(node)
+    called = operator_of(node)
     arguments = [value for value in node.all_input_nodes if value in varying]
     if _rounds(node):
         return False
@@ -116,7 +116,7 @@ def _is_affine(node: fx.Node, varying: set[fx.Node]) -> bool:
     return called in _SUMS
 
 
-def _operator(node: fx.Node) -> Any:
+def operator_of(node: fx.Node) -> Any:
     """What is called, whichever overload of it."""
     return getattr(node.target, "overloadpacket", node.target)
 
@@ -130,5 +130,5 @@ def _rounds(node: fx.Node) -> bool:
 
 def _in_training(node: fx.Node) -> bool:
     """Whether it is one of the operators that behave otherwise in training, told to do so."""
-    place = {aten.dropout: 2, aten.batch_norm: 5}.get(_operator(node))
+    place = {aten.dropout: 2, aten.batch_norm: 5}.get(operator_of(node))
     return place is not None and bool(node.args[place])

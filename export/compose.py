@@ -44,6 +44,7 @@ from camcore.export.layers import (
 )
 from camcore.export.passes import (
     PASSES,
+    AblationBody,
     LinearAblationBody,
     check_channels,
     check_layout,
@@ -54,6 +55,7 @@ from camcore.export.passes import (
 from camcore.export.subject import MODEL, Subject, name_inputs, named_outputs
 from camcore.export.targets import Target, get_target
 from camcore.export.trace import Trace, check_model, first_line, outputs_of, trace
+from camcore.export.updates import find_updates
 from camcore.methods import get_method
 from camcore.projection import Gram
 from camcore.scaling import How
@@ -467,7 +469,12 @@ def _compose_passes(asked: Request, traced: Trace) -> tuple[Request, Body]:
         return request, LinearAblationBody(request, parts, 1, gradient)
     if asked.stepwise:
         request = replace(request, passes=fixed_passes(request, shape[1:]))
-    return request, PASSES[asked.method.needs](request, parts)
+    if asked.method.needs != "ablated_scores":
+        return request, PASSES[asked.method.needs](request, parts)
+    updates = find_updates(traced.graph, node, layout)
+    begin = [node, *updates.ends]
+    parts = cut(traced.graph, at=begin, kept=begin)
+    return request, AblationBody(request, parts, updates)
 
 
 def _cut_with_inner(graph: fx.GraphModule, roots: list[fx.Node], inner: list[fx.Node]) -> Cut:

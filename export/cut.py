@@ -82,6 +82,13 @@ def cut(module: fx.GraphModule, at: Sequence[fx.Node], kept: Sequence[fx.Node]) 
     return Cut(head.finish(), tail.finish(), values, axes)
 
 
+def between(module: fx.GraphModule, start: fx.Node, ends: Sequence[fx.Node]) -> fx.GraphModule:
+    """What leads from one value of a graph to others, which depend on it and on weights alone."""
+    part = _Copy(module, inputs=[start])
+    part.output(ends)
+    return part.finish()
+
+
 def repeat_batch(
     values: Sequence[Any], batch_axes: Sequence[int | None], times: int | torch.SymInt
 ) -> list[Any]:
@@ -154,7 +161,7 @@ class _Copy:
 
     def copy(self, node: fx.Node) -> fx.Node:
         """The node's twin in this graph, made, with what it depends on, unless it exists."""
-        pending = [node]
+        pending = [] if node in self._twin else [node]
         while pending:
             current = pending[-1]
             needs = [] if self._must_recount(current) else current.all_input_nodes

@@ -25,6 +25,7 @@ from camcore.export.loops import (
     sum_chunks,
     weights_of,
 )
+from camcore.export.updates import Updates, contributions, leave_out
 from camcore.masking import (
     iscam_masks,
     point_masks,
@@ -86,9 +87,6 @@ class PassesBody(Body):
         state = self.run_passes(seen, classes, resumed)
         return *outputs, classes, request.finish([self.maps_of(seen, state)], inputs[0]), state
 
-    def _weights(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        return weights_of(self.head), weights_of(self.tail)
-
     def _explained(self, scores: Tensor, classes: Tensor) -> Tensor:
         """What is explained of classes (B, K), (n, B, K), from scores (n B, N) of n passes."""
         (request,) = self._request
@@ -101,33 +99,46 @@ class PassesBody(Body):
         by_class = by_pass[:, :, None].expand(-1, -1, k, -1).flatten(0, 2)
         return contrast(by_class, ids.reshape(-1, 1)).reshape(-1, batch, k)
 
-    def _score_activations(self, weights: Any, activations: Tensor, crossing: Any) -> Tensor:
-        """Scores (n B, N) of activations (n, B, ...) in the layer's own layout."""
-        crossing = repeat_batch(crossing, self._batch_axes, activations.shape[0])
-        given = (activations.flatten(0, 1), *crossing)
-        scores: Tensor = functional_call(self.tail, weights[1], given)[-1]
+    def _score_activations(
+        self, weights: Any, activations: Sequence[Tensor], crossing: Any
+    ) -> Tensor:
+        """Scores (n B, N) of what the tail begins with, (n, B, ...), in the layer's own layout."""
+        crossing = repeat_batch(crossing, self._batch_axes, activations[0].shape[0])
+        given = (*(values.flatten(0, 1) for values in activations), *crossing)
+        scores: Tensor = functional_call(self.tail, weights, given)[-1]
         return scores
+
+    def _model_weights(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return weights_of(self.head), weights_of(self.tail)
 
     def _score_images(self, weights: Any, images: Tensor, others: Sequence[Tensor]) -> Tensor:
         """Scores (n B, N) of images (n, B, C, H, W)."""
+        of_head, of_tail = weights
         others = repeat_batch(others, [0] * len(others), images.shape[0])
-        crossing = functional_call(self.head, weights[0], (images.flatten(0, 1), *others))
-        scores: Tensor = functional_call(self.tail, weights[1], crossing)[-1]
+        crossing = functional_call(self.head, of_head, (images.flatten(0, 1), *others))
+        scores: Tensor = functional_call(self.tail, of_tail, crossing)[-1]
         return scores
 
 
 class AblationBody(PassesBody):
     """Ablation-CAM: a pass of the tail for each channel, without it, and one with all of them.
 
-    The prediction's own pass is not compared with, for runtimes round it in another way: channels
-    that hold nothing would get weights, and small drops wrong ones.
+    The graph is cut at the activation and at what can be told without a channel. The prediction's
+    own pass is not compared with, for runtimes round it in another way: channels that hold nothing
+    would get weights, and small drops wrong ones.
     """
+
+    def __init__(self, request: Request, parts: Cut, updates: Updates) -> None:
+        super().__init__(request, parts)
+        self.prefix = updates.prefix
+        self._mixtures = updates.mixtures
 
     def observe(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Any]:
         (request,), (layout,) = self._request, self._layouts
-        observed, (_, activation, crossing, _) = super().observe(inputs)
+        observed, (_, activation, others, _) = super().observe(inputs)
         chosen = _ablated_channels(request, layout.channels_first(activation))
-        return observed, (activation, crossing, chosen)
+        count = len(self._mixtures)
+        return observed, (activation, others[:count], others[count:], chosen)
 
     @staticmethod
     def count(request: Request, channels: int, grid: Sequence[Size]) -> Size:
@@ -135,23 +146,28 @@ class AblationBody(PassesBody):
 
     def run_passes(self, seen: Any, classes: Tensor, resumed: Resumed | None = None) -> Tensor:
         (request,), (layout,) = self._request, self._layouts
-        activation, crossing, chosen = seen
-        options = request.options
+        activation, mixed, crossing, chosen = seen
+        options, of_model = request.options, weights_of(self.head)
         no_channel = chosen.new_full((chosen.shape[0], 1), -1)
 
         def step(values: Any, numbers: Tensor) -> Tensor:
-            weights, activation, crossing, chosen, classes = values
-            channels = chosen.index_select(1, numbers.clamp(max=chosen.shape[1] - 1))
-            ablated = _ablate(activation, channels, layout, value=options["value"])
-            return self._explained(self._score_activations(weights, ablated, crossing), classes)
+            weights, of_mixtures, activation, mixed, added, crossing, table, classes = values
+            channels = table.index_select(1, numbers.clamp(max=table.shape[1] - 1))
+            begin = [_ablate(activation, channels, layout, value=options["value"])]
+            for given in zip(self._mixtures, of_mixtures, mixed, added, strict=True):
+                begin.append(leave_out(*given, channels))
+            return self._explained(self._score_activations(weights, begin, crossing), classes)
 
         table = torch.cat([no_channel, chosen], dim=1)
-        values = (self._weights(), activation, crossing, table, classes)
+        added = contributions(self.prefix, activation, options["value"])
+        of_mixtures = [mixture.pick(of_model) for mixture in self._mixtures]
+        weights = weights_of(self.tail)
+        values = (weights, of_mixtures, activation, mixed, added, crossing, table, classes)
         return stack_chunks(step, values, table.shape[1], options["chunk"], resumed)
 
     def maps_of(self, seen: Any, state: Tensor) -> Tensor:
         (request,), (kernel,), (layout,) = self._request, self._kernels, self._layouts
-        activation, _, chosen = seen
+        activation, _, _, chosen = seen
         scores, activations = state.permute(2, 1, 0), layout.channels_first(activation)
         if request.options["ratio"] < 1:
             activations = take_channels(activations, chosen, spatial_ndim=layout.spatial_ndim)
@@ -224,7 +240,7 @@ class ScoreBody(PassesBody):
             images = masks.movedim(1, 0).unsqueeze(2) * image
             return self._explained(self._score_images(weights, images, others), classes)
 
-        values = (self._weights(), activations, inputs, classes)
+        values = (self._model_weights(), activations, inputs, classes)
         passes = options.get("samples", 1) * count
         return stack_chunks(step, values, passes, options["chunk"], resumed)
 
@@ -267,9 +283,9 @@ class ReciproBody(PassesBody):
             weights, activation, crossing, grid, classes = values
             masks = point_masks(numbers, grid, activation, gaussian=options["gaussian"])
             masked = activation * layout.mask(masks)
-            return self._explained(self._score_activations(weights, masked, crossing), classes)
+            return self._explained(self._score_activations(weights, [masked], crossing), classes)
 
-        values = (self._weights(), activation, crossing, grid, classes)
+        values = (weights_of(self.tail), activation, crossing, grid, classes)
         return stack_chunks(step, values, math.prod(grid), options["chunk"], resumed)
 
     def maps_of(self, seen: Any, state: Tensor) -> Tensor:
@@ -309,7 +325,7 @@ class RiseBody(PassesBody):
             return added
 
         start = image.new_zeros(*classes.shape, *image.shape[2:])
-        values = (self._weights(), inputs, classes)
+        values = (self._model_weights(), inputs, classes)
         return sum_chunks(step, values, count, options["chunk"], start, resumed)
 
     def maps_of(self, seen: Any, state: Tensor) -> Tensor:
@@ -419,11 +435,10 @@ def check_layout(method: Method, layer: str, layout: Layout) -> None:
 
 
 def _ablated_channels(request: Request, activations: Tensor) -> Tensor:
-    """The numbers (B, m) of the channels to ablate of activations (B, C, *S)."""
+    """The numbers (B, m) of the channels to ablate of activations (B, C, *S); (1, C) for all."""
     ratio, rank = request.options["ratio"], activations.ndim - 2
     if ratio == 1:
-        everyone = torch.arange(activations.shape[1], device=activations.device)
-        return everyone.expand(activations.shape[0], -1)
+        return torch.arange(activations.shape[1], device=activations.device)[None]
     chosen: Tensor = channels_to_ablate(activations, ratio=ratio, spatial_ndim=rank)
     return chosen
 

@@ -30,8 +30,9 @@ def build(
         ]
         for norm in norms:
             norm.momentum = None  # the plain average
-            nn.init.uniform_(norm.weight, 0.5, 1.5)
-            nn.init.normal_(norm.bias, std=0.2)
+            if norm.affine:
+                nn.init.uniform_(norm.weight, 0.5, 1.5)
+                nn.init.normal_(norm.bias, std=0.2)
         if norms:
             model.train()
             with torch.no_grad():
