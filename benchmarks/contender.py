@@ -82,7 +82,46 @@ def torchcam(task: dict[str, Any], image: Image) -> Run:
     return run
 
 
-CONTENDERS = {"onnxruntime": onnx_file, "pytorch-grad-cam": pytorch_grad_cam, "torchcam": torchcam}
+def eager_loop(task: dict[str, Any], image: Image) -> Run:
+    """Score-CAM as its paper tells it, one masked image at a time, in eager PyTorch."""
+    import torch
+    from torch.nn import functional as F
+
+    from benchmarks.subjects import build_model
+
+    torch.set_num_threads(task["threads"])
+    model = build_model(task["model"])
+    seen: list[torch.Tensor] = []
+    model.get_submodule(task["layer"]).register_forward_hook(
+        lambda module, arguments, returned: seen.append(returned)
+    )
+    x = torch.from_numpy(image)
+
+    @torch.no_grad()
+    def run() -> Any:
+        seen.clear()
+        best = int(model(x).argmax())
+        activation = seen[0]
+        masks = F.interpolate(activation, size=x.shape[2:], mode="bilinear")[0]
+        scores = torch.zeros(len(masks))
+        for n, mask in enumerate(masks):
+            if mask.max() > mask.min():
+                scores[n] = model(x * (mask - mask.min()) / (mask.max() - mask.min()))[0, best]
+            else:
+                scores[n] = model(torch.zeros_like(x))[0, best]
+        found = (scores.softmax(0)[:, None, None] * activation[0]).sum(0).relu()
+        found = F.interpolate(found[None, None], size=x.shape[2:], mode="bilinear")[0, 0]
+        return ((found - found.min()) / (found.max() - found.min())).numpy()
+
+    return run
+
+
+CONTENDERS = {
+    "onnxruntime": onnx_file,
+    "pytorch-grad-cam": pytorch_grad_cam,
+    "torchcam": torchcam,
+    "eager loop": eager_loop,
+}
 
 
 def main() -> None:

@@ -1,0 +1,55 @@
+"""The figures of many passes: what is measured by default, and what stays in the file."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("onnxruntime")
+
+from benchmarks.passes import CASES, LONG, Book, _is_asked_for, render
+from benchmarks.report import Row
+
+
+def row(ratio: float, channels: int | None = None) -> Row:
+    return Row(
+        section="beside the floor",
+        model="resnet18",
+        layer="layer3",
+        size="fixed",
+        device="cpu",
+        baseline="floor",
+        contender="explained",
+        ratio=(ratio, ratio, ratio),
+        facts={"method": "ablationcam", "channels": channels},
+    )
+
+
+def test_cases_have_names_of_their_own() -> None:
+    names = [case.name for case in CASES]
+    assert len(set(names)) == len(names)
+    assert set(names) > LONG
+
+
+def test_what_is_measured() -> None:
+    default = [case.name for case in CASES if _is_asked_for(case, [])]
+    assert "scorecam/resnet18/layer4" in default
+    assert "scorecam/resnet50/layer4/align_corners" not in default
+    chosen = [case.name for case in CASES if _is_asked_for(case, ["*/vgg16/*", "rise/*"])]
+    assert chosen
+    assert all("/vgg16/" in name for name in chosen)
+
+
+def test_what_was_measured_before_stays(tmp_path: Path) -> None:
+    path = tmp_path / "passes.json"
+    first = Book(path, {"cores": 1})
+    first.enter([row(1.5), row(2.5, channels=16)])
+    Book(path, {"cores": 2}).enter([row(0.5)])
+    rows = json.loads(path.read_text())["rows"]
+    assert [(each["ratio"][1], each["measured"]["cores"]) for each in rows] == [(0.5, 2), (2.5, 1)]
+    table = path.with_name("PASSES.md").read_text()
+    assert table == render(json.loads(path.read_text()))
+    assert "0.500x" in table
+    assert "1.500x" not in table
+    assert "cores 1." in table
+    assert "cores 2." in table
