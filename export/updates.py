@@ -121,9 +121,10 @@ def leave_out(
         contribution = contribution.reshape(*contribution.shape[:2], -1)
     alone = take_channels(contribution, channels, spatial_ndim=contribution.ndim - 2)
     patches = _patches(alone.movedim(1, 0), weight.shape[2:], mixture.steps)
+    if weight.shape[1] != contribution.shape[1]:
+        weight = weight.reshape(len(weight), contribution.shape[1], -1)
     # As matrices (n, B or 1, O, points of the kernel).
-    columns = weight.reshape(len(weight), contribution.shape[1], -1)
-    columns = columns.index_select(1, channels.clamp(min=0).flatten())
+    columns = weight.index_select(1, channels.clamp(min=0).flatten())
     columns = columns.reshape(len(weight), *channels.shape, -1).permute(2, 1, 0, 3)
     if mixture.norm is not None:
         columns = columns * _scale(mixture.norm, weights)[:, None]

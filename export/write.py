@@ -167,6 +167,10 @@ def _strip(model: ir.Model) -> None:
     for value in [*model.graph.inputs, *model.graph.initializers.values()]:
         value.metadata_props.clear()
     for value in list(model.graph.initializers.values()):
+        if not value.uses() and not value.is_graph_output():
+            # The zeros that the exporter gave a convolution without bias, and took away again.
+            del model.graph.initializers[str(value.name)]
+            continue
         part, _, name = str(value.name).partition(".")
         name = name.removeprefix(f"{MODEL}.")
         if (

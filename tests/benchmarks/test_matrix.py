@@ -44,6 +44,10 @@ class Tiny(nn.Module):
 
 TINY = Family(MODEL, Tiny, "stem", size=24)
 
+of_free_size = pytest.mark.skipif(
+    torch.__version__ < "2.12", reason="PyTorch 2.11 fixes the size of affine_grid where it exports"
+)
+
 
 def cells(layer: str, *methods: str, formats: Sequence[str] = (".pt2",)) -> list[Cell]:
     return [Cell(MODEL, layer, method, suffix) for method in methods for suffix in formats]
@@ -62,6 +66,7 @@ def test_every_family_has_a_name_of_its_own() -> None:
     assert all(name == family.name for name, family in FAMILIES.items())
 
 
+@of_free_size
 def test_a_cell_is_a_proven_file() -> None:
     (cell,) = fill(TINY, cells("default", "gradcam"))
     assert (cell.outcome, cell.module, cell.size) == ("exact", "top", "free")
@@ -70,6 +75,7 @@ def test_a_cell_is_a_proven_file() -> None:
     assert cell.reason == ""
 
 
+@of_free_size
 def test_what_does_not_apply_and_what_fails() -> None:
     first, second = fill(TINY, cells("default", "cam", "activation"))
     assert first.outcome == "not applicable"
@@ -137,6 +143,7 @@ def run(tmp_path: Path) -> Callable[..., Any]:
     return run
 
 
+@of_free_size
 def test_known_cells_are_kept(
     run: Callable[..., Any],
     calls: list[Sequence[Cell]],
@@ -165,6 +172,7 @@ def test_known_cells_are_kept(
     assert len(calls) == 5
 
 
+@of_free_size
 def test_the_table(run: Callable[..., Any], calls: list[Sequence[Cell]], tmp_path: Path) -> None:
     content = run("--methods", "activation", "cam")
     text = (tmp_path / "SUPPORT.md").read_text()
