@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint types bench bench-passes matrix demo-weights clean
+.PHONY: help setup demo test test-slow lint types bench bench-methods bench-passes matrix demo-weights clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -43,8 +43,13 @@ types: $(INSTALLED)  ## static types, checked on an installed copy
 bench: $(INSTALLED)  ## camcore beside plain onnxruntime and pytorch-grad-cam; writes benchmarks/results.json
 	$(BIN)/python -m benchmarks.gradcam
 
+# The two below keep what other runs measured; METHODS="--models vit_b_16" and
+# PASSES="--cases 'scorecam/*'" do a part, or what takes longest.
+bench-methods: $(INSTALLED)  ## each method in each family of models, beside its peers; writes benchmarks/METHODS.md
+	$(BIN)/python -m benchmarks.methods $(METHODS)
+
 bench-passes: $(INSTALLED)  ## methods of many passes beside their floor and their peers; writes benchmarks/PASSES.md
-	$(BIN)/python -m benchmarks.passes
+	$(BIN)/python -m benchmarks.passes $(PASSES)
 
 # What is known already from the same versions stays; MATRIX="--minutes 30 --methods gradcam" does less.
 matrix: $(INSTALLED)  ## which models, methods and formats work (hours); writes docs/SUPPORT.md

@@ -12,8 +12,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from benchmarks.book import About, Book
 from benchmarks.files import write_plain
-from benchmarks.report import Row, line, machine_facts, markdown_sections, timed
+from benchmarks.report import Row, machine_facts, timed
 from benchmarks.similarity import similarity_rows
 from benchmarks.subjects import build_model, make_image
 from benchmarks.timing import compare
@@ -39,22 +40,31 @@ ROOT = Path(__file__).resolve().parent.parent
 MAP_TOLERANCE = 1e-3  # absolute, on the maps' scale from 0 to 1
 MEMORY_LIMIT = 500_000_000
 BATCHES = (8, 16, 32)
+LONG_RUN = 20.0  # seconds
 
-SECTIONS = {
-    "beside the prediction": "Time of the explained file beside the plain file, both in "
-    "onnxruntime: batch 1, 224 x 224, size fixed, the best class. Where what lies behind the layer "
-    "is linear, Ablation-CAM needs no passes.",
-    "beside the floor": "Time of the explained file beside the floor: one prediction, and the "
-    "passes that the method is made of, in plain onnxruntime, in batches of the fastest size. "
-    "Below 1x, passes without a channel update what the first operators behind the layer give.",
-    "beside others": "Peers in eager PyTorch beside the explained file, each in a process of its "
-    "own: same model, image, layer, class, number of threads. Times are compared only where no "
-    "value of the two maps, on their scale from 0 to 1, differs by more than 1e-3.",
-    "memory": "The most memory that the process ever held, explained file and plain file.",
-    "cost of channels": "Score-CAM of the strongest channels alone (CSKIP) beside all of them.",
-    "similarity": "How like the map of all channels that of the strongest ones is: mean structural "
-    "similarity (SSIM) over scenes of the demo's trained classifier, and the lowest of them.",
-}
+ABOUT = About(
+    "Many passes",
+    "Written by `make bench-passes` from `passes.json`; do not edit. Models are torchvision's with "
+    "weights=None: seeded, batch-norm statistics calibrated on noise. A ratio is the median over "
+    "pairs of processes that took turns, quartiles in brackets; what a process gives is the median "
+    "of its runs.",
+    {
+        "beside the prediction": "Time of the explained file beside the plain file, both in "
+        "onnxruntime: batch 1, 224 x 224, size fixed, the best class. Where what lies behind the "
+        "layer is linear, Ablation-CAM needs no passes.",
+        "beside the floor": "Time of the explained file beside the floor: one prediction, and the "
+        "passes that the method is made of, in plain onnxruntime, in batches of the fastest size. "
+        "Below 1x, passes without a channel update what the first operators behind the layer give.",
+        "beside others": "Peers in eager PyTorch beside the explained file, each in a process of "
+        "its own: same model, image, layer, class, number of threads. Times are compared only "
+        "where no value of the two maps, on their scale from 0 to 1, differs by more than 1e-3.",
+        "memory": "The most memory that the process ever held, explained file and plain file.",
+        "cost of channels": "Score-CAM of the strongest channels alone (CSKIP) beside all of them.",
+        "similarity": "How like the map of all channels that of the strongest ones is: mean "
+        "structural similarity (SSIM) over scenes of the demo's trained classifier, and the lowest "
+        "of them.",
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -131,6 +141,7 @@ LONG = {
 class Plan:
     threads: int
     rounds: int
+    peers: bool
     folder: Path
     image: Path
 
@@ -138,11 +149,11 @@ class Plan:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
-    book = Book(options.output, machine_facts(options.threads))
+    book = Book(options.output, "PASSES.md", machine_facts(options.threads), ABOUT)
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder, "image.npy")
         np.save(image, make_image().numpy())
-        plan = Plan(options.threads, options.rounds, Path(folder), image)
+        plan = Plan(options.threads, options.rounds, not options.alone, Path(folder), image)
         for case in CASES:
             if _is_asked_for(case, options.cases):
                 book.enter(measure(case, plan))
@@ -156,33 +167,6 @@ def _is_asked_for(case: Case, patterns: Sequence[str]) -> bool:
     if not patterns:
         return case.name not in LONG
     return any(fnmatch(case.name, pattern) for pattern in patterns)
-
-
-class Book:
-    """The results file and its table: what was measured before stays, unless it is new now."""
-
-    def __init__(self, path: Path, machine: dict[str, Any]) -> None:
-        self._path, self._machine = path, machine
-        self._rows: dict[str, dict[str, Any]] = {}
-        if path.exists():
-            self._rows = {_key(row): row for row in json.loads(path.read_text())["rows"]}
-
-    def enter(self, rows: Iterable[Row]) -> None:
-        for row in rows:
-            print(line(row), flush=True)
-            entry = asdict(row) | {"measured": self._machine}
-            self._rows[_key(entry)] = entry
-            results = {"rows": [self._rows[key] for key in sorted(self._rows)]}
-            self._path.write_text(json.dumps(results, indent=1) + "\n")
-            # From the file, so that the table never says more than the file does.
-            table = self._path.with_name("PASSES.md")
-            table.write_text(render(json.loads(self._path.read_text())))
-
-
-def _key(row: Mapping[str, Any]) -> str:
-    told_apart = ("method", "options", "peer", "channels")
-    facts = [str(row["facts"].get(name) or "").rjust(4) for name in told_apart]
-    return "/".join([row["section"], row["model"], row["layer"], *facts])
 
 
 def measure(case: Case, plan: Plan) -> Iterator[Row]:
@@ -237,7 +221,7 @@ def _rows(case: Case, plan: Plan, explained: Explained, file: Path, plain: Path)
             "at_most_500_MB_more": "met" if held - base <= MEMORY_LIMIT else "missed",
         },
     )
-    for peer in case.peers:
+    for peer in case.peers if plan.peers else ():
         yield _peer_row(case, plan, ours, peer, subject | {"facts": facts})
 
 
@@ -302,7 +286,7 @@ def _peer_row(
         "runs": 1,
     }
     _run("onnxruntime", {**ours, "runs": 0, "map": str(maps[0])})
-    _run(peer.library, {**task, "runs": 0, "map": str(maps[1])})
+    once = _run(peer.library, {**task, "runs": 0, "map": str(maps[1])})
     difference = _difference(*(np.load(path) for path in maps))
     facts = subject.pop("facts") | {"peer": peer.library, "map_difference": difference}
     row: dict[str, Any] = {
@@ -315,7 +299,11 @@ def _peer_row(
     }
     if not difference <= MAP_TOLERANCE:  # NaN too
         return Row(**row, refused=f"the maps differ by {difference:.1e}", facts=facts)
-    pairs = [(_run("onnxruntime", ours), _run(peer.library, task)) for _ in _turns(plan)]
+    if once["first"] > LONG_RUN:
+        # What warms up in the first run is nothing beside it.
+        pairs = [(_run("onnxruntime", ours), once | {"seconds": [once["first"]]})]
+    else:
+        pairs = [(_run("onnxruntime", ours), _run(peer.library, task)) for _ in _turns(plan)]
     facts["their_memory_MB"] = round(min(theirs["peak"] for _, theirs in pairs) / 1e6)
     return Row(**row, **_timed(pairs), facts=facts)
 
@@ -429,28 +417,6 @@ def _timed(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, 
     return timed(compare(*medians))
 
 
-def render(results: dict[str, Any]) -> str:
-    """PASSES.md from the content of passes.json."""
-    machines = dict.fromkeys(
-        ", ".join(
-            f"{name} {value}"
-            for name, value in row.pop("measured").items()
-            if value is not None and name != "load_before"
-        )
-        for row in results["rows"]
-    )
-    text = [
-        "# Many passes",
-        "Written by `make bench-passes` from `passes.json`; do not edit. Models are torchvision's "
-        "with weights=None: seeded, batch-norm statistics calibrated on noise. A ratio is the "
-        "median over pairs of processes that took turns, quartiles in brackets; what a process "
-        "gives is the median of its runs.",
-        *(f"Machine: {machine}." for machine in machines),
-        *markdown_sections([Row(**row) for row in results["rows"]], SECTIONS),
-    ]
-    return "\n\n".join(text) + "\n"
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.passes", description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
@@ -469,6 +435,7 @@ def _parser() -> argparse.ArgumentParser:
         default=["channels", "similarity"],
         help="what to measure of CSKIP",
     )
+    parser.add_argument("--alone", action="store_true", help="without peers")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each contender")
     parser.add_argument("--scenes", type=int, default=50, help="scenes for the similarity")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "passes.json")

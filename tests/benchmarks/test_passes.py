@@ -7,7 +7,8 @@ import pytest
 
 pytest.importorskip("onnxruntime")
 
-from benchmarks.passes import CASES, LONG, Book, _is_asked_for, render
+from benchmarks.book import Book, render
+from benchmarks.passes import ABOUT, CASES, LONG, _is_asked_for
 from benchmarks.report import Row
 
 
@@ -42,13 +43,13 @@ def test_what_is_measured() -> None:
 
 def test_what_was_measured_before_stays(tmp_path: Path) -> None:
     path = tmp_path / "passes.json"
-    first = Book(path, {"cores": 1})
+    first = Book(path, "PASSES.md", {"cores": 1}, ABOUT)
     first.enter([row(1.5), row(2.5, channels=16)])
-    Book(path, {"cores": 2}).enter([row(0.5)])
+    Book(path, "PASSES.md", {"cores": 2}, ABOUT).enter([row(0.5)])
     rows = json.loads(path.read_text())["rows"]
     assert [(each["ratio"][1], each["measured"]["cores"]) for each in rows] == [(0.5, 2), (2.5, 1)]
     table = path.with_name("PASSES.md").read_text()
-    assert table == render(json.loads(path.read_text()))
+    assert table == render(json.loads(path.read_text()), ABOUT)
     assert "0.500x" in table
     assert "1.500x" not in table
     assert "cores 1." in table

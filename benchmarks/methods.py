@@ -1,0 +1,199 @@
+"""What each method costs in each family of models: `make bench-methods`.
+
+Beside the plain file in onnxruntime, and beside pytorch-grad-cam and TorchCAM in eager PyTorch,
+once both were seen to give the same map. Rows stay from run to run, so that `--models` and
+`--methods` may do a part.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from benchmarks.book import About, Book
+from benchmarks.files import Session, compare_files, write_plain
+from benchmarks.report import Row, machine_facts, timed
+from benchmarks.subjects import build_model, make_image
+from benchmarks.timing import Effort, alternate
+from camcore.errors import CamcoreError
+from camcore.export import explain, save
+
+ROOT = Path(__file__).resolve().parent.parent
+MAP_TOLERANCE = 1e-3  # absolute, on the maps' scale from 0 to 1
+LIMITS = {"gradcam": 1.10, "eigencam": 1.10}
+
+ABOUT = About(
+    "Methods and families",
+    "Written by `make bench-methods` from `methods.json`; do not edit. torchvision's models with "
+    "weights=None: seeded, batch-norm statistics calibrated on noise; each at its default layer, "
+    "batch 1, 224 x 224, size fixed, the best class. Two contenders take turns in one process, a "
+    "tenth of a second at a time; a ratio is the median of the pairs' ratios, quartiles in "
+    "brackets.",
+    {
+        "beside the prediction": "Time and nodes of the explained file beside the plain file, both "
+        "in onnxruntime.",
+        "beside others": "Peers in eager PyTorch beside the explained file: same model object, "
+        "layer, image, class and number of threads. Times are compared only where no value of the "
+        "two maps, on their scale from 0 to 1, differs by more than 1e-3.",
+    },
+)
+
+MODELS = (
+    *("alexnet", "vgg16", "squeezenet1_1", "resnet18", "resnet50", "resnext50_32x4d"),
+    *("densenet121", "googlenet", "mobilenet_v2", "mobilenet_v3_large", "shufflenet_v2_x1_0"),
+    *("mnasnet1_0", "efficientnet_b0", "efficientnet_v2_s", "regnet_y_400mf", "convnext_tiny"),
+    *("vit_b_16", "swin_t", "maxvit_t"),
+)
+
+# The names of a method in pytorch-grad-cam and in TorchCAM.
+PEERS = {
+    "cam": (None, "CAM"),
+    "gradcam": ("GradCAM", "GradCAM"),
+    "gradcam++": ("GradCAMPlusPlus", "GradCAMpp"),
+    "xgradcam": ("XGradCAM", "XGradCAM"),
+    "layercam": ("LayerCAM", "LayerCAM"),
+    "hirescam": ("HiResCAM", None),
+    "gradcam-elementwise": ("GradCAMElementWise", None),
+    "eigencam": ("EigenCAM", None),
+    "eigengradcam": ("EigenGradCAM", None),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    threads: int
+    effort: Effort
+    folder: Path
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    book = Book(options.output, "METHODS.md", machine_facts(options.threads), ABOUT)
+    effort = Effort(seconds=4, at_least=9, at_most=200, warm_up=3, burst=0.1)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.models:
+            book.enter(measure(name, options.methods, Plan(options.threads, effort, Path(folder))))
+
+
+def measure(name: str, methods: Sequence[str], plan: Plan) -> Iterator[Row]:
+    model, image = build_model(name), make_image()
+    plain = plan.folder / f"{name}.onnx"
+    write_plain(model, image, plain, dynamic_size=False)
+    for method in methods:
+        file = plan.folder / f"{name}-{method}.onnx"
+        subject = {"model": name, "size": "fixed", "device": "cpu"}
+        try:
+            explained = explain(model, image, method=method, dynamic_size=False)
+            card = save(explained, file)
+        except CamcoreError as error:
+            reason = str(error).partition(". ")[0]
+            yield Row(
+                section="beside the prediction",
+                layer="",
+                baseline="plain",
+                contender="explained",
+                refused=reason,
+                facts={"method": method},
+                **subject,
+            )
+            continue
+        subject["layer"] = card.layer
+        runs = [Session(path, "cpu", plan.threads) for path in (plain, file)]
+        base, ours = (lambda run=run: run(image.numpy()) for run in runs)
+        sizes = compare_files(plain, file)
+        yield Row(
+            section="beside the prediction",
+            baseline="plain",
+            contender="explained",
+            limit=LIMITS.get(method),
+            facts={
+                "method": method,
+                "plain_nodes": sizes["plain_nodes"],
+                "explained_nodes": sizes["explained_nodes"],
+                "size_ratio": sizes["ratio"],
+            },
+            **subject,
+            **timed(alternate(base, ours, plan.effort)),
+        )
+        if explained.request.layouts[0].kind == "channels_first":
+            for library, run in _peers(model, card.layer, method):
+                yield _beside(library, run, ours, method, subject, plan)
+        file.unlink()
+
+
+def _beside(
+    library: str,
+    theirs: Callable[[], NDArray[Any]],
+    ours: Callable[[], Sequence[NDArray[Any]]],
+    method: str,
+    subject: dict[str, str],
+    plan: Plan,
+) -> Row:
+    difference = _difference(np.squeeze(ours()[-1]), np.squeeze(theirs()))
+    row: dict[str, Any] = {
+        "section": "beside others",
+        "baseline": "explained",
+        "contender": "peer",
+        "limit": 1.0,
+        "limit_kind": "at least",
+        "facts": {"method": method, "peer": library, "map_difference": difference},
+        **subject,
+    }
+    if not difference <= MAP_TOLERANCE:  # NaN too
+        return Row(**row, refused=f"the maps differ by {difference:.1e}")
+    return Row(**row, **timed(alternate(ours, theirs, plan.effort)))
+
+
+def _difference(ours: NDArray[Any], theirs: NDArray[Any]) -> float:
+    """The largest one; a map at the layer's size is brought to the image's, as ours was."""
+    if theirs.shape != ours.shape:
+        theirs = cv2.resize(theirs, ours.shape[::-1])
+        theirs = (theirs - theirs.min()) / np.ptp(theirs)
+    return float(np.abs(ours - theirs).max())
+
+
+def _peers(
+    model: nn.Module, layer: str, method: str
+) -> Iterator[tuple[str, Callable[[], NDArray[Any]]]]:
+    """Each as its README calls it, for the best class; its hooks are gone behind it."""
+    import pytorch_grad_cam
+    from torchcam import methods as torchcam
+
+    first, second = PEERS.get(method, (None, None))
+    image = make_image()
+    if first is not None:
+        with getattr(pytorch_grad_cam, first)(model, [model.get_submodule(layer)]) as cam:
+            yield "pytorch-grad-cam", lambda: cam(image, None)
+    if second is not None:
+        with getattr(torchcam, second)(model, layer) as extractor:
+
+            def run() -> NDArray[Any]:
+                scores = model(image)
+                (found,) = extractor(int(scores[0].argmax()), scores)
+                array: NDArray[Any] = found.detach().numpy()
+                return array
+
+            yield "TorchCAM", run
+    model.zero_grad()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.methods", description=__doc__)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--methods", nargs="+", choices=list(PEERS), default=list(PEERS))
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "methods.json")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
