@@ -13,6 +13,7 @@ Notation: G is the gradient that arrives at the operator's output, X its input, 
 and output size along one spatial axis.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -278,10 +279,31 @@ def hardtanh_backward(grad: Tensor, x: Tensor, lowest: float, highest: float) ->
     """Input gradient of a clamp (ReLU6 among them): G inside the bounds, 0 on and beyond them.
 
     Told from the clamped value, which is there anyway, so that runtimes can still fuse the clamp
-    with the convolution before it.
+    with the convolution before it; and by clamping that again, to the numbers next to the bounds,
+    which takes fewer operators than two comparisons. Next to 0 is the smallest normal number:
+    smaller ones are 0 wherever denormals are flushed.
     """
     y: Tensor = aten.hardtanh(x, lowest, highest)
-    return grad * ((y > lowest) & (y < highest))
+    inside = _next_to(lowest, highest, x.dtype), _next_to(highest, lowest, x.dtype)
+    return grad * (y.clamp(*inside) == y)
+
+
+def _next_to(bound: float, other: float, dtype: torch.dtype) -> float:
+    """The normal number of a type that is nearest to a bound, on the side of the other one.
+
+    In plain Python, for what is asked of tensors while a graph is traced ends up in the graph.
+    """
+    info = torch.finfo(dtype)
+    up = math.copysign(1.0, other - bound)
+    if bound == 0:
+        return up * info.tiny
+    if math.isinf(bound):
+        return up * -info.max
+    mantissa, exponent = math.frexp(bound)  # from 0.5 to below 1, in steps of eps / 2
+    count = round(2 * mantissa / info.eps)
+    if abs(count + up) * info.eps < 1:  # towards 0 from a power of two, where steps are shorter
+        count, exponent = 2 * count, exponent - 1
+    return math.ldexp((count + up) * info.eps / 2, exponent)
 
 
 def threshold_backward(grad: Tensor, x: Tensor, threshold: float) -> Tensor:

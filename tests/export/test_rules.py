@@ -1,5 +1,6 @@
 """Every gradient rule against autograd in float64: its values, and traced with symbolic sizes."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from camcore.export.rules import FORWARD_RULES, KEPT, RULES, _own_rules
+from camcore.export.rules import FORWARD_RULES, KEPT, RULES, _next_to, _own_rules
 
 aten = torch.ops.aten
 
@@ -536,3 +537,22 @@ def test_forward_rule_stands_aside(count: int) -> None:
         tracing_mode=mode,
     )(random(2, 4, 6, 6))
     assert operators(graph) == {aten._adaptive_avg_pool2d.default}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@given(bound=st.floats(-60, 60), other=st.floats(-60, 60))
+def test_the_number_next_to_a_bound(dtype: torch.dtype, bound: float, other: float) -> None:
+    tiny = torch.finfo(dtype).tiny
+    first, second = torch.tensor([bound, other], dtype=dtype)
+    assume(first != second and (first == 0 or abs(first) > 2 * tiny))
+    expected = torch.nextafter(first, second)
+    if first == 0:
+        expected = torch.copysign(torch.tensor(tiny, dtype=dtype), second)
+    found = _next_to(float(first), other, dtype)
+    assert float(torch.tensor(found, dtype=dtype)) == found == float(expected)
+
+
+def test_the_number_next_to_infinity() -> None:
+    largest = torch.finfo(torch.float32).max
+    assert _next_to(math.inf, 0.0, torch.float32) == largest
+    assert _next_to(-math.inf, 0.0, torch.float32) == -largest
