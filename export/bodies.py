@@ -360,10 +360,10 @@ class AttentionBody(GradientBody):
 class ClassWeightBody(Body):
     """Maps from activations and the classifier's weights: no pass but the prediction's."""
 
-    def __init__(self, request: Request, parts: Cut, weight: Tensor) -> None:
+    def __init__(self, request: Request, parts: Cut, weight: str) -> None:
         super().__init__(request)
         self.head, self.tail = parts.head, parts.tail
-        self.weight = nn.Buffer(weight)
+        self._weight = weight
 
     def observe(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Any]:
         activations, *crossing = self.head(*inputs)
@@ -372,7 +372,8 @@ class ClassWeightBody(Body):
 
     def raw_maps(self, seen: Any, classes: Tensor) -> list[Tensor]:
         (kernel,) = self._kernels
-        weights = self.weight.index_select(0, classes.reshape(-1)).reshape(*classes.shape, -1)
+        weight = self.tail.get_buffer(self._weight)
+        weights = weight.index_select(0, classes.reshape(-1)).reshape(*classes.shape, -1)
         return [kernel(seen.unsqueeze(1), weights)]
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from camcore.errors import ExportError
 from camcore.export.trace import outputs_of
@@ -21,8 +21,8 @@ _RESHAPES = {
 }
 
 
-def pooled_linear_weight(tail: fx.GraphModule, layer: str) -> Tensor:
-    """The weight (N, C) of a tail that is global average pooling and one linear layer.
+def pooled_linear_weight(tail: fx.GraphModule, layer: str) -> str:
+    """The name of the weight (N, C) of a tail that is global average pooling and one linear layer.
 
     Raises:
         ExportError: the tail does anything else.
@@ -39,7 +39,7 @@ def pooled_linear_weight(tail: fx.GraphModule, layer: str) -> Tensor:
     features = _unflattened(pooled.args[0])
     if features.op != "placeholder" or weight.op != "get_attr":
         raise _not_pooled_linear(layer, features)
-    return tail.get_buffer(weight.target)
+    return str(weight.target)
 
 
 def _is_global_average(node: Any) -> bool:

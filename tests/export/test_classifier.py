@@ -1,11 +1,13 @@
+from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
 
 from camcore.errors import ExportError
-from camcore.export import explain
+from camcore.export import explain, save
 from camcore.export.classifier import pooled_linear_weight
 from camcore.export.cut import cut
 from camcore.export.layers import find_activation
@@ -39,7 +41,7 @@ def weight(*head: nn.Module) -> tuple[Tensor, nn.Module]:
     traced = trace(model, torch.zeros(1, 3, 24, 24))
     activation = find_activation(traced, "conv")
     parts = cut(traced.graph, at=[activation], kept=[activation])
-    return pooled_linear_weight(parts.tail, "conv"), model
+    return parts.tail.get_buffer(pooled_linear_weight(parts.tail, "conv")), model
 
 
 @pytest.mark.parametrize(
@@ -104,3 +106,14 @@ def test_a_mean_over_one_axis_is_no_global_pooling() -> None:
 
     with pytest.raises(ExportError, match="cam needs"):
         weight(Rows(), nn.Linear(6, 5))
+
+
+def test_the_weight_is_in_the_file_once(tmp_path: Path) -> None:
+    model = build(
+        lambda: Head(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)))
+    )
+    path = tmp_path / "cam.onnx"
+    save(explain(model, torch.zeros(1, 3, 24, 24), method="cam", layer="conv"), path)
+    (name,) = (name for name, weight in model.named_parameters() if weight.shape == (5, 6))
+    stored = onnx.load(path).graph.initializer
+    assert [tensor.name for tensor in stored if list(tensor.dims) in ([5, 6], [6, 5])] == [name]
