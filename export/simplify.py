@@ -157,9 +157,11 @@ def _mean_first(graph: fx.Graph, mean: fx.Node) -> None:
 
 
 def _can_wait(x: Any) -> bool:
-    """Whether a value, or a term of its sum, only mixes the channels of each point."""
+    """Whether a value, or a term of its sum, only mixes or scales the channels of each point."""
     if len(x.users) > 1:
         return False
+    if x.target is aten.mul.Tensor:
+        return _is_of_channels(x.args[1], x.meta["val"].ndim - 2)
     if x.target is aten.add.Tensor and not x.kwargs:
         shape = tuple(x.meta["val"].shape)
         terms = [term for term in x.args if isinstance(term, fx.Node)]
@@ -174,8 +176,13 @@ def _early_mean(graph: fx.Graph, x: Any, count: int) -> fx.Node:
         return _call(graph, aten.mean.dim, (x, list(range(-count, 0)), True))
     if x.target is aten.add.Tensor:
         return _call(graph, x.target, tuple(_early_mean(graph, term, count) for term in x.args))
-    given, *how = x.args
+    given, *how = x.args  # of a convolution, or of a product with a scale
     return _call(graph, x.target, (_early_mean(graph, given, count), *how))
+
+
+def _is_of_channels(scale: Any, count: int) -> bool:
+    """Whether a factor is the same at all points of the last axes."""
+    return isinstance(scale, fx.Node) and list(scale.meta["val"].shape[-count:]) == [1] * count
 
 
 def _turns_each_point(convolution: fx.Node) -> bool:

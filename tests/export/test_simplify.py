@@ -125,6 +125,12 @@ def used_twice(x: Tensor, like: Tensor) -> Tensor:
 
 
 OWN_WEIGHT = torch.randn(4, 3, 1, 1)
+
+
+def of_channels(count: int) -> Tensor:
+    return torch.linspace(1, 2, count)[:, None, None]
+
+
 MEANS: dict[str, tuple[bool, Callable[[Tensor, Tensor], Tensor]]] = {
     "convolution": (True, lambda x, like: mixed(like).mean((2, 3))),
     "sum": (True, lambda x, like: (mixed(like) + mixed(like.exp())).mean((-1, -2))),
@@ -135,6 +141,11 @@ MEANS: dict[str, tuple[bool, Callable[[Tensor, Tensor], Tensor]]] = {
     "reshaped": (
         True,
         lambda x, like: mixed(like).reshape(1, -1, 4, *like.shape[2:]).mean((-2, -1)),
+    ),
+    "scaled": (True, lambda x, like: (mixed(like) * of_channels(4)).mean((2, 3))),
+    "of a scaled value": (
+        True,
+        lambda x, like: mixed(like * of_channels(like.shape[1])).mean((2, 3)),
     ),
     "larger windows": (False, lambda x, like: mixed(like, 3, padding=1).mean((2, 3))),
     "strides": (False, lambda x, like: mixed(like, stride=2).mean((2, 3))),
