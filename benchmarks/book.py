@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import Row, line, markdown_sections
+from benchmarks.report import Row, described, line, markdown_sections
 
 # What tells rows of the same section, model and layer apart.
 _TOLD_APART = ("method", "options", "peer", "channels")
@@ -50,7 +50,10 @@ def _key(row: Mapping[str, Any]) -> str:
 
 def render(results: Mapping[str, Any], about: About) -> str:
     """The table, in Markdown, from the content of the results file."""
-    machines = dict.fromkeys(_described(row["measured"]) for row in results["rows"])
+    # What else ran there before tells runs of one machine apart, and no machines.
+    machines = dict.fromkeys(
+        described(row["measured"] | {"load_before": None}) for row in results["rows"]
+    )
     rows = [
         Row(**{name: value for name, value in row.items() if name != "measured"})
         for row in results["rows"]
@@ -62,8 +65,3 @@ def render(results: Mapping[str, Any], about: About) -> str:
         *markdown_sections(rows, about.sections),
     ]
     return "\n\n".join(text) + "\n"
-
-
-def _described(machine: Mapping[str, Any]) -> str:
-    named = [(name, value) for name, value in machine.items() if name != "load_before"]
-    return ", ".join(f"{name} {value}" for name, value in named if value is not None)

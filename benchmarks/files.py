@@ -5,6 +5,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import onnxruntime
@@ -15,6 +16,8 @@ from torch.export import Dim
 
 from camcore.export import Card, explain, save
 from camcore.export.write import OPSET
+
+MAP_TOLERANCE = 1e-3  # absolute, on the maps' scale from 0 to 1
 
 
 def write_plain(model: nn.Module, image: Tensor, path: Path, *, dynamic_size: bool) -> None:
@@ -95,6 +98,14 @@ def cuda_missing() -> str | None:
     with redirect_stdout(None):
         onnxruntime.preload_dlls()
     return None
+
+
+def map_difference(ours: NDArray[Any], theirs: NDArray[Any]) -> float:
+    """The largest one; a map at the layer's size is brought to the image's, as ours was."""
+    if theirs.shape != ours.shape:
+        theirs = cv2.resize(theirs, ours.shape[::-1])
+        theirs = (theirs - theirs.min()) / np.ptp(theirs)
+    return float(np.abs(ours - theirs).max())
 
 
 def check_map(saliency_map: NDArray[np.float32]) -> None:

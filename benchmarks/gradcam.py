@@ -19,10 +19,12 @@ from pytorch_grad_cam import GradCAM
 from torch import Tensor, nn
 
 from benchmarks.files import (
+    MAP_TOLERANCE,
     Session,
     check_map,
     compare_files,
     cuda_missing,
+    map_difference,
     write_explained,
     write_plain,
 )
@@ -34,7 +36,6 @@ from camcore.adapters.files import read_card
 
 ROOT = Path(__file__).resolve().parent.parent
 SCORE_TOLERANCE = 1e-4  # relative to the largest score
-MAP_TOLERANCE = 1e-3  # absolute, on the maps' scale from 0 to 1
 FILE_LIMIT, EXPORT_LIMIT, PEER_LIMIT = 1.02, 4.0, 4.0
 
 
@@ -252,7 +253,7 @@ def time_peer(case: Case, explained: Path, layer: str, device: str) -> dict[str,
         theirs = cam(input_tensor=case.image, targets=None)
         _, _, ours = run(image)
         check_map(ours)
-        difference = float(np.abs(theirs - ours[:, 0]).max())
+        difference = map_difference(ours[:, 0], theirs)
         if not difference <= MAP_TOLERANCE:  # NaN too
             return {"refused": f"the maps differ by {difference:.1e}"}
         comparison = alternate(

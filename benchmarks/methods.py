@@ -12,14 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.book import About, Book
-from benchmarks.files import Session, compare_files, write_plain
+from benchmarks.files import (
+    MAP_TOLERANCE,
+    Session,
+    compare_files,
+    map_difference,
+    write_plain,
+)
 from benchmarks.report import Row, machine_facts, timed
 from benchmarks.subjects import build_model, make_image
 from benchmarks.timing import Effort, alternate
@@ -27,7 +32,6 @@ from camcore.errors import CamcoreError
 from camcore.export import explain, save
 
 ROOT = Path(__file__).resolve().parent.parent
-MAP_TOLERANCE = 1e-3  # absolute, on the maps' scale from 0 to 1
 LIMITS = {"gradcam": 1.10, "eigencam": 1.10}
 
 ABOUT = About(
@@ -138,7 +142,7 @@ def _beside(
     subject: dict[str, str],
     plan: Plan,
 ) -> Row:
-    difference = _difference(np.squeeze(ours()[-1]), np.squeeze(theirs()))
+    difference = map_difference(np.squeeze(ours()[-1]), np.squeeze(theirs()))
     row: dict[str, Any] = {
         "section": "beside others",
         "baseline": "explained",
@@ -153,14 +157,6 @@ def _beside(
     return Row(**row, **timed(alternate(ours, theirs, plan.effort)))
 
 
-def _difference(ours: NDArray[Any], theirs: NDArray[Any]) -> float:
-    """The largest one; a map at the layer's size is brought to the image's, as ours was."""
-    if theirs.shape != ours.shape:
-        theirs = cv2.resize(theirs, ours.shape[::-1])
-        theirs = (theirs - theirs.min()) / np.ptp(theirs)
-    return float(np.abs(ours - theirs).max())
-
-
 def _peers(
     model: nn.Module, layer: str, method: str
 ) -> Iterator[tuple[str, Callable[[], NDArray[Any]]]]:
@@ -168,7 +164,7 @@ def _peers(
     import pytorch_grad_cam
     from torchcam import methods as torchcam
 
-    first, second = PEERS.get(method, (None, None))
+    first, second = PEERS[method]
     image = make_image()
     if first is not None:
         with getattr(pytorch_grad_cam, first)(model, [model.get_submodule(layer)]) as cam:

@@ -18,14 +18,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.book import About, Book
-from benchmarks.files import write_plain
+from benchmarks.files import MAP_TOLERANCE, map_difference, write_plain
 from benchmarks.report import Row, machine_facts, timed
 from benchmarks.similarity import similarity_rows
 from benchmarks.subjects import build_model, make_image
@@ -37,7 +36,6 @@ from camcore.export.passes import PassesBody, ScoreBody, fixed_passes
 from camcore.export.trace import trace
 
 ROOT = Path(__file__).resolve().parent.parent
-MAP_TOLERANCE = 1e-3  # absolute, on the maps' scale from 0 to 1
 MEMORY_LIMIT = 500_000_000
 BATCHES = (8, 16, 32)
 LONG_RUN = 20.0  # seconds
@@ -287,7 +285,7 @@ def _peer_row(
     }
     _run("onnxruntime", {**ours, "runs": 0, "map": str(maps[0])})
     once = _run(peer.library, {**task, "runs": 0, "map": str(maps[1])})
-    difference = _difference(*(np.load(path) for path in maps))
+    difference = map_difference(*(np.load(path) for path in maps))
     facts = subject.pop("facts") | {"peer": peer.library, "map_difference": difference}
     row: dict[str, Any] = {
         "section": "beside others",
@@ -306,14 +304,6 @@ def _peer_row(
         pairs = [(_run("onnxruntime", ours), _run(peer.library, task)) for _ in _turns(plan)]
     facts["their_memory_MB"] = round(min(theirs["peak"] for _, theirs in pairs) / 1e6)
     return Row(**row, **_timed(pairs), facts=facts)
-
-
-def _difference(ours: NDArray[Any], theirs: NDArray[Any]) -> float:
-    """The largest one; a map at the layer's size is brought to the image's, as ours was."""
-    if theirs.shape != ours.shape:
-        theirs = cv2.resize(theirs, ours.shape[::-1])
-        theirs = (theirs - theirs.min()) / np.ptp(theirs)
-    return float(np.abs(ours - theirs).max())
 
 
 def _channel_rows(plan: Plan) -> Iterator[Row]:

@@ -104,6 +104,11 @@ def machine_facts(threads: int) -> dict[str, Any]:
     return facts
 
 
+def described(machine: Mapping[str, Any]) -> str:
+    """What is known of a machine, in words."""
+    return ", ".join(f"{name} {value}" for name, value in machine.items() if value is not None)
+
+
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
@@ -146,9 +151,7 @@ def markdown_table(records: Sequence[Mapping[str, str]]) -> str:
 
 def render(results: Mapping[str, Any]) -> str:
     """RESULTS.md from the content of results.json."""
-    machine = results["machine"]
     rows = [Row(**row) for row in results["rows"]]
-    versions = ", ".join(f"{name} {value}" for name, value in machine.items() if value is not None)
     text = [
         "# Benchmark",
         "Written by `make bench` from `results.json`; do not edit. "
@@ -157,7 +160,7 @@ def render(results: Mapping[str, Any]) -> str:
         "noise. The two contenders of a row take turns in one process after warm-up, a tenth of a "
         "second at a time where they run, an export at a time; a ratio is the median of the pairs' "
         "ratios, quartiles in brackets.",
-        f"Machine: {versions}.",
+        f"Machine: {described(results['machine'])}.",
         f"CUDA: {results['cuda']}.",
     ]
     text += markdown_sections(rows, SECTIONS)

@@ -69,7 +69,7 @@ def convolution_backward(
     """
     _parameters_are_frozen("convolution", output_mask)
     rank = x.ndim - 2
-    stride, padding, dilation = (_per_axis(v, rank) for v in (stride, padding, dilation))
+    stride, padding, dilation = (per_axis(v, rank) for v in (stride, padding, dilation))
     no_offset = [0] * rank
     if transposed:
         # The adjoint of a transposed convolution is the plain one; output_padding only added zeros
@@ -227,7 +227,7 @@ def average_pool_backward(
     """
     rank = x.ndim - 2
     stride = stride or kernel_size
-    kernel_size, stride, padding = (_per_axis(v, rank) for v in (kernel_size, stride, padding))
+    kernel_size, stride, padding = (per_axis(v, rank) for v in (kernel_size, stride, padding))
     for axis, (kernel, step, pad) in enumerate(zip(kernel_size, stride, padding, strict=True), 2):
         size = x.shape[axis]
         start = torch.arange(grad.shape[axis], device=grad.device) * step - pad
@@ -359,7 +359,7 @@ def _pad_at(rank: int, dim: int, before: Size, after: Size) -> list[Size]:
     return [0, 0] * (rank - 1 - dim) + [before, after]
 
 
-def _per_axis(values: Sequence[int], rank: int) -> list[int]:
+def per_axis(values: Sequence[int], rank: int) -> list[int]:
     """ATen lets one value stand for all axes."""
     return list(values) * rank if len(values) == 1 else list(values)
 

@@ -17,6 +17,7 @@ from camcore.ablation import take_channels
 from camcore.export.affine import operator_of
 from camcore.export.cut import batch_symbol, between
 from camcore.export.grids import Layout
+from camcore.export.rules import per_axis
 
 aten = torch.ops.aten
 
@@ -187,10 +188,8 @@ def _convolution(graph: fx.GraphModule, source: fx.Node, node: fx.Node) -> Itera
     _, _, _, stride, padding, dilation, groups = found
     if groups == 1:
         rank = source.meta["val"].ndim - 2
-        steps = (
-            list(each) * (rank if len(each) == 1 else 1) for each in (stride, padding, dilation)
-        )
-        yield from _mixture(graph, source, node, Steps(*steps))
+        steps = Steps(*(per_axis(each, rank) for each in (stride, padding, dilation)))
+        yield from _mixture(graph, source, node, steps)
 
 
 def _mixture(

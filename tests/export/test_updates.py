@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from camcore.export import explain, save
 from camcore.export.cut import cut
 from camcore.export.layers import find_activation, layout_of
+from camcore.export.loops import weights_of
 from camcore.export.passes import AblationBody
 from camcore.export.trace import trace
 from camcore.export.updates import Mixture, Norm, Steps, contributions, find_updates, leave_out
@@ -136,7 +137,7 @@ def test_what_is_updated(name: str) -> None:
     image = images(3, 2, 12, 12).double()
     activation, *others = parts.head(image)
     results, crossing = others[:expected], others[expected:]
-    weights = dict(parts.head.named_parameters()) | dict(parts.head.named_buffers())
+    weights = weights_of(parts.head)
     added = contributions(updates.prefix, activation, 0.7)
     channels = torch.tensor([[2, -1], [5, 0]])
     updated = [
