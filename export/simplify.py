@@ -80,12 +80,20 @@ def _calls(graph: fx.Graph, operator: Any) -> list[fx.Node]:
 
 
 def _divide_before_spreading(graph: fx.Graph, division: fx.Node) -> None:
-    """expand(x) / n -> expand(x / n)."""
+    """expand(x) / n -> expand(x / n), and expand(view(x)) / n -> expand(view(x / n)).
+
+    A view that adds axes of one point is put off, for along these onnxruntime divides one by one.
+    """
     spread: Any = division.args[0]
     if spread.target is not aten.expand.default:
         return
+    x: Any = spread.args[0]
+    view = x if x.target in _RESHAPES else None
     with graph.inserting_before(division):
-        quotient = _call(graph, aten.div.Scalar, (spread.args[0], division.args[1]))
+        given = x if view is None else view.args[0]
+        quotient = _call(graph, aten.div.Scalar, (given, division.args[1]))
+        if view is not None:
+            quotient = _call(graph, view.target, (quotient, view.args[1]), like=view)
         division.replace_all_uses_with(
             _call(graph, aten.expand.default, (quotient, *spread.args[1:]), like=division)
         )

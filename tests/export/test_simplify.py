@@ -74,6 +74,18 @@ def test_a_mean_of_equals_goes(name: str) -> None:
     check_values(program, NEEDLESS[name])
 
 
+def test_a_division_is_done_before_axes_are_added() -> None:
+    def function(x: Tensor, like: Tensor) -> Tensor:
+        seen = x.view(-1, 3, 1, 1).expand(-1, -1, *like.shape[2:])
+        return aten.div.Scalar(seen, 2.0) * like
+
+    program = captured(function)
+    simplify(program.graph)
+    (division,) = program.graph.find_nodes(op="call_function", target=aten.div.Scalar)
+    assert division.meta["val"].ndim == 2
+    check_values(program, function)
+
+
 @pytest.mark.parametrize("name", NEEDED)
 def test_another_mean_stays(name: str) -> None:
     function = NEEDED[name]
