@@ -243,12 +243,25 @@ def average_pool_backward(
 
 
 def adaptive_average_pool_backward(grad: Tensor, x: Tensor) -> Tensor:
-    """Input gradient of adaptive average pooling, with windows as in `_adaptive_windows`."""
-    for axis in range(2, x.ndim):
-        size = x.shape[axis]
-        start, end = _adaptive_windows(size, grad.shape[axis], grad.device)
-        grad = _along(axis, grad, _pooling_matrix(start, end, end - start, size, grad.dtype))
-    return grad
+    """Input gradient of adaptive average pooling, with windows as in `_adaptive_windows`.
+
+    As one product over all of space: G of each window goes to its points in equal shares. They are
+    written as what is divided by its own sum, by which `simplify` sees that they add up to 1.
+    """
+    sizes, counts = x.shape[2:], grad.shape[2:]
+    if all(isinstance(i, int) and i == o for i, o in zip(sizes, counts, strict=True)):
+        return grad  # each window is one point
+    inside: Tensor | None = None
+    for size, count in zip(sizes, counts, strict=True):
+        along = _inside(*_adaptive_windows(size, count, grad.device), size).to(grad.dtype)
+        if inside is None:
+            inside = along
+            continue
+        both = inside[:, None, :, None] * along[:, None]
+        inside = both.reshape(inside.shape[0] * count, inside.shape[1] * size)
+    assert inside is not None
+    shares = inside / inside.sum(-1, keepdim=True)
+    return (grad.reshape(-1, inside.shape[0]) @ shares).reshape(*grad.shape[:2], *sizes)
 
 
 def _adaptive_windows(size: int, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -261,9 +274,13 @@ def _pooling_matrix(
     start: Tensor, end: Tensor, divisor: Tensor, size: int, dtype: torch.dtype
 ) -> Tensor:
     """M (O, I) of Y = M X: M[o, i] = 1 / divisor[o] for start[o] <= i < end[o], otherwise 0."""
+    return _inside(start, end, size).to(dtype) / divisor[:, None].to(dtype)
+
+
+def _inside(start: Tensor, end: Tensor, size: Size) -> Tensor:
+    """Whether start[o] <= i < end[o], (O, I)."""
     position = torch.arange(size, device=start.device)
-    inside = (position >= start[:, None]) & (position < end[:, None])
-    return inside.to(dtype) / divisor[:, None].to(dtype)
+    return (position >= start[:, None]) & (position < end[:, None])
 
 
 def _along(axis: int, values: Tensor, matrix: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ That mean of the gradient is all that Grad-CAM wants: what mixes channels point 
 back through a convolution of one point does, can wait until it is taken.
 """
 
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -16,7 +17,7 @@ from camcore.export.cut import dependents
 
 aten = torch.ops.aten
 
-_RESHAPES = {aten.view.default, aten.reshape.default}
+_RESHAPES = {aten.view.default, aten.reshape.default, aten._unsafe_view.default}
 
 
 def simplify(graph: fx.Graph) -> None:
@@ -25,6 +26,8 @@ def simplify(graph: fx.Graph) -> None:
         _divide_before_spreading(graph, division)
     for mean in _calls(graph, aten.mean.dim):
         _mean_of_equals(graph, mean)
+    for mean in _calls(graph, aten.mean.dim):
+        _mean_of_shares(graph, mean)
     for mean in _calls(graph, aten.mean.dim):
         _mean_first(graph, mean)
     for product in _calls(graph, aten.mul.Tensor):
@@ -63,6 +66,32 @@ def fold_scales(graph: fx.Graph, inputs: Collection[str]) -> None:
             aligned = _call(graph, aten.view.default, (scale, along))
             product = _call(graph, aten.mul.Tensor, (weight, aligned))
         convolution.args = (x, product, *convolution.args[2:])
+    graph.eliminate_dead_code()
+
+
+def fold_reductions(graph: fx.Graph, inputs: Collection[str]) -> None:
+    """Reduce the weight of a product, in place of what it gives: sum(view(x @ w)) -> x @ sum(w).
+
+    Grad-CAM takes the mean over space of a gradient that came through a linear layer of all points:
+    the largest weight of AlexNet and VGG, of which this reads one value for each of a channel's
+    points. For runtimes that compute once, at load, what depends on weights alone.
+
+    Args: as `fold_scales`.
+    """
+    varying = dependents([n for n in graph.find_nodes(op="placeholder") if n.name in inputs])
+    for operator in (aten.mean.dim, aten.sum.dim_IntList):
+        for reduced in _calls(graph, operator):
+            product, points = _reduced_product(reduced)
+            if product is None or len(product.users) > 1 or not isinstance(points, int):
+                continue
+            x, weight = product.args
+            rows, columns = weight.meta["val"].shape
+            if weight in varying or columns % points:
+                continue
+            with graph.inserting_before(reduced):
+                apart = _call(graph, aten.view.default, (weight, [rows, columns // points, points]))
+                folded = _call(graph, operator, (apart, [-1]))
+                _replace_reduced(graph, reduced, _call(graph, aten.mm.default, (x, folded)))
     graph.eliminate_dead_code()
 
 
@@ -128,19 +157,73 @@ def _averaged(mean: fx.Node) -> tuple[Any, int]:
 
     Looked through is a reshape that leaves those axes as they are.
     """
-    axes: Any = mean.args[1]
-    count = len(axes)
+    count = _count_last_axes(mean)
     given: Any = mean.args[0]
-    rank = given.meta["val"].ndim
-    if mean.args[2:] or mean.kwargs:
-        return None, count
-    if sorted(axis % rank for axis in axes) != list(range(rank - count, rank)):
+    if not count:
         return None, count
     if given.target not in _RESHAPES:
         return given, count
     inner = given.args[0]
     kept = given.meta["val"].shape[-count:] == inner.meta["val"].shape[-count:]
     return (inner if kept else None), count
+
+
+def _count_last_axes(reduced: fx.Node) -> int:
+    """How many axes a mean or sum goes over, 0 unless they are the last ones and are gone then."""
+    given: Any
+    axes: Any
+    given, axes, *others = reduced.args
+    rank = given.meta["val"].ndim
+    axes = sorted(axis % rank for axis in axes or range(rank))
+    last = list(range(rank - len(axes), rank))
+    return len(axes) if axes == last and not others and not reduced.kwargs else 0
+
+
+def _mean_of_shares(graph: fx.Graph, mean: fx.Node) -> None:
+    """mean(view(x @ (m / sum(m)))) -> sum(x) / n, for the n shares of a row add up to 1.
+
+    The way back through adaptive average pooling is such a product.
+    """
+    product, points = _reduced_product(mean)
+    if product is None or not _is_divided_by_its_sum(product.args[1]):
+        return
+    if points != product.meta["val"].shape[1]:
+        return
+    sizes: Any = mean.args[0].args[1][-_count_last_axes(mean) :]  # type: ignore[union-attr]
+    with graph.inserting_before(mean):
+        total = _call(graph, aten.sum.dim_IntList, (product.args[0], [-1]))
+        for size in sizes:
+            total = _call(graph, aten.div.Scalar, (total, size))
+        _replace_reduced(graph, mean, total)
+
+
+def _reduced_product(reduced: fx.Node) -> tuple[Any, Any]:
+    """The matrix product of which a mean or sum is taken, as a view, and of how many values each.
+
+    None where it is no such thing. The values lie in a row of the product if they divide it.
+    """
+    count = _count_last_axes(reduced)
+    view: Any = reduced.args[0]
+    product = view
+    while product.target in _RESHAPES and len(product.users) == 1:
+        product = product.args[0]
+    if product is view or product.target is not aten.mm.default or not count:
+        return None, 0
+    return product, math.prod(view.meta["val"].shape[-count:])
+
+
+def _replace_reduced(graph: fx.Graph, reduced: fx.Node, values: fx.Node) -> None:
+    """Put values, in the same order, in the place of a mean or sum over last axes of a view."""
+    view: Any = reduced.args[0]
+    shape = list(view.args[1][: -_count_last_axes(reduced)])
+    reduced.replace_all_uses_with(_call(graph, aten.reshape.default, (values, shape), like=reduced))
+
+
+def _is_divided_by_its_sum(shares: Any) -> bool:
+    if shares.target is not aten.div.Tensor:
+        return False
+    inside, total = shares.args
+    return total.target is aten.sum.dim_IntList and total.args == (inside, [-1], True)
 
 
 def _replace_mean(graph: fx.Graph, mean: fx.Node, kept: fx.Node, count: int) -> None:

@@ -27,7 +27,7 @@ from camcore.export.loop_weights import bring_weights_into_loops
 from camcore.export.passes import PassesBody, SteppedBody
 from camcore.export.rules import FORWARD_RULES
 from camcore.export.scripting import scriptable
-from camcore.export.simplify import fold_scales, simplify
+from camcore.export.simplify import fold_reductions, fold_scales, simplify
 from camcore.export.subject import MODEL
 from camcore.export.trace import example_batch, first_line, without_assertions
 
@@ -86,6 +86,7 @@ def capture(explained: Explained) -> ExportedProgram:
 
 def to_onnx(program: ExportedProgram, card: Card) -> bytes:
     """A serialised ONNX model of opset 18, standard operators only, weights inside."""
+    fold_reductions(program.graph, program.graph_signature.user_inputs)
     fold_scales(program.graph, program.graph_signature.user_inputs)
     try:
         written = torch.onnx.export(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from camcore.export import explain
-from camcore.export.simplify import fold_scales, simplify
+from camcore.export.simplify import fold_reductions, fold_scales, simplify
 from camcore.export.write import capture
 from tests.export.models import SmallNet, build
 
@@ -180,6 +180,37 @@ def test_a_mean_is_taken_before_channels_are_mixed(name: str) -> None:
     check_values(program, function)
 
 
+def shared(x: Tensor, like: Tensor, axis: int) -> Tensor:
+    """Six values a channel, given to the points of `like` in shares of the sums of an axis."""
+    given = x[:, :, None] * torch.linspace(-1, 2, 6)
+    points = torch.arange(like.shape[2] * like.shape[3])
+    inside = (points % 6 >= torch.arange(6)[:, None]).to(like.dtype)
+    shares = inside / inside.sum(axis, keepdim=True)
+    return (given.reshape(-1, 6) @ shares).reshape(*like.shape)
+
+
+SHARES: dict[str, tuple[bool, Callable[[Tensor, Tensor], Tensor]]] = {
+    "of their sum": (True, lambda x, like: shared(x, like, -1).mean((2, 3))),
+    "reshaped": (
+        True,
+        lambda x, like: shared(x, like, -1).reshape(1, -1, 3, *like.shape[2:]).mean((-1, -2)),
+    ),
+    "one axis": (False, lambda x, like: shared(x, like, -1).mean(3)),
+    "of another sum": (False, lambda x, like: shared(x, like, 0).mean((2, 3))),
+    "kept": (False, lambda x, like: shared(x, like, -1).mean((2, 3), keepdim=True)),
+}
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_a_mean_of_shares_is_a_sum(name: str) -> None:
+    possible, function = SHARES[name]
+    program = captured(function).run_decompositions()
+    assert count(program, aten.mm.default) == 1
+    simplify(program.graph)
+    assert count(program, aten.mm.default) == (0 if possible else 1)
+    check_values(program, function)
+
+
 def test_a_view_holds_when_the_strides_before_it_change() -> None:
     def function(x: Tensor, like: Tensor) -> Tensor:
         quotient = aten.div.Scalar(spread(x, like), 2.0)
@@ -251,3 +282,75 @@ def test_another_product_stays(scale: Tensor | None, groups: int) -> None:
     assert not is_folded(program)
     x = torch.randn(2, 4, 8, 9)
     torch.testing.assert_close(program.module(check_guards=False)(x), module(x))
+
+
+class Reduced(nn.Module):
+    """A function of what a product with a weight (4, 24) gives."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 24))
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x[:, :, 0, 0], self.weight)
+
+
+def twice_of(product: Tensor) -> Tensor:
+    return product.reshape(-1, 4, 6).mean(-1) * product.amax()
+
+
+REDUCED: dict[str, tuple[bool, Callable[[Tensor, Tensor], Tensor]]] = {
+    "mean": (True, lambda x, weight: aten.mm(x, weight).view(-1, 4, 3, 2).mean((-1, -2))),
+    "sum": (True, lambda x, weight: aten.mm(x, weight).view(-1, 4, 3, 2).sum((2, 3))),
+    "two views": (
+        True,
+        lambda x, weight: aten.mm(x, weight).view(-1, 4, 6).reshape(1, -1, 3, 2).mean((-1, -2)),
+    ),
+    "rows of rows": (True, lambda x, weight: aten.mm(x, weight).reshape(-1, 6).sum(-1)),
+    "across rows": (False, lambda x, weight: aten.mm(x, weight).reshape(-1, 5 * 8).sum(-1)),
+    "first axis": (False, lambda x, weight: aten.mm(x, weight).view(-1, 4, 6).mean(0)),
+    "kept axes": (False, lambda x, weight: aten.mm(x, weight).view(-1, 4, 6).mean(-1, True)),
+    "used twice": (False, lambda x, weight: twice_of(aten.mm(x, weight))),
+    "of the input": (False, lambda x, weight: aten.mm(x, x[:4].repeat(1, 6)).view(-1, 6).mean(-1)),
+}
+
+
+@pytest.mark.parametrize("name", REDUCED)
+def test_a_weight_is_reduced_before_its_product(name: str) -> None:
+    possible, function = REDUCED[name]
+    module = Reduced(function).eval()
+    program = exported(module)
+    fold_reductions(program.graph, program.graph_signature.user_inputs)
+    (product,) = program.graph.find_nodes(op="call_function", target=aten.mm.default)
+    assert (product.meta["val"].shape[1] < 24) is possible
+    for batch in (5, 10):
+        x = torch.randn(batch, 4, 8, 9)
+        torch.testing.assert_close(program.module(check_guards=False)(x), module(x))
+
+
+class AllPoints(nn.Module):
+    """As AlexNet and VGG: a linear layer of all points of a pooled map, which may be free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 5, 3, 2), nn.Tanh())
+        self.pool = nn.AdaptiveAvgPool2d((3, 2))
+        self.classifier = nn.Sequential(nn.Linear(30, 13), nn.ReLU(), nn.Linear(13, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.pool(self.features(x)).flatten(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_gradcam_reads_a_value_a_channel_of_a_weight_of_all_points(free: bool) -> None:
+    explained = explain(build(AllPoints), torch.zeros(1, 3, 24, 20), dynamic_size=free)
+    program = capture(explained)
+    fold_reductions(program.graph, program.graph_signature.user_inputs)
+    products = program.graph.find_nodes(op="call_function", target=aten.mm.default)
+    assert [product.meta["val"].shape[1] for product in products] == [5]
+    image = torch.randn(3, 3, *((31, 29) if free else (24, 20)))
+    ids = torch.tensor([[1, 0], [2, 3], [3, 1]])
+    *_, maps = program.module(check_guards=False)(image, ids)
+    torch.testing.assert_close(maps, explained(image, ids).saliency_map, rtol=1e-4, atol=1e-6)
+    assert (maps[0] - maps[1]).abs().max() > 0.05
