@@ -78,6 +78,15 @@ class Method:
         } | self.sampling
 
 
+def _by_scores(weights: Callable[..., Array]) -> Callable[..., Array]:
+    """Weights that are made of scores alone, asked for with what the kernel is given."""
+
+    def weigh(activations: Array, *scores: Array, spatial_ndim: int = 2, **options: Any) -> Array:
+        return weights(*scores, **options)
+
+    return weigh
+
+
 _NONE = "none"
 _BACKWARD = "one backward pass of the layers behind the chosen one"
 
@@ -286,6 +295,7 @@ METHODS: dict[str, Method] = {
             passes="a pass of the layers behind the chosen one for each channel, one pass back for "
             "them all if those layers are linear",
             paper="https://doi.org/10.1109/WACV45572.2020.9093360",
+            weights=_by_scores(ablation.ablation_weights),
             sampling={"value": 0.0, "ratio": 1.0, "chunk": 32},
         ),
         Method(
@@ -295,6 +305,7 @@ METHODS: dict[str, Method] = {
             summary="channels weighted by the score of the image behind them as a mask",
             passes="a pass of the model for each of `channels`, all of them by default",
             paper="https://arxiv.org/abs/1910.01279",
+            weights=_by_scores(masking.scorecam_weights),
             sampling={"channels": None, "align_corners": False, "chunk": 16},
         ),
         Method(
@@ -304,6 +315,7 @@ METHODS: dict[str, Method] = {
             summary="Score-CAM with noise on its masks",
             passes="a pass of the model for each of `samples` of each of `channels`",
             paper="https://arxiv.org/abs/2006.14255",
+            weights=_by_scores(masking.sscam_weights),
             sampling={
                 "samples": 35,
                 "std": 2.0,
@@ -320,6 +332,7 @@ METHODS: dict[str, Method] = {
             summary="Score-CAM with masks that grow step by step",
             passes="a pass of the model for each of `samples` of each of `channels`",
             paper="https://arxiv.org/abs/2010.03023",
+            weights=_by_scores(masking.iscam_weights),
             sampling={"samples": 10, "channels": None, "align_corners": False, "chunk": 16},
         ),
         Method(

@@ -90,11 +90,14 @@ def test_weights_fit_their_kernel() -> None:
     rng = np.random.default_rng(0)
     A = rng.normal(size=(2, 3, 4, 5))
     G, HA = rng.normal(size=(2, *A.shape))
+    scores = rng.normal(size=(4, 2, 3))
     given = {
         "activations": (A,),
         "gradients": (A, G),
         "class_weights": (A, rng.normal(size=(2, 3))),
         "gradients_and_hessian_products": (A, G, HA),
+        "ablated_scores": (A, scores[0, :, 0], scores[1]),
+        "masked_scores": (A, scores[0]),
     }
     for method in camcore.METHODS.values():
         if method.weights is None:
@@ -104,9 +107,9 @@ def test_weights_fit_their_kernel() -> None:
                 or method.sampling
             )
             continue
-        assert inspect.signature(method.weights) == inspect.signature(method.kernel)
-        arrays = given[method.needs]
-        weights = method.weights(*arrays)
+        arrays = (A, scores) if "samples" in method.sampling else given[method.needs]
+        own = {name: value for name, value in method.options.items() if name not in method.sampling}
+        weights = method.weights(*arrays, spatial_ndim=2, **own)
         weighted = A * (weights if method.per_point else weights[..., None, None])
         np.testing.assert_allclose(weighted.sum(axis=1), method.kernel(*arrays), rtol=1e-12)
 

@@ -61,6 +61,7 @@ def maps_of_passes(
     relu: bool | None = None,
     full_size: bool = True,
     normalize: bool = True,
+    eigen_smooth: bool = False,
     **options: Any,
 ) -> np.ndarray:
     """Maps (B, K, *S) of classes (B, K)."""
@@ -71,7 +72,7 @@ def maps_of_passes(
     size = tuple(inputs[0].shape[2:])
     maps = []
     for n, ids in enumerate(classes):
-        one = _Image(twin, place, [value[n : n + 1] for value in inputs], objective)
+        one = _Image(twin, place, [value[n : n + 1] for value in inputs], objective, eigen_smooth)
         for c in ids:
             raw = _RAW[method](one, c, options)
             if not normalize:
@@ -89,9 +90,15 @@ class _Image:
     """One image and its model, and the passes that are made with it."""
 
     def __init__(
-        self, model: nn.Module, place: Place, inputs: list[Tensor], objective: Objective
+        self,
+        model: nn.Module,
+        place: Place,
+        inputs: list[Tensor],
+        objective: Objective,
+        eigen_smooth: bool,
     ) -> None:
         self.model, self.place, self.inputs, self.objective = model, place, inputs, objective
+        self.eigen_smooth = eigen_smooth
         seen: list[Tensor] = []
         if place.layer:
             self.output(change=lambda value: seen.append(value.clone()) or value)
@@ -129,10 +136,13 @@ class _Image:
         return found
 
 
-def _sum(weights: Sequence[float], channels: np.ndarray) -> np.ndarray:
-    raw = sum(w * a for w, a in zip(weights, channels, strict=True))
-    assert isinstance(raw, np.ndarray)
-    return raw
+def _sum(one: _Image, weights: Sequence[float], channels: np.ndarray) -> np.ndarray:
+    """Weighted channels, summed, or on their first principal component."""
+    weighted = np.stack([w * a for w, a in zip(weights, channels, strict=True)])
+    if one.eigen_smooth:
+        flat = references.first_component(weighted.reshape(len(weighted), -1))
+        return flat.reshape(channels.shape[1:])
+    return weighted.sum(axis=0)
 
 
 def _ablationcam(one: _Image, c: int, options: dict[str, Any]) -> np.ndarray:
@@ -155,7 +165,7 @@ def _ablationcam(one: _Image, c: int, options: dict[str, Any]) -> np.ndarray:
         return change
 
     weights = [(y - one.score(c, change=without(int(k)))) / (abs(y) + 1e-7) for k in chosen]
-    return _sum(weights, channels[chosen])
+    return _sum(one, weights, channels[chosen])
 
 
 def _masks(one: _Image, options: dict[str, Any]) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -190,7 +200,7 @@ def _softmax(scores: Sequence[float]) -> list[float]:
 
 def _scorecam(one: _Image, c: int, options: dict[str, Any]) -> np.ndarray:
     channels, masks = _masks(one, options)
-    return _sum(_softmax([_masked_score(one, c, mask) for mask in masks]), channels)
+    return _sum(one, _softmax([_masked_score(one, c, mask) for mask in masks]), channels)
 
 
 def _sscam(one: _Image, c: int, options: dict[str, Any]) -> np.ndarray:
@@ -209,7 +219,7 @@ def _sscam(one: _Image, c: int, options: dict[str, Any]) -> np.ndarray:
             )
             scores.append(_masked_score(one, c, mask + noise))
         means.append(sum(scores) / len(scores))
-    return _sum(_softmax(means), channels)
+    return _sum(one, _softmax(means), channels)
 
 
 def _iscam(one: _Image, c: int, options: dict[str, Any]) -> np.ndarray:
@@ -223,7 +233,7 @@ def _iscam(one: _Image, c: int, options: dict[str, Any]) -> np.ndarray:
             grown = grown + mask * i / n
             scores.append(_masked_score(one, c, grown))
         means.append(sum(scores) / n)
-    return _sum(_softmax(means), channels)
+    return _sum(one, _softmax(means), channels)
 
 
 def _reciprocam(one: _Image, c: int, options: dict[str, Any]) -> np.ndarray:

@@ -179,7 +179,13 @@ def test_maps(method: str, name: str, models: dict[str, nn.Module]) -> None:
 
 
 def check_file(
-    case: Case, model: nn.Module, method: str, explained: Explained, path: Path, *sizes: Any
+    case: Case,
+    model: nn.Module,
+    method: str,
+    explained: Explained,
+    path: Path,
+    *sizes: Any,
+    **how: Any,
 ) -> None:
     card = save(explained, path)
     assert card.proof["worst_relative_error"] < TOLERANCE
@@ -191,7 +197,7 @@ def check_file(
         errors = [worst_error(each, own) for each in outputs if each.shape == own.shape]
         assert min(errors) < TOLERANCE
         np.testing.assert_array_equal(classes, ids.expand(batch, -1))
-        assert worst_error(maps, case.expected(model, method, inputs, ids)) < TOLERANCE
+        assert worst_error(maps, case.expected(model, method, inputs, ids, **how)) < TOLERANCE
         assert batch == 1 or np.abs(maps[0] - maps[1]).max() > telling(method)
 
 
@@ -449,6 +455,9 @@ DIFFERENT: list[tuple[str, dict[str, Any]]] = [
     ("iscam", {"samples": 5}),
     ("iscam", {"channels": 2, "align_corners": True}),
     ("reciprocam", {"gaussian": True}),
+    *((method, {"eigen_smooth": True}) for method in ("ablationcam", "scorecam", "sscam", "iscam")),
+    ("ablationcam", {"eigen_smooth": True, "ratio": 0.4}),
+    ("scorecam", {"eigen_smooth": True, "channels": 3}),
     ("rise", {"n_masks": 17}),
     ("rise", {"cells": 2}),
     ("rise", {"seed": 2}),
@@ -486,6 +495,15 @@ def test_options_of_one_method_that_mean_the_same(models: dict[str, nn.Module]) 
             for method, options in pair
         )
         torch.testing.assert_close(first, second, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("method", "suffix"), [("ablationcam", ".onnx"), ("scorecam", ".pt")])
+def test_files_of_first_components(
+    method: str, suffix: str, models: dict[str, nn.Module], tmp_path: Path
+) -> None:
+    case, model, how = CASES["skip"], models["skip"], {"eigen_smooth": True}
+    explained, path = case.explain(model, method, **how), tmp_path / f"model{suffix}"
+    check_file(case, model, method, explained, path, (3, 30, 20), (1, 25, 37), **how)
 
 
 @pytest.mark.parametrize("method", ["ablationcam", "scorecam", "reciprocam", "rise"])
@@ -537,7 +555,7 @@ def test_pixels(method: str, models: dict[str, nn.Module]) -> None:
         ({"method": "ablationcam", "ratio": 0}, "a ratio above 0 and at most 1, got 0"),
         ({"method": "ablationcam", "ratio": 1.2}, "a ratio above 0 and at most 1, got 1.2"),
         ({"method": "scorecam", "layer": "top", "channels": 13}, "with 13 channels.* has 12"),
-        ({"method": "ablationcam", "eigen_smooth": True}, "ablationcam is not"),
+        ({"method": "reciprocam", "eigen_smooth": True}, "reciprocam is not"),
     ],
 )
 def test_what_does_not_fit_is_refused(
