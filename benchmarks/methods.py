@@ -30,6 +30,7 @@ from benchmarks.subjects import build_model, make_image
 from benchmarks.timing import Effort, alternate
 from camcore.errors import CamcoreError
 from camcore.export import explain, save
+from camcore.export.grids import Layout
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMITS = {"gradcam": 1.10, "eigencam": 1.10}
@@ -51,10 +52,11 @@ ABOUT = About(
 )
 
 MODELS = (
-    *("alexnet", "vgg16", "squeezenet1_1", "resnet18", "resnet50", "resnext50_32x4d"),
-    *("densenet121", "googlenet", "mobilenet_v2", "mobilenet_v3_large", "shufflenet_v2_x1_0"),
-    *("mnasnet1_0", "efficientnet_b0", "efficientnet_v2_s", "regnet_y_400mf", "convnext_tiny"),
-    *("vit_b_16", "swin_t", "maxvit_t"),
+    *("alexnet", "vgg16", "vgg19", "squeezenet1_1", "resnet18", "resnet50", "resnet101"),
+    *("resnext50_32x4d", "wide_resnet50_2", "densenet121", "googlenet", "inception_v3"),
+    *("mobilenet_v2", "mobilenet_v3_large", "shufflenet_v2_x1_0", "mnasnet1_0"),
+    *("efficientnet_b0", "efficientnet_v2_s", "regnet_y_400mf", "convnext_tiny"),
+    *("vit_b_16", "swin_t", "swin_v2_t", "maxvit_t"),
 )
 
 # The names of a method in pytorch-grad-cam and in TorchCAM.
@@ -128,9 +130,9 @@ def measure(name: str, methods: Sequence[str], plan: Plan) -> Iterator[Row]:
             **subject,
             **timed(alternate(base, ours, plan.effort)),
         )
-        if explained.request.layouts[0].kind == "channels_first":
-            for library, run in _peers(model, card.layer, method):
-                yield _beside(library, run, ours, method, subject, plan)
+        (layout,) = explained.request.layouts
+        for library, run in _peers(model, card.layer, method, layout):
+            yield _beside(library, run, ours, method, subject, plan)
         file.unlink()
 
 
@@ -158,18 +160,23 @@ def _beside(
 
 
 def _peers(
-    model: nn.Module, layer: str, method: str
+    model: nn.Module, layer: str, method: str, layout: Layout
 ) -> Iterator[tuple[str, Callable[[], NDArray[Any]]]]:
-    """Each as its README calls it, for the best class; its hooks are gone behind it."""
+    """Each as its README calls it, for the best class; its hooks are gone behind it.
+
+    TorchCAM knows activations with channels first only, pytorch-grad-cam is told of others.
+    """
     import pytorch_grad_cam
     from torchcam import methods as torchcam
 
     first, second = PEERS[method]
     image = make_image()
     if first is not None:
-        with getattr(pytorch_grad_cam, first)(model, [model.get_submodule(layer)]) as cam:
+        target = [model.get_submodule(layer)]
+        moved = None if layout.kind == "channels_first" else layout.channels_first
+        with getattr(pytorch_grad_cam, first)(model, target, moved) as cam:
             yield "pytorch-grad-cam", lambda: cam(image, None)
-    if second is not None:
+    if second is not None and layout.kind == "channels_first":
         with getattr(torchcam, second)(model, layer) as extractor:
 
             def run() -> NDArray[Any]:
