@@ -189,10 +189,10 @@ def _mean_of_shares(graph: fx.Graph, mean: fx.Node) -> None:
         return
     if points != product.meta["val"].shape[1]:
         return
-    sizes: Any = mean.args[0].args[1][-_count_last_axes(mean) :]  # type: ignore[union-attr]
+    view: Any = mean.args[0]
     with graph.inserting_before(mean):
         total = _call(graph, aten.sum.dim_IntList, (product.args[0], [-1]))
-        for size in sizes:
+        for size in view.args[1][-_count_last_axes(mean) :]:
             total = _call(graph, aten.div.Scalar, (total, size))
         _replace_reduced(graph, mean, total)
 
