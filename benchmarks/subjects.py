@@ -40,10 +40,14 @@ def build_model(name: str) -> nn.Module:
     """A seeded torchvision model in eval mode, weights=None, with batch-norm statistics of its own.
 
     Untrained, a model's running statistics say mean 0 and variance 1, which is far from the truth:
-    activations vanish or grow with depth, and maps degenerate. One pass over noise mends that.
+    activations vanish or grow with depth, and maps degenerate. One pass over noise mends that. And
+    the classifier of ViT begins at zero, so that nothing would speak for any class.
     """
     torch.manual_seed(SEED)
     model: nn.Module = getattr(torchvision.models, name)(weights=None)
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and not module.weight.any():
+            nn.init.normal_(module.weight, std=0.02)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
