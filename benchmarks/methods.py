@@ -55,7 +55,7 @@ MODELS = (
     *("alexnet", "vgg16", "vgg19", "squeezenet1_1", "resnet18", "resnet50", "resnet101"),
     *("resnext50_32x4d", "wide_resnet50_2", "densenet121", "googlenet"),
     *("mobilenet_v2", "mobilenet_v3_large", "shufflenet_v2_x1_0", "mnasnet1_0"),
-    *("efficientnet_b0", "efficientnet_v2_s", "regnet_y_400mf", "convnext_tiny"),
+    *("efficientnet_b0", "regnet_y_400mf", "convnext_tiny"),
     *("vit_b_16", "swin_t", "swin_v2_t", "maxvit_t"),
 )
 
