@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from camcore.errors import ExportError
 from camcore.export.cut import cut, repeat_batch
 from camcore.export.guided import GuidedReLUs
+from camcore.export.narrow import narrow
 from camcore.export.rules import KEPT, POOLS, RULES
 from camcore.export.trace import first_line, module_of, outputs_of
 
@@ -144,20 +145,23 @@ def _trace_joint(
     to the example image.
     """
 
+    narrowed = None if again else narrow(tail, explained)
+
     def joint(*values: Any) -> tuple[Tensor, ...]:
         *given, seed = values
         leaves = [value.detach().requires_grad_() for value in given[: len(activations)]]
         # Copies, for the tail may begin with an operator that refuses a leaf.
         copies = [leaf.clone() for leaf in leaves]
         recorder = _GradientRecorder if again else _Recorder
-        outputs = recorder(tail).run(*copies, *given[len(activations) :])
-        if again and not outputs[explained].requires_grad:
+        outputs = recorder(narrowed or tail).run(*copies, *given[len(activations) :])
+        scores = outputs[explained]
+        if narrowed is not None:
+            *outputs, scores = outputs
+        if again and not scores.requires_grad:
             return *outputs, *map(torch.zeros_like, leaves)
         within = list(outputs[len(outputs) - inner :])
         # Images do not influence each other, so the gradient of the sum holds each image's own.
-        gradients = partial(
-            torch.autograd.grad, outputs[explained], grad_outputs=seed, materialize_grads=again
-        )
+        gradients = partial(torch.autograd.grad, scores, grad_outputs=seed, materialize_grads=again)
         if not guided:
             return *outputs, *gradients(leaves + within)
         plain = gradients(within, retain_graph=True) if within else ()

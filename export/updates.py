@@ -22,7 +22,7 @@ from camcore.export.rules import per_axis
 aten = torch.ops.aten
 
 # Each channel of the result follows from the same channel of the first argument: of any shape ...
-_ELEMENTWISE = {
+ELEMENTWISE = {
     aten.relu,
     aten.leaky_relu,
     aten.elu,
@@ -173,7 +173,7 @@ def _treats_each_channel(node: fx.Node) -> bool:
         axes: Any = node.args[1]
         return all(axis % rank > 1 for axis in axes)
     called = operator_of(node)
-    return called in _ELEMENTWISE or (called in _POOLS and rank == 4)
+    return called in ELEMENTWISE or (called in _POOLS and rank == 4)
 
 
 def _normalised(norm: fx.Node) -> fx.Node | None:
