@@ -14,7 +14,7 @@ from camcore.export.trace import outputs_of
 aten = torch.ops.aten
 
 # What is asked of symbolic sizes, and of the integers they are in TorchScript.
-_OF_SIZES: dict[Any, Any] = {torch.sym_min: min, torch.sym_max: max}
+_OF_SIZES: dict[Any, Any] = {torch.sym_min: min, torch.sym_max: max, torch.sym_sum: sum}
 
 
 def scriptable(module: fx.GraphModule, names: Sequence[str] = ()) -> fx.GraphModule:
@@ -35,6 +35,8 @@ def scriptable(module: fx.GraphModule, names: Sequence[str] = ()) -> fx.GraphMod
             node.target = aten.size
         elif node.target in _OF_SIZES:
             node.target = _OF_SIZES[node.target]
+            # The sum of a list, for a tuple has none.
+            node.args = tuple(list(a) if isinstance(a, tuple | list) else a for a in node.args)
         elif isinstance(node.target, torch._ops.OpOverload):
             node.target = node.target.overloadpacket
     graph.output_node().args = (tuple(outputs_of(module)),)

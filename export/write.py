@@ -6,15 +6,16 @@ they are proven.
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config
 from torch.utils._sympy.numbers import int_oo
@@ -62,18 +63,14 @@ def capture(explained: Explained) -> ExportedProgram:
         free_state = [axis for axis, name in enumerate(card.state) if free_axes.get(str(name))]
         arguments += [steps, state]
         free += [{0: Dim.DYNAMIC} if card.steps > 1 else {}, dict.fromkeys(free_state, Dim.DYNAMIC)]
+    # Oblivious of the example's sizes, or K of a model of two classes would be taken for two. But
+    # then the sizes of slices, which gradients may be made of, may not be seen to fit; and torch
+    # 2.11 forgets them.
+    keeps_sizes = torch.__version__ >= "2.12" or isinstance(body, PassesBody | SteppedBody)
+    ways = [True] if k == card.num_classes else [True, False] if keeps_sizes else [False]
     try:
-        # Oblivious of the example's sizes, or K of a model of two classes would be taken for two.
-        # But torch 2.11 then forgets the size of slices, which gradients may be made of.
-        keeps_sizes = torch.__version__ >= "2.12" or isinstance(body, PassesBody | SteppedBody)
-        forget = keeps_sizes or k == card.num_classes
-        oblivious = _config.patch(backed_size_oblivious=forget)  # type: ignore[attr-defined]
-        with torch.no_grad(), oblivious:
-            program = torch.export.export(
-                body,
-                tuple(arguments),
-                dynamic_shapes=(tuple(free),),
-            )
+        with torch.no_grad():
+            program = _exported(body, tuple(arguments), (tuple(free),), ways)
             if spatial and any(node.target in FORWARD_RULES for node in program.graph.nodes):
                 program = program.run_decompositions(FORWARD_RULES)
             simplify(program.graph)
@@ -82,6 +79,19 @@ def capture(explained: Explained) -> ExportedProgram:
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # source paths are nobody's business
     return program
+
+
+def _exported(
+    body: nn.Module, arguments: tuple[Tensor, ...], free: Any, ways: Sequence[bool]
+) -> ExportedProgram:
+    """What `torch.export` makes of it, oblivious of the example's sizes or not: what it can do."""
+    for oblivious in ways:
+        try:
+            with _config.patch(backed_size_oblivious=oblivious):  # type: ignore[attr-defined]
+                return torch.export.export(body, arguments, dynamic_shapes=free)
+        except Exception as error:
+            failure = error
+    raise failure
 
 
 def to_onnx(program: ExportedProgram, card: Card) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from camcore.export import Explained, explain, save, write
 from camcore.export.scripting import scriptable
@@ -76,6 +76,20 @@ def test_inputs_go_by_their_names() -> None:
     module: Any = torch.jit.script(scriptable(without_assertions(graph), ["left", "right"]))
     assert [each.name for each in module.forward.schema.arguments] == ["self", "left", "right"]
     assert module(right=torch.ones(2), left=torch.zeros(2))[0].tolist() == [1, 1]
+
+
+@pytest.mark.filterwarnings(*QUIET)
+def test_sums_of_several_sizes() -> None:
+    """A symbolic sum of three is an operator of its own, which TorchScript does not have."""
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    sizes = [graph.call_function(torch.ops.aten.sym_size.int, (x, axis)) for axis in range(3)]
+    total = graph.call_function(torch.sym_sum, (tuple(sizes),))
+    graph.output((graph.call_function(torch.ops.aten.mul.Tensor, (x, total)),))
+    module: Any = torch.jit.script(scriptable(fx.GraphModule(nn.Module(), graph)))
+    for shape in ((2, 3, 4), (5, 1, 2)):
+        (found,) = module(torch.ones(shape))
+        assert torch.equal(found, sum(shape) * torch.ones(shape))
 
 
 @pytest.mark.filterwarnings(*QUIET)

@@ -20,7 +20,14 @@ from camcore.errors import ExportError
 from camcore.export import Explained, explain, save, write
 from tests.export.conftest import LAYER
 from tests.export.models import Classifier, SmallNet, build, images
-from tests.export.oracle import assert_same, explain_by_hand, run_file
+from tests.export.oracle import (
+    TOLERANCE,
+    assert_same,
+    explain_by_hand,
+    run_any_file,
+    run_file,
+    worst_error,
+)
 
 FORMATS = (".onnx", ".pt", ".pt2")
 
@@ -231,6 +238,33 @@ def test_onnx_costs_little_more_than_the_model_alone(
 ) -> None:
     assert wide_files[".onnx"].stat().st_size < 1.1 * weight_bytes()
     assert len(proto.graph.node) < len(plain.graph.node) + 140
+
+
+class Bottleneck(nn.Module):
+    """A block of a ResNet that halves its map, in two ways that have to meet again."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 1)
+        self.second = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.shortcut = nn.Conv2d(channels, channels, 1, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.second(self.first(x).relu()) + self.shortcut(x)).relu()  # type: ignore[no-any-return]
+
+
+def test_gradients_of_sizes_that_are_seen_to_meet_with_an_example_alone(tmp_path: Path) -> None:
+    model = build(
+        lambda: Classifier(nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), Bottleneck(4), Bottleneck(4)), 4)
+    )
+    explained = explain(model, torch.zeros(1, 3, 48, 48), method="fullgrad")
+    assert explained.card.image.height is None
+    save(explained, tmp_path / "model.onnx")
+    image, ids = images(3, 2, 61, 50), torch.tensor([[1, 0], [3, 2]])
+    *_, maps = run_any_file(tmp_path / "model.onnx", image, ids).values()
+    expected = explained(image, ids).saliency_map.detach().numpy()
+    assert worst_error(maps, expected) < TOLERANCE
+    assert np.abs(maps[0] - maps[1]).max() > 0.05
 
 
 def test_a_graph_that_cannot_be_captured(
