@@ -150,7 +150,7 @@ FAMILIES: dict[str, Family] = {
         _torchvision("mobilenet_v3_large", "features.10"),
         _torchvision("shufflenet_v2_x1_0", "stage3"),
         _torchvision("mnasnet1_0", "layers.10"),
-        _torchvision("efficientnet_b0", "features.5"),
+        _torchvision("efficientnet_b0", "features.5", size=96),
         _torchvision("efficientnet_v2_s", "features.5"),
         _torchvision("regnet_y_400mf", "trunk_output.block3"),
         _torchvision("convnext_tiny", "features.5"),
