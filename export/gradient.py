@@ -144,7 +144,6 @@ def _trace_joint(
     would not: there, outputs saved for the backward pass turn into constants, and the map freezes
     to the example image.
     """
-
     narrowed = None if again else narrow(tail, explained)
 
     def joint(*values: Any) -> tuple[Tensor, ...]:

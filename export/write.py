@@ -84,7 +84,7 @@ def capture(explained: Explained) -> ExportedProgram:
 def _exported(
     body: nn.Module, arguments: tuple[Tensor, ...], free: Any, ways: Sequence[bool]
 ) -> ExportedProgram:
-    """What `torch.export` makes of it, oblivious of the example's sizes or not: what it can do."""
+    """The program, oblivious of the example's sizes or not: by the first of `ways` that works."""
     for oblivious in ways:
         try:
             with _config.patch(backed_size_oblivious=oblivious):  # type: ignore[attr-defined]
