@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from camcore.export.affine import operator_of
+from camcore.export.cut import dependents
 from camcore.export.trace import outputs_of
 from camcore.export.updates import ELEMENTWISE
 
@@ -37,7 +38,7 @@ def narrow(tail: fx.GraphModule, explained: int) -> fx.GraphModule | None:
             continue
         rows = _row_by_row(module, choice, leading)
         if any(node.target is aten.linear.default for node in rows):
-            _add_scores(module, choice, rows, scores)
+            _add_scores(module, choice, rows, leading & dependents([choice]), scores)
             return module
     return None
 
@@ -98,11 +99,14 @@ def _has_tokens(node: fx.Node, like: Tensor) -> bool:
 
 
 def _add_scores(
-    module: fx.GraphModule, choice: fx.Node, rows: list[fx.Node], scores: fx.Node
+    module: fx.GraphModule,
+    choice: fx.Node,
+    rows: list[fx.Node],
+    behind: set[fx.Node],
+    scores: fx.Node,
 ) -> None:
     graph = module.graph
     place: Any = choice.args[2]
-    leading, behind = _ancestors(scores), {choice}
     twins: dict[fx.Node, fx.Node] = {}
 
     def chosen(node: fx.Node, like: Tensor) -> fx.Node:
@@ -115,8 +119,7 @@ def _add_scores(
             twins[node] = graph.node_copy(node, partial(chosen, like=node.meta["val"]))
         twins[choice] = twins[choice.args[0]]  # type: ignore[index]
         for node in list(graph.nodes):
-            if node in leading and not behind.isdisjoint(node.all_input_nodes):
-                behind.add(node)
+            if node in behind and node is not choice:
                 twins[node] = graph.node_copy(node, lambda each: twins.get(each, each))
         outputs = outputs_of(module)
     graph.output_node().args = ((*outputs, twins[scores]),)

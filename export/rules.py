@@ -251,15 +251,13 @@ def adaptive_average_pool_backward(grad: Tensor, x: Tensor) -> Tensor:
     sizes, counts = x.shape[2:], grad.shape[2:]
     if all(isinstance(i, int) and i == o for i, o in zip(sizes, counts, strict=True)):
         return grad  # each window is one point
-    inside: Tensor | None = None
-    for size, count in zip(sizes, counts, strict=True):
-        along = _inside(*_adaptive_windows(size, count, grad.device), size).to(grad.dtype)
-        if inside is None:
-            inside = along
-            continue
+    windows = [_adaptive_windows(i, o, grad.device) for i, o in zip(sizes, counts, strict=True)]
+    inside, *others = (
+        _inside(*each, i).to(grad.dtype) for each, i in zip(windows, sizes, strict=True)
+    )
+    for along in others:
         both = inside[:, None, :, None] * along[:, None]
-        inside = both.reshape(inside.shape[0] * count, inside.shape[1] * size)
-    assert inside is not None
+        inside = both.flatten(2).flatten(0, 1)
     shares = inside / inside.sum(-1, keepdim=True)
     return (grad.reshape(-1, inside.shape[0]) @ shares).reshape(*grad.shape[:2], *sizes)
 

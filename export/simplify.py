@@ -48,7 +48,7 @@ def fold_scales(graph: fx.Graph, inputs: Collection[str]) -> None:
         graph: rewritten in place.
         inputs: the names of the placeholders that are not weights.
     """
-    varying = dependents([n for n in graph.find_nodes(op="placeholder") if n.name in inputs])
+    varying = _varying(graph, inputs)
     for convolution in _calls(graph, aten.convolution.default):
         scaled: Any = convolution.args[0]
         if scaled.target is not aten.mul.Tensor or len(scaled.users) > 1:
@@ -78,7 +78,7 @@ def fold_reductions(graph: fx.Graph, inputs: Collection[str]) -> None:
 
     Args: as `fold_scales`.
     """
-    varying = dependents([n for n in graph.find_nodes(op="placeholder") if n.name in inputs])
+    varying = _varying(graph, inputs)
     for operator in (aten.mean.dim, aten.sum.dim_IntList):
         for reduced in _calls(graph, operator):
             product, points = _reduced_product(reduced)
@@ -93,6 +93,11 @@ def fold_reductions(graph: fx.Graph, inputs: Collection[str]) -> None:
                 folded = _call(graph, operator, (apart, [-1]))
                 _replace_reduced(graph, reduced, _call(graph, aten.mm.default, (x, folded)))
     graph.eliminate_dead_code()
+
+
+def _varying(graph: fx.Graph, inputs: Collection[str]) -> set[fx.Node]:
+    """What depends on more than weights."""
+    return dependents([n for n in graph.find_nodes(op="placeholder") if n.name in inputs])
 
 
 def _input_channel_axis(convolution: fx.Node) -> int | None:
@@ -116,16 +121,14 @@ def _divide_before_spreading(graph: fx.Graph, division: fx.Node) -> None:
     spread: Any = division.args[0]
     if spread.target is not aten.expand.default:
         return
-    x: Any = spread.args[0]
-    view = x if x.target in _RESHAPES else None
+    steps, x = [spread], spread.args[0]
+    if x.target in _RESHAPES:
+        steps, x = [x, spread], x.args[0]
     with graph.inserting_before(division):
-        given = x if view is None else view.args[0]
-        quotient = _call(graph, aten.div.Scalar, (given, division.args[1]))
-        if view is not None:
-            quotient = _call(graph, view.target, (quotient, view.args[1]), like=view)
-        division.replace_all_uses_with(
-            _call(graph, aten.expand.default, (quotient, *spread.args[1:]), like=division)
-        )
+        quotient = _call(graph, aten.div.Scalar, (x, division.args[1]))
+        for step in steps:
+            quotient = _call(graph, step.target, (quotient, *step.args[1:]))
+        division.replace_all_uses_with(quotient)
 
 
 def _spread_by_product(product: fx.Node) -> None:
@@ -228,12 +231,12 @@ def _is_divided_by_its_sum(shares: Any) -> bool:
 
 def _replace_mean(graph: fx.Graph, mean: fx.Node, kept: fx.Node, count: int) -> None:
     """Put the same mean, with axes of one point where it was taken, in a mean's place."""
-    plain = _call(graph, aten.squeeze.dims, (kept, list(range(-count, 0))))
     given: Any = mean.args[0]
     if given.target in _RESHAPES:
-        shape = list(given.args[1][:-count])
-        plain = _call(graph, aten.reshape.default, (plain, shape), like=mean)
-    mean.replace_all_uses_with(plain)
+        _replace_reduced(graph, mean, kept)
+    else:
+        axes = list(range(-count, 0))
+        mean.replace_all_uses_with(_call(graph, aten.squeeze.dims, (kept, axes)))
 
 
 def _mean_first(graph: fx.Graph, mean: fx.Node) -> None:

@@ -107,6 +107,8 @@ def test_weights_fit_their_kernel() -> None:
                 or method.sampling
             )
             continue
+        if method.needs not in ("ablated_scores", "masked_scores"):
+            assert inspect.signature(method.weights) == inspect.signature(method.kernel)
         arrays = (A, scores) if "samples" in method.sampling else given[method.needs]
         own = {name: value for name, value in method.options.items() if name not in method.sampling}
         weights = method.weights(*arrays, spatial_ndim=2, **own)
