@@ -17,7 +17,7 @@ from camcore.errors import ExportError
 from camcore.export.cut import cut, repeat_batch
 from camcore.export.guided import GuidedReLUs
 from camcore.export.narrow import narrow
-from camcore.export.rules import KEPT, POOLS, RULES
+from camcore.export.rules import KEPT, OWN_OPERATORS, POOLS, RULES
 from camcore.export.trace import first_line, module_of, outputs_of
 
 aten = torch.ops.aten
@@ -207,6 +207,8 @@ class _GradientRecorder(_Recorder):
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if target is aten.detach.default:
             return args[0]  # autograd's, of what it saved; the tail has none of its own
+        if target in OWN_OPERATORS:
+            return OWN_OPERATORS[target](*args, **kwargs)
         if target in _WITH_STATISTICS:
             return decomposition_table[target](*args, **kwargs)
         return super().call_function(target, args, kwargs)
@@ -227,6 +229,8 @@ def _refuse_detached(tail: fx.GraphModule) -> None:
 
 def _without_stand_ins(graph: fx.GraphModule) -> fx.GraphModule:
     original: dict[Any, Any] = {stand_in: operator for operator, stand_in in KEPT.items()}
+    # A view that was possible with the strides of the trace need not be with those of a run.
+    original[aten.view.default] = aten.reshape.default
     for node in graph.graph.nodes:
         node.target = original.get(node.target, node.target)
     graph.recompile()

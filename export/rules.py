@@ -83,19 +83,10 @@ def convolution_backward(
     once = [1] * rank
     depthwise = groups == weight.shape[0] and weight.shape[1] == 1
     if rank == 2 and stride != once and within and depthwise:
-        # As of stride 1, of which the results between were never looked at: for one kernel a
-        # channel runtimes have much faster code than for the transposed convolution.
-        looked_at = [i + 2 * p - r for i, p, r in zip(x.shape[2:], padding, reach, strict=True)]
-        grad, stride = _crop(_with_zeros_between(grad, stride), no_offset, looked_at), once
-    if stride == once and within:
-        # Stride 1: a plain convolution with the kernel turned round, for which runtimes have their
-        # fastest code.
-        turned = _turned_kernel(weight, groups)
-        margin = [r - p for r, p in zip(reach, padding, strict=True)]
-        dx = aten.convolution(
-            grad, turned, None, stride, margin, dilation, False, no_offset, groups
-        )
+        dx = STRIDED_DEPTHWISE(grad, weight, x.shape[2:], stride, padding, dilation)
         return dx, None, None
+    if stride == once and within:
+        return _of_stride_one(grad, weight, padding, dilation, groups), None, None
     if rank == 2 and all(r == 0 for r in reach):
         # Windows of one point: a product over the channels, and zeros between its results.
         turned = _turned_kernel(weight, groups)
@@ -117,6 +108,45 @@ def convolution_backward(
     if any(missing):
         full = aten.constant_pad_nd(full, [n for m in reversed(missing) for n in (0, m)], 0.0)
     return _crop(full, padding, x.shape[2:]), None, None
+
+
+def _of_stride_one(
+    grad: Tensor, weight: Tensor, padding: Sequence[int], dilation: Sequence[int], groups: int
+) -> Tensor:
+    """Input gradient of a convolution of stride 1: a plain convolution with the kernel turned
+    round, for which runtimes have their fastest code.
+    """
+    turned = _turned_kernel(weight, groups)
+    kernel = weight.shape[2:]
+    margin = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True)]
+    once = [1] * len(margin)
+    dx: Tensor = aten.convolution(
+        grad, turned, None, once, margin, dilation, False, [0] * len(margin), groups
+    )
+    return dx
+
+
+def strided_depthwise_input_gradient(
+    grad: Tensor,
+    weight: Tensor,
+    sizes: Sequence[Size],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    """Input gradient of a convolution with steps and one kernel a channel, of an input of `sizes`.
+
+    As of stride 1, of which the results between were never looked at: for one kernel a channel
+    runtimes have much faster code than for the transposed convolution.
+
+    Shapes: grad (B, C, *O), weight (C, 1, *k), sizes I -> (B, C, *I).
+    """
+    kernel = weight.shape[2:]
+    looked_at = [
+        i + 2 * p - d * (k - 1) for i, p, d, k in zip(sizes, padding, dilation, kernel, strict=True)
+    ]
+    spread = _crop(_with_zeros_between(grad, stride), [0, 0], looked_at)
+    return _of_stride_one(spread, weight, padding, dilation, len(weight))
 
 
 def _turned_kernel(weight: Tensor, groups: int) -> Tensor:
@@ -394,6 +424,26 @@ def _pytorch_rules() -> dict[torch._ops.OpOverload, Rule]:
         if isinstance(operator, torch._ops.OpOverload) and "backward" in operator._schema.name
     }
 
+
+def _as_one_operator(name: str, signature: str, rule: Rule) -> torch._ops.OpOverload:
+    """A rule that stays one operator in the graph, for `simplify` to see what it is."""
+    torch.library.define(f"camcore::{name}", signature)
+    torch.library.impl(f"camcore::{name}", "CompositeExplicitAutograd")(rule)
+    torch.library.register_fake(f"camcore::{name}")(rule)
+    operator: torch._ops.OpOverload = getattr(torch.ops.camcore, name).default
+    return operator
+
+
+STRIDED_DEPTHWISE = _as_one_operator(
+    "strided_depthwise_input_gradient",
+    "(Tensor grad, Tensor weight, SymInt[] sizes, int[] stride, int[] padding, int[] dilation)"
+    " -> Tensor",
+    strided_depthwise_input_gradient,
+)
+# What they do, for when they have been seen.
+OWN_OPERATORS: dict[torch._ops.OpOverload, Rule] = {
+    STRIDED_DEPTHWISE: strided_depthwise_input_gradient
+}
 
 RULES: dict[torch._ops.OpOverload, Rule] = _pytorch_rules() | _own_rules()
 

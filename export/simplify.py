@@ -12,8 +12,11 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from camcore.export.cut import dependents
+from camcore.export.rules import OWN_OPERATORS, STRIDED_DEPTHWISE
 
 aten = torch.ops.aten
 
@@ -36,6 +39,9 @@ def simplify(graph: fx.Graph) -> None:
         # A view was possible with the strides that were traced; what is simplified has others.
         view.target = aten.reshape.default
     graph.eliminate_dead_code()
+    for operator in OWN_OPERATORS:
+        for node in _calls(graph, operator):
+            _spell_out(graph, node)
 
 
 def fold_scales(graph: fx.Graph, inputs: Collection[str]) -> None:
@@ -254,6 +260,8 @@ def _can_wait(x: Any) -> bool:
     """Whether a value, or a term of its sum, only mixes or scales the channels of each point."""
     if len(x.users) > 1:
         return False
+    if _is_masked_way_back(x):
+        return True
     if x.target is aten.mul.Tensor:
         return _is_of_channels(x.args[1], x.meta["val"].ndim - 2)
     if x.target is aten.add.Tensor and not x.kwargs:
@@ -270,8 +278,42 @@ def _early_mean(graph: fx.Graph, x: Any, count: int) -> fx.Node:
         return _call(graph, aten.mean.dim, (x, list(range(-count, 0)), True))
     if x.target is aten.add.Tensor:
         return _call(graph, x.target, tuple(_early_mean(graph, term, count) for term in x.args))
+    if _is_masked_way_back(x):
+        return _mean_of_masked_way_back(graph, x)
     given, *how = x.args  # of a convolution, or of a product with a scale
     return _call(graph, x.target, (_early_mean(graph, given, count), *how))
+
+
+def _is_masked_way_back(x: Any) -> bool:
+    """Whether a value is the way back through a strided depthwise convolution, times another."""
+    if x.target is not aten.mul.Tensor:
+        return False
+    back, mask = x.args
+    if back.target is not STRIDED_DEPTHWISE or len(back.users) > 1:
+        return False
+    return isinstance(mask, fx.Node) and mask.meta["val"].shape == x.meta["val"].shape
+
+
+def _mean_of_masked_way_back(graph: fx.Graph, product: Any) -> fx.Node:
+    """mean(D'(g) * mask) -> sum(g * D(mask)) / n, kept as axes of one point.
+
+    D is a convolution with steps and one kernel a channel, and D' the way back through it, which
+    would have to put zeros between.
+    """
+    back, mask = product.args
+    grad, weight, sizes, *how = back.args
+    dtype = grad.meta["val"].dtype
+    if mask.meta["val"].dtype != dtype:
+        mask = _call(graph, aten.to.dtype, (mask, dtype))
+    groups = weight.meta["val"].shape[0]
+    seen = _call(graph, aten.convolution.default, (mask, weight, None, *how, False, [0, 0], groups))
+    mean = _call(graph, aten.mul.Tensor, (grad, seen))
+    mean = _call(graph, aten.sum.dim_IntList, (mean, [-2, -1]))
+    for size in sizes:
+        mean = _call(graph, aten.div.Scalar, (mean, size))
+    for _ in sizes:
+        mean = _call(graph, aten.unsqueeze.default, (mean, -1))
+    return mean
 
 
 def _is_of_channels(scale: Any, count: int) -> bool:
@@ -291,6 +333,28 @@ def _turns_each_point(convolution: fx.Node) -> bool:
     ones = all(size == 1 for size in [*kernel, *stride])  # type: ignore[misc]
     plain = not transposed and not any(padding)  # type: ignore[arg-type]
     return ones and plain and weight.op == "call_function"
+
+
+def _spell_out(graph: fx.Graph, node: fx.Node) -> None:
+    """Put what a rule does in the place of the operator that stands for it."""
+    given, form = tree_flatten(node.args)
+    values = [a.meta["val"] if isinstance(a, fx.Node) else a for a in given]
+    free = [place for place, a in enumerate(given) if isinstance(a, fx.Node)]
+
+    def operator(*varying: Any) -> Any:
+        arguments = list(given)
+        for place, value in zip(free, varying, strict=True):
+            arguments[place] = value
+        return node.target(*tree_unflatten(arguments, form))  # type: ignore[operator]
+
+    trace = make_fx(operator, decomposition_table=OWN_OPERATORS, tracing_mode="symbolic")
+    spelled = trace(*(values[place] for place in free))
+    inputs = spelled.graph.find_nodes(op="placeholder")
+    names = dict(zip(inputs, (given[place] for place in free), strict=True))
+    with graph.inserting_before(node):
+        result: Any = graph.graph_copy(spelled.graph, names)
+        node.replace_all_uses_with(result)
+    graph.erase_node(node)
 
 
 def _call(

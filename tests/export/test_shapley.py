@@ -141,9 +141,10 @@ class Bent(nn.Module):
         self.conv = nn.Conv2d(6, 8, 3, stride=2, groups=2)
         self.back = nn.ConvTranspose2d(8, 6, 2, stride=2)
         self.norm = nn.GroupNorm(2, 6)
+        self.depthwise = nn.Conv2d(6, 6, 3, stride=(1, 2), padding=1, groups=6)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.max_pool2d(F.gelu(x), 2, stride=1)
+        x = F.max_pool2d(F.gelu(self.depthwise(F.gelu(x))), 2, stride=1)
         x = F.silu(self.back(F.softplus(self.conv(x))))
         x = self.norm(x[:, :, 1:]) * x[:, :, :1].sigmoid()
         x = F.avg_pool2d(F.elu(x), 2) + F.adaptive_avg_pool2d(F.hardswish(x), 1)

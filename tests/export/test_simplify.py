@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from camcore.export import explain
+from camcore.export.rules import STRIDED_DEPTHWISE
 from camcore.export.simplify import fold_reductions, fold_scales, simplify
 from camcore.export.write import capture
 from tests.export.models import SmallNet, build
@@ -177,6 +178,51 @@ def test_a_mean_is_taken_before_channels_are_mixed(name: str) -> None:
     assert calls
     for call in calls:
         assert (tuple(call.args[0].meta["val"].shape[2:]) == (1, 1)) is possible
+    check_values(program, function)
+
+
+def way_back(like: Tensor) -> Tensor:
+    """Through a convolution with steps of (2, 3) and one kernel a channel."""
+    kernels, how = torch.linspace(-1, 2, 3 * 15).reshape(3, 1, 5, 3), ([2, 3], [1, 0], [1, 2])
+    grad = aten.convolution(like, kernels, None, *how, False, [0, 0], 3).sin()
+    found: Tensor = STRIDED_DEPTHWISE(grad, kernels, like.shape[2:], *how)
+    return found
+
+
+def way_back_used_twice(x: Tensor, like: Tensor) -> Tensor:
+    back = way_back(like)
+    return (back * (like > 0)).mean((2, 3)) * back.amax((2, 3))
+
+
+MASKED: dict[str, tuple[bool, Callable[[Tensor, Tensor], Tensor]]] = {
+    "mask": (True, lambda x, like: (way_back(like) * (like > 0)).mean((2, 3))),
+    "factor": (True, lambda x, like: (way_back(like) * like.exp()).mean((-1, -2))),
+    "mixed": (
+        True,
+        lambda x, like: mixed(way_back(like) * (like > 0) * of_channels(3)).mean((2, 3)),
+    ),
+    "reshaped": (
+        True,
+        lambda x, like: (
+            (way_back(like) * like.exp()).reshape(1, -1, 3, *like.shape[2:]).mean((-2, -1))
+        ),
+    ),
+    "one axis": (False, lambda x, like: (way_back(like) * (like > 0)).mean(3)),
+    "smaller factor": (False, lambda x, like: (way_back(like) * like[:, :1]).mean((2, 3))),
+    "number": (False, lambda x, like: (way_back(like) * 2).mean((2, 3))),
+    "no factor": (False, lambda x, like: way_back(like).mean((2, 3))),
+    "used twice": (False, way_back_used_twice),
+}
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_a_mean_is_taken_before_zeros_are_put_between(name: str) -> None:
+    possible, function = MASKED[name]
+    program = captured(function)
+    assert count(program, STRIDED_DEPTHWISE) == 1
+    simplify(program.graph)
+    assert count(program, STRIDED_DEPTHWISE) == 0
+    assert count(program, aten.upsample_nearest2d.default) == (0 if possible else 1)
     check_values(program, function)
 
 
