@@ -7,7 +7,7 @@ and returns tuples of tensors and knows nothing of files.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, get_args
 
@@ -67,6 +67,14 @@ class Request:
         """Where height and width are in the input `image`."""
         first = self.subject.spatial_axes
         return range(first, first + self.inputs[0].ndim - 2)
+
+    def by_layer(self) -> list["Request"]:
+        """The same, asked of each layer alone."""
+        rows = zip(self.layers, self.layouts, self.grams, strict=True)
+        return [
+            replace(self, layers=(layer,), layouts=(layout,), grams=(gram,))
+            for layer, layout, gram in rows
+        ]
 
     def kernels(self) -> list[Callable[..., Tensor]]:
         """The method's kernel for each layer, which takes activations and what the method needs."""
@@ -205,6 +213,25 @@ class Body(nn.Module):
         straight, mirrored = maps.chunk(2)
         maps = torch.cat([straight, mirrored.flip(-1)]).mean(dim=0)
         return *outputs, classes, _for_each_class(maps, classes)
+
+
+class LayersBody(Body):
+    """Several layers, each explained by a body of its own. The prediction is the first one's."""
+
+    def __init__(self, request: Request, bodies: Sequence[Body]) -> None:
+        super().__init__(request)
+        self.bodies = nn.ModuleList(bodies)
+
+    def observe(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Any]:
+        (observed, *_), seen = zip(*[body.observe(inputs) for body in self._each()], strict=True)
+        return observed, seen
+
+    def raw_maps(self, seen: Any, classes: Tensor) -> list[Tensor]:
+        pairs = zip(self._each(), seen, strict=True)
+        return [raw for body, each in pairs for raw in body.raw_maps(each, classes)]
+
+    def _each(self) -> list[Any]:
+        return list(self.bodies)
 
 
 def _for_each_class(maps: Tensor, classes: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from camcore.export.bodies import (
     FullGradBody,
     GradientBody,
     GuidedBody,
+    LayersBody,
     NoisyBody,
     Request,
     ShapleyBody,
@@ -335,13 +336,7 @@ def _compose(asked: Request, traced: Trace) -> tuple[Request, Body]:
     if asked.method.needs == "attention_gradients":
         return _compose_legrad(asked, traced)
     graph = traced.graph
-    layers = asked.layers or (default_layer(traced),)
-    activations = [find_activation(traced, layer) for layer in layers]
-    if len(set(activations)) < len(activations):
-        raise InputError(
-            f"some of the layers {', '.join(map(repr, layers))} return the same value: give each "
-            "once"
-        )
+    layers, activations = _find_layers(asked, traced)
     layouts = tuple(layout_of(traced, activation) for activation in activations)
     _check_grids(traced, layouts)
     order, count = _roots_first(activations)
@@ -367,6 +362,18 @@ def _compose(asked: Request, traced: Trace) -> tuple[Request, Body]:
     gradient = _gradient(request, parts, roots, inner)
     body = NoisyBody if needs == "noisy_gradients" else GradientBody
     return request, body(request, parts, len(roots), gradient)
+
+
+def _find_layers(asked: Request, traced: Trace) -> tuple[tuple[str, ...], list[fx.Node]]:
+    """The names of the layers, by default the one of the model's family, and what they return."""
+    layers = asked.layers or (default_layer(traced),)
+    activations = [find_activation(traced, layer) for layer in layers]
+    if len(set(activations)) < len(activations):
+        raise InputError(
+            f"some of the layers {', '.join(map(repr, layers))} return the same value: give each "
+            "once"
+        )
+    return layers, activations
 
 
 def _check_grids(traced: Trace, layouts: Sequence[Layout]) -> None:
@@ -444,33 +451,46 @@ def _compose_guided(asked: Request, traced: Trace) -> tuple[Request, Body]:
 
 
 def _compose_passes(asked: Request, traced: Trace) -> tuple[Request, Body]:
-    """The layer whose activation is masked, or the image, and what runs the passes."""
+    """What runs the passes: for the image, or for each layer whose activation is masked."""
     if asked.method.needs == "random_mask_scores":
-        layer, node = "", traced.graph.graph.find_nodes(op="placeholder")[0]
-        layout = Layout("channels_first", len(asked.spatial_axes))
+        layers, nodes = ("",), traced.graph.graph.find_nodes(op="placeholder")[:1]
+        layouts = [Layout("channels_first", len(asked.spatial_axes))]
     else:
-        (layer,) = asked.layers or (default_layer(traced),)
-        node = find_activation(traced, layer)
-        layout = layout_of(traced, node)
-    check_layout(asked.method, layer, layout)
+        layers, nodes = _find_layers(asked, traced)
+        layouts = [layout_of(traced, node) for node in nodes]
+    request = replace(
+        asked,
+        layers=layers,
+        layouts=tuple(layouts),
+        grams=tuple(map(_gram, nodes, layouts)),
+    )
+    if len(nodes) == 1:
+        return _compose_layer_passes(request, traced, nodes[0])
+    each = zip(request.by_layer(), nodes, strict=True)
+    bodies = [_compose_layer_passes(alone, traced, node)[1] for alone, node in each]
+    return request, LayersBody(request, bodies)
+
+
+def _compose_layer_passes(request: Request, traced: Trace, node: fx.Node) -> tuple[Request, Body]:
+    """The passes of one layer, or what tells all of them at once."""
+    (layer,), (layout,) = request.layers, request.layouts
+    check_layout(request.method, layer, layout)
     shape = layout.channels_first(node.meta["val"]).shape
-    check_channels(asked, layer, int(shape[1]))
-    grams = (_gram(node, layout),)
-    request = replace(asked, layers=(layer,), layouts=(layout,), grams=grams)
+    check_channels(request, layer, int(shape[1]))
     parts = cut(traced.graph, at=[node], kept=[node])
-    to_zero = asked.method.needs == "ablated_scores" and not asked.options["value"]
-    if to_zero and asked.subject.target.contrast is None and is_affine(parts.tail):
-        if asked.stepwise:
+    to_zero = request.method.needs == "ablated_scores" and not request.options["value"]
+    if to_zero and request.subject.target.contrast is None and is_affine(parts.tail):
+        if request.stepwise:
             raise InputError(
                 f"what is behind layer {layer!r} is linear in it, so that one pass tells all that "
-                f"{asked.method.name} asks: there are no steps, leave out stepwise"
+                f"{request.method.name} asks: there are no steps, leave out stepwise"
             )
         gradient = _gradient(request, parts, [node], [])
         return request, LinearAblationBody(request, parts, 1, gradient)
-    if asked.stepwise:
+    if request.stepwise:
         request = replace(request, passes=fixed_passes(request, shape[1:]))
-    if asked.method.needs != "ablated_scores":
-        return request, PASSES[asked.method.needs](request, parts)
+    if request.method.needs != "ablated_scores":
+        return request, PASSES[request.method.needs](request, parts)
     updates = find_updates(traced.graph, node, layout)
     begin = [node, *updates.ends]
     parts = cut(traced.graph, at=begin, kept=begin)

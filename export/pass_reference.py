@@ -26,8 +26,8 @@ Change = Callable[[Tensor, Tensor], Tensor]
 
 
 @torch.no_grad()
-def pass_maps(request: Request, inputs: Sequence[Tensor], classes: Tensor) -> Tensor:
-    """Raw maps (B, K, *S) of classes (B, K)."""
+def pass_maps(request: Request, inputs: Sequence[Tensor], classes: Tensor) -> list[Tensor]:
+    """Raw maps (B, K, *S) of classes (B, K), one tensor a layer."""
     explain = {
         "ablated_scores": _ablated,
         "masked_scores": _masked,
@@ -35,8 +35,10 @@ def pass_maps(request: Request, inputs: Sequence[Tensor], classes: Tensor) -> Te
         "random_mask_scores": _random,
     }[request.method.needs]
     rows = [[each[n : n + 1] for each in inputs] for n in range(len(inputs[0]))]
-    maps = [explain(request, row, ids) for row, ids in zip(rows, classes, strict=True)]
-    return torch.stack(maps)
+    return [
+        torch.stack([explain(alone, row, ids) for row, ids in zip(rows, classes, strict=True)])
+        for alone in request.by_layer()
+    ]
 
 
 def _ablated(request: Request, inputs: Sequence[Tensor], classes: Tensor) -> Tensor:

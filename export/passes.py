@@ -389,11 +389,17 @@ def check_passes(request: Request) -> None:
     """Raises an `InputError` for options that a method of many passes cannot have."""
     name, options = request.method.name, request.options
     of_the_image = request.method.needs == "random_mask_scores"
-    if len(request.layers) > (0 if of_the_image else 1):
-        takes = "no layer, for it masks the image" if of_the_image else "one layer"
-        raise InputError(f"{name} takes {takes}; got {', '.join(request.layers)}")
+    if of_the_image and request.layers:
+        raise InputError(
+            f"{name} takes no layer, for it masks the image; got {', '.join(request.layers)}"
+        )
     if request.stepwise and request.aug_smooth:
         raise InputError("stepwise and aug_smooth do not go together: leave out one of them")
+    if request.stepwise and len(request.layers) > 1:
+        raise InputError(
+            f"stepwise takes the passes of one layer in steps, got {', '.join(request.layers)}: "
+            "leave it out, or give one layer"
+        )
     masks_images = request.method.needs in ("masked_scores", "random_mask_scores")
     if masks_images and not request.inputs[0].is_floating_point():
         raise InputError(

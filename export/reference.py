@@ -65,7 +65,7 @@ def _smoothed(request: Request, inputs: Sequence[Tensor], classes: Tensor) -> Te
 def _maps(request: Request, run: "_Run", inputs: Sequence[Tensor], classes: Tensor) -> Tensor:
     """The maps (B, K, *S) of classes (B, K)."""
     if request.method.needs in PASSES:
-        return request.finish([pass_maps(request, run.inputs, classes)], inputs[0])
+        return request.finish(pass_maps(request, run.inputs, classes), inputs[0])
     runs = [run]
     if request.method.needs == "noisy_gradients":
         runs += [_Run(request, noisy) for noisy in request.noisy(inputs)]

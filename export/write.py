@@ -5,6 +5,7 @@ they are proven.
 """
 
 import math
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from io import BytesIO
@@ -37,6 +38,8 @@ OPSET = 18
 _LARGEST_ONNX = 1_500_000_000
 # Sizes and axes are smaller, weights are larger.
 _SMALL_TENSOR = 1024
+
+_PART_OF_A_BODY = re.compile(r"^(bodies\.\d+\.)?(head|prefix|tail|backward_pass)\.")
 
 aten = torch.ops.aten
 
@@ -182,12 +185,9 @@ def _strip(model: ir.Model) -> None:
             # The zeros that the exporter gave a convolution without bias, and took away again.
             del model.graph.initializers[str(value.name)]
             continue
-        part, _, name = str(value.name).partition(".")
+        name, parts = _PART_OF_A_BODY.subn("", str(value.name))
         name = name.removeprefix(f"{MODEL}.")
-        if (
-            part in {"head", "prefix", "tail", "backward_pass"}
-            and name not in model.graph.initializers
-        ):
+        if parts and name not in model.graph.initializers:
             value.name = name
 
 

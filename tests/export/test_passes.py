@@ -539,7 +539,10 @@ def test_pixels(method: str, models: dict[str, nn.Module]) -> None:
     ("options", "match"),
     [
         ({"method": "rise", "layer": "top"}, "rise takes no layer, for it masks the image; got"),
-        ({"method": "scorecam", "layer": ["top", "stem"]}, "scorecam takes one layer; got top"),
+        (
+            {"method": "scorecam", "layer": ["top", "stem"], "stepwise": True},
+            "the passes of one layer in steps, got top, stem",
+        ),
         ({"method": "scorecam", "pixels": True}, "scorecam masks the prepared image.*leave out"),
         ({"method": "rise", "pixels": True}, "rise masks the prepared image.*leave out pixels"),
         ({"method": "scorecam", "chunk": 0}, "expects chunk to be a whole number above 0, got 0"),

@@ -1,19 +1,24 @@
 """Several layers: one map of them all, wherever they lie."""
 
+from collections.abc import Sequence
+from copy import deepcopy
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
 
 from camcore.errors import ExportError, InputError, UnknownNameError
 from camcore.export import explain, save
+from camcore.methods import METHODS
 from tests.camcore import references
 from tests.export.models import build, images
 from tests.export.oracle import TOLERANCE, maps_by_hand, run_any_file, worst_error
+from tests.export.pass_oracle import Place, maps_of_passes
 from tests.export.test_targets import finer
 
 EXAMPLE = torch.zeros(1, 3, 24, 24)
@@ -126,6 +131,65 @@ def test_other_methods(model: nn.Module, method: str, weighted: Any) -> None:
     assert worst_error(given.saliency_map.numpy(), expected) < TOLERANCE
 
 
+PASSES = [
+    ("scorecam", "all over", ".onnx"),
+    ("ablationcam", "four", ".onnx"),
+    ("reciprocam", "in branches", ".onnx"),
+    ("ablationcam", "in sequence", ".pt"),
+    ("scorecam", "in branches", ".pt2"),
+]
+
+
+def maps_of_their_passes(
+    method: str, model: nn.Module, layers: Sequence[str], image: Tensor
+) -> Any:
+    size = tuple(image.shape[2:])
+    by_layer = []
+    for layer in layers:
+        raw = maps_of_passes(
+            method, model, Place(layer), (image,), IDS, normalize=False, full_size=False
+        )
+        rectified = np.maximum(raw, 0) if METHODS[method].relu else raw
+        scaled = [[references.normalize(each) for each in row] for row in rectified]
+        by_layer.append([[references.resize(each, size) for each in row] for row in scaled])
+    total = np.mean(by_layer, axis=0)
+    return np.array([[references.normalize(each) for each in row] for row in total])
+
+
+@pytest.mark.parametrize(("method", "choice", "suffix"), PASSES)
+def test_methods_of_many_passes(
+    model: nn.Module, method: str, choice: str, suffix: str, tmp_path: Path
+) -> None:
+    """Each layer has passes of its own; their maps are combined like all others."""
+    layers, image, ids = CHOICES[choice], images(2, 3, 28, 20), torch.tensor(IDS)
+    expected = maps_of_their_passes(method, model, layers, image)
+    # Drops of scores are small, and lose what single precision rounds.
+    exact = explain(deepcopy(model).double(), EXAMPLE.double(), method=method, layer=layers)
+    assert worst_error(exact(image.double(), ids).saliency_map.detach().numpy(), expected) < 1e-6
+    file = tmp_path / f"model{suffix}"
+    save(explain(model, EXAMPLE, method=method, layer=layers), file)
+    scores, classes, maps = run_any_file(file, image, ids).values()
+    assert worst_error(scores, model(image).detach().numpy()) < 1e-5
+    assert classes.tolist() == IDS
+    assert worst_error(maps, expected) < 2e-3
+    assert np.abs(maps[0, 0] - maps[1, 1]).max() > 0.05
+    for layer in layers:  # none of them is the whole
+        alone = maps_of_their_passes(method, model, [layer], image)
+        assert np.abs(alone - expected).max() > 0.01
+
+
+@pytest.mark.parametrize("method", ["scorecam", "ablationcam"])
+def test_their_weights_are_stored_once(model: nn.Module, method: str, tmp_path: Path) -> None:
+    """Each layer has a head and a tail of its own, of the same weights."""
+    path = tmp_path / "model.onnx"
+    save(explain(model, EXAMPLE, method=method, layer=CHOICES["in sequence"]), path)
+    stored = onnx.load(path).graph.initializer
+    values = [(tensor.name, onnx.numpy_helper.to_array(tensor)) for tensor in stored]
+    for name, weight in model.named_parameters():
+        same = [found for found, value in values if np.array_equal(value, weight.detach())]
+        assert same == [name]
+
+
 def test_another_target(model: nn.Module) -> None:
     """Its seed depends on the scores, which stand beside the layers inside the tail."""
     layers, image = CHOICES["four"], images(2, 3, 24, 24)
@@ -210,3 +274,16 @@ def test_the_same_as_pytorch_grad_cam(model: nn.Module, choice: str) -> None:
     assert expected.max() > 0.9
     given = explain(model, EXAMPLE, layer=layers)(image, torch.tensor(ids)[:, None])
     np.testing.assert_allclose(given.saliency_map[:, 0], expected, rtol=0, atol=1e-4)
+
+
+def test_many_passes_as_in_pytorch_grad_cam(model: nn.Module) -> None:
+    peer = pytest.importorskip("pytorch_grad_cam", reason="grad-cam 1.5.7 is not installed")
+    model_targets = pytest.importorskip("pytorch_grad_cam.utils.model_targets")
+    image, layers, ids = images(2, 3, 28, 20), CHOICES["all over"], [4, 0, 2]
+    targets = [model_targets.ClassifierOutputTarget(c) for c in ids]
+    with peer.ScoreCAM(model, [model.get_submodule(layer) for layer in layers]) as cam:
+        expected = cam(image, targets)
+    assert expected.max() > 0.9
+    given = explain(model, EXAMPLE, method="scorecam", layer=layers, align_corners=True)
+    maps = given(image, torch.tensor(ids)[:, None]).saliency_map[:, 0]
+    np.testing.assert_allclose(maps.detach(), expected, rtol=0, atol=1e-4)
