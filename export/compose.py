@@ -453,7 +453,8 @@ def _compose_guided(asked: Request, traced: Trace) -> tuple[Request, Body]:
 def _compose_passes(asked: Request, traced: Trace) -> tuple[Request, Body]:
     """What runs the passes: for the image, or for each layer whose activation is masked."""
     if asked.method.needs == "random_mask_scores":
-        layers, nodes = ("",), traced.graph.graph.find_nodes(op="placeholder")[:1]
+        nodes = traced.graph.graph.find_nodes(op="placeholder")[:1]
+        layers: tuple[str, ...] = ("",)
         layouts = [Layout("channels_first", len(asked.spatial_axes))]
     else:
         layers, nodes = _find_layers(asked, traced)
