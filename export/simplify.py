@@ -7,7 +7,7 @@ back through a convolution of one point does, can wait until it is taken.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from camcore.export.cut import dependents
-from camcore.export.rules import OWN_OPERATORS, STRIDED_DEPTHWISE
+from camcore.export.rules import OWN_OPERATORS, STRIDED_DEPTHWISE, Rule
 
 aten = torch.ops.aten
 
@@ -39,9 +39,14 @@ def simplify(graph: fx.Graph) -> None:
         # A view was possible with the strides that were traced; what is simplified has others.
         view.target = aten.reshape.default
     graph.eliminate_dead_code()
-    for operator in OWN_OPERATORS:
+    spell_out(graph, OWN_OPERATORS)
+
+
+def spell_out(graph: fx.Graph, rules: Mapping[torch._ops.OpOverload, Rule]) -> None:
+    """Put what a rule does in the place of each operator that has one, and is not left alone."""
+    for operator in rules:
         for node in _calls(graph, operator):
-            _spell_out(graph, node)
+            _spell_out(graph, node, rules)
 
 
 def fold_scales(graph: fx.Graph, inputs: Collection[str]) -> None:
@@ -335,8 +340,7 @@ def _turns_each_point(convolution: fx.Node) -> bool:
     return ones and plain and weight.op == "call_function"
 
 
-def _spell_out(graph: fx.Graph, node: fx.Node) -> None:
-    """Put what a rule does in the place of the operator that stands for it."""
+def _spell_out(graph: fx.Graph, node: fx.Node, rules: Mapping[torch._ops.OpOverload, Rule]) -> None:
     given, form = tree_flatten(node.args)
     values = [a.meta["val"] if isinstance(a, fx.Node) else a for a in given]
     free = [place for place, a in enumerate(given) if isinstance(a, fx.Node)]
@@ -347,7 +351,10 @@ def _spell_out(graph: fx.Graph, node: fx.Node) -> None:
             arguments[place] = value
         return node.target(*tree_unflatten(arguments, form))  # type: ignore[operator]
 
-    trace = make_fx(operator, decomposition_table=OWN_OPERATORS, tracing_mode="symbolic")
+    # Above autograd, where operators like a product of arrays are still what they are.
+    trace = make_fx(
+        operator, decomposition_table=dict(rules), tracing_mode="symbolic", pre_dispatch=True
+    )
     spelled = trace(*(values[place] for place in free))
     inputs = spelled.graph.find_nodes(op="placeholder")
     names = dict(zip(inputs, (given[place] for place in free), strict=True))

@@ -29,7 +29,7 @@ from camcore.export.loop_weights import bring_weights_into_loops
 from camcore.export.passes import PassesBody, SteppedBody
 from camcore.export.rules import FORWARD_RULES
 from camcore.export.scripting import scriptable
-from camcore.export.simplify import fold_reductions, fold_scales, simplify
+from camcore.export.simplify import fold_reductions, fold_scales, simplify, spell_out
 from camcore.export.subject import MODEL
 from camcore.export.trace import example_batch, first_line, without_assertions
 
@@ -74,8 +74,11 @@ def capture(explained: Explained) -> ExportedProgram:
     try:
         with torch.no_grad():
             program = _exported(body, tuple(arguments), (tuple(free),), ways)
-            if spatial and any(node.target in FORWARD_RULES for node in program.graph.nodes):
-                program = program.run_decompositions(FORWARD_RULES)
+            if spatial:
+                for part in program.graph_module.modules():  # loops have graphs of their own
+                    if isinstance(part, fx.GraphModule):
+                        spell_out(part.graph, FORWARD_RULES)
+                        part.recompile()
             simplify(program.graph)
     except Exception as error:
         raise ExportError(f"the explained graph cannot be exported: {first_line(error)}") from error
