@@ -5,6 +5,7 @@ they are proven.
 """
 
 import math
+import operator
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -271,11 +272,28 @@ def to_pt2(program: ExportedProgram, card: Card) -> bytes:
     # K from "not 1" to two classes is a fixed size to torch 2.11.
     for symbol, span in program.range_constraints.items():
         program.range_constraints[symbol] = ValueRanges(span.lower, int_oo)
+    for part in program.graph_module.modules():
+        if isinstance(part, fx.GraphModule):
+            _add_sizes_in_pairs(part.graph)
+            part.recompile()
     # Nobody needs the images of the trace again: 14 MB of them at 224 x 224.
     program.example_inputs = None
     buffer = BytesIO()
     torch.export.save(program, buffer)
     return buffer.getvalue()
+
+
+def _add_sizes_in_pairs(graph: fx.Graph) -> None:
+    """Sums of sizes as additions, for torch 2.11 has no place for the sums in its archive."""
+    for node in graph.find_nodes(op="call_function", target=torch.sym_sum):
+        total, *others = node.args[0]
+        with graph.inserting_before(node):
+            for other in others:
+                values = fx.map_arg((total, other), lambda argument: argument.meta["val"])
+                total = graph.call_function(operator.add, (total, other))
+                total.meta["val"] = operator.add(*values)
+        node.replace_all_uses_with(total)
+        graph.erase_node(node)
 
 
 WRITERS: dict[str, Callable[[ExportedProgram, Card], bytes]] = {

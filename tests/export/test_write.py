@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 
 from camcore.card import KEY, Card, onnx_is_sealed, read_extra, zip_is_sealed
 from camcore.errors import ExportError
@@ -314,3 +315,23 @@ def test_an_operator_that_onnx_does_not_have_is_named() -> None:
     explained = explain(model, torch.zeros(1, 3, 24, 24), method="activation")
     with pytest.raises(ExportError, match=r"written as ONNX: .*prims.bessel_j0.*\.pt2"):
         write.to_onnx(write.capture(explained), explained.card)
+
+
+def test_sums_of_sizes_become_additions() -> None:
+    """Archives of torch 2.11 have no place for them."""
+
+    class Sum(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return x.new_ones(torch.sym_sum([x.shape[0], y.shape[0], 3, x.shape[0]]))
+
+    free = {0: Dim.DYNAMIC}
+    program = torch.export.export(
+        Sum(), (torch.ones(4), torch.ones(5)), dynamic_shapes=(free, free)
+    )
+    graph = program.graph
+    before = graph.find_nodes(op="call_function", target=torch.sym_sum)
+    write._add_sizes_in_pairs(graph)
+    assert before
+    assert not graph.find_nodes(op="call_function", target=torch.sym_sum)
+    given = program.module(check_guards=False)(torch.ones(7), torch.ones(2))
+    assert len(given) == 7 + 2 + 3 + 7
