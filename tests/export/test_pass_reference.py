@@ -28,8 +28,8 @@ def test_maps(method: str, name: str) -> None:
     assert torch.equal(given.classes, ids)
     expected = case.expected(model, method, inputs, ids)
     assert worst_error(given.saliency_map.numpy(), expected) < TOLERANCE
-    raw = pass_maps(request, inputs, ids)
-    turned = pass_maps(request, inputs, ids.flip(1))
+    (raw,) = pass_maps(request, inputs, ids)
+    (turned,) = pass_maps(request, inputs, ids.flip(1))
     torch.testing.assert_close(turned, raw.flip(1), rtol=1e-4, atol=1e-6)
 
 
