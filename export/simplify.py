@@ -3,7 +3,8 @@
 Behind global average pooling every point of a channel has the same gradient. Autograd spreads it
 over the points and divides each by their number, and Grad-CAM takes the mean over the points again.
 That mean of the gradient is all that Grad-CAM wants: what mixes channels point by point, as the way
-back through a convolution of one point does, can wait until it is taken.
+back through a convolution of one point does, can wait until it is taken. And the mean of a mask
+times the way back through a strided depthwise convolution is told by the mask's own convolution.
 """
 
 import math
