@@ -78,7 +78,7 @@ def convolution_backward(
             grad, weight, None, stride, padding, dilation, False, no_offset, groups
         )
         return _crop(full, no_offset, x.shape[2:]), None, None
-    reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    reach = _reach(weight, dilation)
     within = all(p <= r for p, r in zip(padding, reach, strict=True))
     once = [1] * rank
     depthwise = groups == weight.shape[0] and weight.shape[1] == 1
@@ -117,8 +117,7 @@ def _of_stride_one(
     round, for which runtimes have their fastest code.
     """
     turned = _turned_kernel(weight, groups)
-    kernel = weight.shape[2:]
-    margin = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True)]
+    margin = [r - p for r, p in zip(_reach(weight, dilation), padding, strict=True)]
     once = [1] * len(margin)
     dx: Tensor = aten.convolution(
         grad, turned, None, once, margin, dilation, False, [0] * len(margin), groups
@@ -141,12 +140,15 @@ def strided_depthwise_input_gradient(
 
     Shapes: grad (B, C, *O), weight (C, 1, *k), sizes I -> (B, C, *I).
     """
-    kernel = weight.shape[2:]
-    looked_at = [
-        i + 2 * p - d * (k - 1) for i, p, d, k in zip(sizes, padding, dilation, kernel, strict=True)
-    ]
+    reach = _reach(weight, dilation)
+    looked_at = [i + 2 * p - r for i, p, r in zip(sizes, padding, reach, strict=True)]
     spread = _crop(_with_zeros_between(grad, stride), [0, 0], looked_at)
     return _of_stride_one(spread, weight, padding, dilation, len(weight))
+
+
+def _reach(weight: Tensor, dilation: Sequence[int]) -> list[int]:
+    """How far a window's last point is from its first, axis by axis."""
+    return [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
 
 
 def _turned_kernel(weight: Tensor, groups: int) -> Tensor:

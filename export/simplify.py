@@ -8,13 +8,12 @@ times the way back through a strided depthwise convolution is told by the mask's
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from camcore.export.cut import dependents
 from camcore.export.rules import OWN_OPERATORS, STRIDED_DEPTHWISE, Rule
@@ -207,9 +206,15 @@ def _mean_of_shares(graph: fx.Graph, mean: fx.Node) -> None:
     view: Any = mean.args[0]
     with graph.inserting_before(mean):
         total = _call(graph, aten.sum.dim_IntList, (product.args[0], [-1]))
-        for size in view.args[1][-_count_last_axes(mean) :]:
-            total = _call(graph, aten.div.Scalar, (total, size))
-        _replace_reduced(graph, mean, total)
+        sizes = view.args[1][-_count_last_axes(mean) :]
+        _replace_reduced(graph, mean, _divided(graph, total, sizes))
+
+
+def _divided(graph: fx.Graph, total: fx.Node, sizes: Sequence[Any]) -> fx.Node:
+    """What adds up to a total over axes of these sizes, as its mean."""
+    for size in sizes:
+        total = _call(graph, aten.div.Scalar, (total, size))
+    return total
 
 
 def _reduced_product(reduced: fx.Node) -> tuple[Any, Any]:
@@ -313,10 +318,8 @@ def _mean_of_masked_way_back(graph: fx.Graph, product: Any) -> fx.Node:
         mask = _call(graph, aten.to.dtype, (mask, dtype))
     groups = weight.meta["val"].shape[0]
     seen = _call(graph, aten.convolution.default, (mask, weight, None, *how, False, [0, 0], groups))
-    mean = _call(graph, aten.mul.Tensor, (grad, seen))
-    mean = _call(graph, aten.sum.dim_IntList, (mean, [-2, -1]))
-    for size in sizes:
-        mean = _call(graph, aten.div.Scalar, (mean, size))
+    product = _call(graph, aten.mul.Tensor, (grad, seen))
+    mean = _divided(graph, _call(graph, aten.sum.dim_IntList, (product, [-2, -1])), sizes)
     for _ in sizes:
         mean = _call(graph, aten.unsqueeze.default, (mean, -1))
     return mean
@@ -342,25 +345,20 @@ def _turns_each_point(convolution: fx.Node) -> bool:
 
 
 def _spell_out(graph: fx.Graph, node: fx.Node, rules: Mapping[torch._ops.OpOverload, Rule]) -> None:
-    given, form = tree_flatten(node.args)
-    values = [a.meta["val"] if isinstance(a, fx.Node) else a for a in given]
-    free = [place for place, a in enumerate(given) if isinstance(a, fx.Node)]
+    given = node.all_input_nodes
 
-    def operator(*varying: Any) -> Any:
-        arguments = list(given)
-        for place, value in zip(free, varying, strict=True):
-            arguments[place] = value
-        return node.target(*tree_unflatten(arguments, form))  # type: ignore[operator]
+    def operator(*values: Any) -> Any:
+        known = dict(zip(given, values, strict=True))
+        return node.target(*fx.map_arg(node.args, known.__getitem__))  # type: ignore[operator]
 
     # Above autograd, where operators like a product of arrays are still what they are.
     trace = make_fx(
         operator, decomposition_table=dict(rules), tracing_mode="symbolic", pre_dispatch=True
     )
-    spelled = trace(*(values[place] for place in free))
-    inputs = spelled.graph.find_nodes(op="placeholder")
-    names = dict(zip(inputs, (given[place] for place in free), strict=True))
+    spelled = trace(*(each.meta["val"] for each in given)).graph
+    places = dict(zip(spelled.find_nodes(op="placeholder"), given, strict=True))
     with graph.inserting_before(node):
-        result: Any = graph.graph_copy(spelled.graph, names)
+        result: Any = graph.graph_copy(spelled, places)
         node.replace_all_uses_with(result)
     graph.erase_node(node)
 

@@ -9,6 +9,7 @@ import operator
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from io import BytesIO
 from itertools import zip_longest
 from typing import Any
@@ -76,10 +77,7 @@ def capture(explained: Explained) -> ExportedProgram:
         with torch.no_grad():
             program = _exported(body, tuple(arguments), (tuple(free),), ways)
             if spatial:
-                for part in program.graph_module.modules():  # loops have graphs of their own
-                    if isinstance(part, fx.GraphModule):
-                        spell_out(part.graph, FORWARD_RULES)
-                        part.recompile()
+                _rewrite(program, partial(spell_out, rules=FORWARD_RULES))
             simplify(program.graph)
     except Exception as error:
         raise ExportError(f"the explained graph cannot be exported: {first_line(error)}") from error
@@ -99,6 +97,14 @@ def _exported(
         except Exception as error:
             failure = error
     raise failure
+
+
+def _rewrite(program: ExportedProgram, rewrite: Callable[[fx.Graph], None]) -> None:
+    """Rewrite every graph of a program in place: loops have graphs of their own."""
+    for part in program.graph_module.modules():
+        if isinstance(part, fx.GraphModule):
+            rewrite(part.graph)
+            part.recompile()
 
 
 def to_onnx(program: ExportedProgram, card: Card) -> bytes:
@@ -272,10 +278,7 @@ def to_pt2(program: ExportedProgram, card: Card) -> bytes:
     # K from "not 1" to two classes is a fixed size to torch 2.11.
     for symbol, span in program.range_constraints.items():
         program.range_constraints[symbol] = ValueRanges(span.lower, int_oo)
-    for part in program.graph_module.modules():
-        if isinstance(part, fx.GraphModule):
-            _add_sizes_in_pairs(part.graph)
-            part.recompile()
+    _rewrite(program, _add_sizes_in_pairs)
     # Nobody needs the images of the trace again: 14 MB of them at 224 x 224.
     program.example_inputs = None
     buffer = BytesIO()
