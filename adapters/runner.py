@@ -129,8 +129,7 @@ class Runner:
     def _run(self, given: Mapping[str, Any], progress: Progress | None) -> Sequence[Any]:
         """The outputs of a file that takes its passes in steps, behind the last of them."""
         total = cast(int, self.card.steps)
-        image, ids = given["image"], given["class_ids"]
-        shape = self.card.state_shape(image.shape[0], ids.shape[1], image.shape[2:])
+        shape = self.card.state_shape(given["image"].shape, given["class_ids"].shape[1])
         state: Any = np.zeros(shape, dtype=np.float32)
         outputs: Sequence[Any] = ()
         done, at_once = 0, total if progress is None else 1

@@ -98,15 +98,16 @@ class Card:
         """All outputs of the graph, that of a run in steps too."""
         return self.outputs if self.steps is None else (*self.outputs, "next_state")
 
-    def state_shape(self, batch: int, classes: int, size: Sequence[int]) -> tuple[int, ...]:
-        """The shape of the state for so many images of a size, and classes for each.
+    def state_shape(self, image: Sequence[int], classes: int) -> tuple[int, ...]:
+        """The shape of the state for images of a shape, as the graph takes them, and K classes.
 
         >>> axes = (9, "batch", "classes")
         >>> card = Card("ablationcam", "conv", ImageSpec(8, 8), 2, (), state=axes)
-        >>> card.state_shape(4, 1, (8, 8))
+        >>> card.state_shape((4, 3, 8, 8), 1)
         (9, 4, 1)
         """
-        known = {"batch": batch, "classes": classes}
+        known = {"batch": image[0], "classes": classes}
+        size = image[1:-1] if self.image.dtype == "uint8" else image[2:]
         # Images of one axis of space or three have no state at image size.
         known |= dict(zip(("height", "width"), size, strict=False))
         return tuple(axis if isinstance(axis, int) else known[axis] for axis in self.state)

@@ -14,10 +14,12 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from camcore.card import ImageSpec
 from camcore.errors import InputError
 from camcore.export.cut import Cut
 from camcore.export.gradient import Gradient
 from camcore.export.grids import Layout
+from camcore.export.pixels import prepare
 from camcore.export.subject import Subject
 from camcore.fullgrad import fullgrad_input
 from camcore.methods import Method
@@ -40,8 +42,9 @@ class Request:
     Of each of the `layers`, `layouts` tells where its points are, and `grams` which matrix of inner
     products is the smaller one. For FullGrad and for guided gradients the first layer is the image,
     of no name; `biases` are those of FullGrad's others. LeGrad's layers are those that attend, each
-    as often as it does, and the layouts are those of the keys. `passes` is the number of passes of
-    a method that takes them in steps. `notes` are for the card.
+    as often as it does, and the layouts are those of the keys. `inputs` are of the shapes that the
+    model takes; `pixels`, where it is not None, is how the graph prepares its images for that.
+    `passes` is the number of passes of a method that takes them in steps. `notes` are for the card.
     """
 
     subject: Subject
@@ -59,14 +62,26 @@ class Request:
     eigen_smooth: bool = False
     aug_smooth: bool = False
     stepwise: bool = False
+    pixels: ImageSpec | None = None
     passes: int | None = None
     notes: tuple[str, ...] = ()
 
     @property
+    def spatial_ndim(self) -> int:
+        return self.inputs[0].ndim - 2
+
+    @property
     def spatial_axes(self) -> range:
-        """Where height and width are in the input `image`."""
-        first = self.subject.spatial_axes
-        return range(first, first + self.inputs[0].ndim - 2)
+        """Where height and width are in the graph's input `image`."""
+        first = 2 if self.pixels is None else 1
+        return range(first, first + self.spatial_ndim)
+
+    def prepared(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """The graph's inputs as the model's: pixels become images."""
+        image, *others = inputs
+        if self.pixels is not None:
+            image = prepare(image, self.pixels, self.inputs[0].dtype)
+        return [image, *others]
 
     def by_layer(self) -> list["Request"]:
         """The same, asked of each layer alone."""
@@ -79,11 +94,11 @@ class Request:
     def kernels(self) -> list[Callable[..., Tensor]]:
         """The method's kernel for each layer, which takes activations and what the method needs."""
         if self.method.needs == "bias_gradients":
-            options = dict(self.options, spatial_ndim=len(self.spatial_axes))
+            options = dict(self.options, spatial_ndim=self.spatial_ndim)
             first = partial(fullgrad_input, **options)
             return [first, *[partial(self.method.kernel, **options) for _ in self.biases]]
         if self.method.needs in GUIDED:
-            return [partial(self.method.kernel, spatial_ndim=len(self.spatial_axes))]
+            return [partial(self.method.kernel, spatial_ndim=self.spatial_ndim)]
         if self.method.needs == "attention_gradients":
             return [self._attention_kernel(layout) for layout in self.layouts]
         return [self._kernel(gram) for gram in self.grams]
@@ -94,7 +109,7 @@ class Request:
 
     def _kernel(self, gram: Gram) -> Callable[..., Tensor]:
         options = {k: v for k, v in self.options.items() if k not in self.method.sampling}
-        options["spatial_ndim"] = len(self.spatial_axes)
+        options["spatial_ndim"] = self.spatial_ndim
         if options.get("gram", "given") is None:
             options["gram"] = gram
         if not self.eigen_smooth:
@@ -109,10 +124,10 @@ class Request:
 
     def finish(self, maps: Sequence[Tensor], image: Tensor) -> Tensor:
         """Raw maps (B, K, *S), one tensor a layer, as saliency maps (B, K, H, W)."""
-        size = tuple(image.shape[axis] for axis in self.spatial_axes) if self.full_size else None
+        size = tuple(image.shape[2:]) if self.full_size else None
         if self.method.needs in GUIDED:
             size = None  # they have it
-        rank = len(self.spatial_axes)
+        rank = self.spatial_ndim
         options: dict[str, Any] = {"relu": self.relu, "normalize": self.normalize}
         if self.method.needs == "attention_gradients":
             maps = [_unscaled_mean(maps, rank)]
@@ -186,13 +201,13 @@ class Body(nn.Module):
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
         (request,) = self._request
-        *inputs, class_ids = values
-        image = inputs[0]
+        *given, class_ids = values
+        inputs = request.prepared(given)
         if request.aug_smooth:
             return self._averaged(inputs, class_ids)
         (*outputs, ranking), seen = self.observe(inputs)
         classes = select_classes(ranking, class_ids)
-        maps = request.finish(self.raw_maps(seen, classes), image)
+        maps = request.finish(self.raw_maps(seen, classes), inputs[0])
         return *outputs, classes, _for_each_class(maps, classes)
 
     def _averaged(self, inputs: Sequence[Tensor], class_ids: Tensor) -> tuple[Tensor, ...]:
@@ -428,31 +443,18 @@ def check_combination(request: Request) -> None:
             f"eigen_smooth smooths a weighted sum of activations, which {request.method.name} is "
             "not: leave it out, or choose another method"
         )
-    if request.method.needs == "bias_gradients":
-        if request.layers or not request.full_size or request.aug_smooth:
-            raise InputError(
-                f"{request.method.name} explains all layers at image size: leave out layer, "
-                "full_size and aug_smooth"
-            )
-        if not request.inputs[0].is_floating_point():
-            raise InputError(
-                f"{request.method.name} needs the gradient at the image, and pixels of type uint8 "
-                "have none: leave out pixels"
-            )
+    of_all_layers = request.method.needs == "bias_gradients"
+    if of_all_layers and (request.layers or not request.full_size or request.aug_smooth):
+        raise InputError(
+            f"{request.method.name} explains all layers at image size: leave out layer, full_size "
+            "and aug_smooth"
+        )
     if request.method.needs in GUIDED:
         _check_guided(request)
     if request.method.needs == "gradients_and_hessian_products":
         _check_second_order(request)
-    noisy = request.method.needs == "noisy_gradients"
-    if noisy and (request.aug_smooth or not request.inputs[0].is_floating_point()):
-        raise InputError(
-            f"{request.method.name} adds noise to prepared images: leave out aug_smooth and uint8"
-        )
-    if request.aug_smooth and not request.inputs[0].is_floating_point():
-        raise InputError(
-            "aug_smooth changes the brightness of prepared images, the graph is to take uint8: "
-            "leave one of them out"
-        )
+    if request.method.needs == "noisy_gradients" and request.aug_smooth:
+        raise InputError(f"{request.method.name} adds noise to the images: leave out aug_smooth")
 
 
 def _check_second_order(request: Request) -> None:
@@ -474,8 +476,3 @@ def _check_guided(request: Request) -> None:
         raise InputError(f"{name} takes {takes}; got {', '.join(request.layers)}")
     if not request.full_size:
         raise InputError(f"{name} makes its maps at image size: leave full_size on")
-    if not request.inputs[0].is_floating_point():
-        raise InputError(
-            f"{name} needs the gradient at the image, and pixels of type uint8 have none: leave "
-            "out pixels"
-        )

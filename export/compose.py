@@ -194,7 +194,6 @@ def explain(
         model,
         get_target(chosen.target if target is None else target),
         output,
-        spec if pixels else None,
     )
     channels = inputs[0].shape[1]
     if pixels and {len(spec.mean), len(spec.std)} - {1, channels}:
@@ -202,8 +201,6 @@ def explain(
             f"images of {channels} channels want a mean and a standard deviation for each, got "
             f"{spec.mean} and {spec.std}: give an image_spec that fits"
         )
-    if pixels:
-        inputs = (_as_pixels(inputs[0]), *inputs[1:])
     asked = Request(
         subject=subject,
         inputs=inputs,
@@ -217,6 +214,7 @@ def explain(
         eigen_smooth=eigen_smooth,
         aug_smooth=aug_smooth,
         stepwise=stepwise,
+        pixels=spec if pixels else None,
     )
     check_combination(asked)
     if chosen.needs in PASSES:
@@ -292,14 +290,7 @@ def _card_layer(request: Request, asked: Sequence[str]) -> str:
 
 
 def _trace(request: Request, dynamic_size: bool | None) -> Trace:
-    subject = request.subject
-    return trace(
-        subject,
-        request.inputs,
-        dynamic_size=dynamic_size,
-        spatial_axes=subject.spatial_axes,
-        root=MODEL,
-    )
+    return trace(request.subject, request.inputs, dynamic_size=dynamic_size, root=MODEL)
 
 
 def _count_classes(traced: Trace) -> int:
@@ -428,7 +419,7 @@ def _compose_fullgrad(asked: Request, traced: Trace) -> tuple[Request, Body]:
         asked,
         layers=("", *found),
         # Convolutions and batch normalisations know no other.
-        layouts=(Layout("channels_first", len(asked.spatial_axes)),) * (1 + len(nodes)),
+        layouts=(Layout("channels_first", asked.spatial_ndim),) * (1 + len(nodes)),
         biases=tuple(bias for _, bias in found.values()),
     )
     parts = _cut_with_inner(graph, [image], nodes)
@@ -439,7 +430,7 @@ def _compose_guided(asked: Request, traced: Trace) -> tuple[Request, Body]:
     """The image, whose gradients are guided, and for Grad-CAM a layer behind it."""
     image = traced.graph.graph.find_nodes(op="placeholder")[0]
     layers, nodes = [""], []
-    layouts = [Layout("channels_first", len(asked.spatial_axes))]
+    layouts = [Layout("channels_first", asked.spatial_ndim)]
     if asked.method.needs == "gradients_and_guided_gradients":
         (layer,) = asked.layers or (default_layer(traced),)
         nodes = [find_activation(traced, layer)]
@@ -455,7 +446,7 @@ def _compose_passes(asked: Request, traced: Trace) -> tuple[Request, Body]:
     if asked.method.needs == "random_mask_scores":
         nodes = traced.graph.graph.find_nodes(op="placeholder")[:1]
         layers: tuple[str, ...] = ("",)
-        layouts = [Layout("channels_first", len(asked.spatial_axes))]
+        layouts = [Layout("channels_first", asked.spatial_ndim)]
     else:
         layers, nodes = _find_layers(asked, traced)
         layouts = [layout_of(traced, node) for node in nodes]
@@ -532,8 +523,7 @@ def _output_names(request: Request) -> tuple[tuple[str, ...], str | None]:
     """The names of the model's own outputs, which only a run of it tells, and the explained one."""
     with torch.no_grad():
         subject = request.subject
-        image, *others = request.inputs
-        returned = subject.user_model(subject.prepared(image), *others)
+        returned = subject.user_model(*request.inputs)
         return tuple(named_outputs(returned)), subject.explained_output(returned)
 
 
@@ -546,8 +536,3 @@ def _as_inputs(example: Any) -> tuple[Tensor, ...]:
             "images first"
         )
     return inputs
-
-
-def _as_pixels(image: Tensor) -> Tensor:
-    """An example (B, C, H, W) of prepared images as one of pixels, (B, H, W, C)."""
-    return image.new_zeros(image.shape[0], *image.shape[2:], image.shape[1], dtype=torch.uint8)

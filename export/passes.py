@@ -78,10 +78,11 @@ class PassesBody(Body):
         return [self.maps_of(seen, self.run_passes(seen, classes))]
 
     def resume(
-        self, inputs: Sequence[Tensor], class_ids: Tensor, resumed: Resumed
+        self, given: Sequence[Tensor], class_ids: Tensor, resumed: Resumed
     ) -> tuple[Tensor, ...]:
         """`(*outputs, classes, saliency_map, state)`: the map is right once every step was."""
         (request,) = self._request
+        inputs = request.prepared(given)
         (*outputs, ranking), seen = self.observe(inputs)
         classes = select_classes(ranking, class_ids)
         state = self.run_passes(seen, classes, resumed)
@@ -388,8 +389,7 @@ def plan_steps(request: Request) -> tuple[int | None, tuple[int | str, ...]]:
 def check_passes(request: Request) -> None:
     """Raises an `InputError` for options that a method of many passes cannot have."""
     name, options = request.method.name, request.options
-    of_the_image = request.method.needs == "random_mask_scores"
-    if of_the_image and request.layers:
+    if request.method.needs == "random_mask_scores" and request.layers:
         raise InputError(
             f"{name} takes no layer, for it masks the image; got {', '.join(request.layers)}"
         )
@@ -399,11 +399,6 @@ def check_passes(request: Request) -> None:
         raise InputError(
             f"stepwise takes the passes of one layer in steps, got {', '.join(request.layers)}: "
             "leave it out, or give one layer"
-        )
-    masks_images = request.method.needs in ("masked_scores", "random_mask_scores")
-    if masks_images and not request.inputs[0].is_floating_point():
-        raise InputError(
-            f"{name} masks the prepared image, the graph is to take uint8: leave out pixels"
         )
     for option in {"chunk", "channels", "samples", "n_masks", "cells"} & set(options):
         value = options[option]

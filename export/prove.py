@@ -16,6 +16,7 @@ from camcore.errors import CamcoreError, ExportError, ProofError
 from camcore.export.bodies import Request
 from camcore.export.compose import Explained
 from camcore.export.passes import PASSES
+from camcore.export.pixels import as_pixels
 from camcore.export.reference import Reference, explain_eagerly
 from camcore.export.trace import first_line
 
@@ -62,12 +63,12 @@ def prove(path: Path, explained: Explained) -> dict[str, Any]:
     if explained.card.steps is not None:
         run = _in_steps(run, explained.card)
     worst, images, contrast = 0.0, 0, 0.0
-    for inputs, class_ids in _fresh_inputs(explained):
-        shape = tuple(inputs[0].shape)
+    for given_inputs, class_ids in _fresh_inputs(explained):
+        inputs = request.prepared(given_inputs)
+        shape = tuple(given_inputs[0].shape)
         try:
-            found = [
-                torch.as_tensor(output).to(class_ids.device) for output in run(*inputs, class_ids)
-            ]
+            returned = run(*given_inputs, class_ids)
+            found = [torch.as_tensor(output).to(class_ids.device) for output in returned]
         except Exception as failure:  # each runtime has its own, derived from nothing narrower
             reason = first_line(failure)
             raise ProofError(f"{runtime} fails on images {shape}: {reason}") from failure
@@ -82,7 +83,7 @@ def prove(path: Path, explained: Explained) -> dict[str, Any]:
             if not error <= TOLERANCE:
                 error = _within_rounding(name, n, request, inputs, given, expected, runtime)
             worst = max(worst, error)
-        images += len(inputs[0])
+        images += shape[0]
         if error <= _TELLING:  # of the maps
             contrast = max(contrast, _contrast(expected))
     if contrast == 0:
@@ -115,7 +116,7 @@ def _in_steps(run: Runner, card: Card) -> Runner:
 
     def whole(*inputs: Tensor) -> Sequence[Any]:
         image, class_ids = inputs[0], inputs[-1]
-        shape = card.state_shape(len(image), class_ids.shape[1], image.shape[2:])
+        shape = card.state_shape(image.shape, class_ids.shape[1])
         state: Any = image.new_zeros(shape, dtype=torch.float32)
         outputs: Sequence[Any] = ()
         for part in parts:
@@ -152,17 +153,16 @@ def _fresh_inputs(explained: Explained) -> Iterator[tuple[tuple[Tensor, ...], Te
         cases = [(2, 16, [[-1, *spread[::2]]])]
     generator = torch.Generator().manual_seed(20180)
     for batch, growth, ids in cases:
-        size = [like.shape[axis] for axis in request.spatial_axes]
+        size = list(like.shape[2:])
         if explained.card.image.height is None:
             # Height and width by different amounts.
             size = [min(length, _SMALL) if many_passes else length for length in size]
             size = [length + growth * axis for axis, length in enumerate(size, 1)]
         image = _random_images(batch, explained.card.image.channels, size, generator)
-        if not like.is_floating_point():
-            image = (255 * image.sigmoid()).movedim(1, -1)
+        image = image.to(like) if request.pixels is None else as_pixels(image.sigmoid())
         class_ids = torch.tensor(ids, device=like.device)[:, :num_classes]
         rows = [torch.cat([other] * batch)[:batch] for other in others]
-        yield (image.to(like), *rows), class_ids
+        yield (image.to(like.device), *rows), class_ids
 
 
 def _random_images(
@@ -212,7 +212,7 @@ def _within_rounding(
     name: str,
     n: int,
     request: Request,
-    inputs: tuple[Tensor, ...],
+    inputs: Sequence[Tensor],
     given: Reference,
     expected: Reference,
     runtime: str,
@@ -229,11 +229,10 @@ def _within_rounding(
     if error <= max(TOLERANCE, ROUNDING_SPREAD * eager):
         return error
     moved = 0.0
-    if image.is_floating_point():
-        generator = torch.Generator().manual_seed(20181)
-        for _ in range(3):
-            noise = torch.randn(image.shape, generator=generator, dtype=torch.float64).to(image)
-            moved = max(moved, _error(exactly(image * (1 + _ROUNDING * noise)), exact))
+    generator = torch.Generator().manual_seed(20181)
+    for _ in range(3):
+        noise = torch.randn(image.shape, generator=generator, dtype=torch.float64).to(image)
+        moved = max(moved, _error(exactly(image * (1 + _ROUNDING * noise)), exact))
     if error <= ROUNDING_SPREAD * moved:
         return error
     raise ProofError(

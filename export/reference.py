@@ -35,7 +35,7 @@ class Reference(NamedTuple):
 
 
 def explain_eagerly(request: Request, inputs: Sequence[Tensor], class_ids: Tensor) -> Reference:
-    """What the explained model ought to return for inputs and class ids (B or 1, K).
+    """What the explained model ought to return for the model's inputs and class ids (B or 1, K).
 
     The batch is run once forwards and K times backwards through the user's model, which is left as
     it is.
@@ -87,7 +87,7 @@ class _Run:
         self.inputs = inputs
         image, *others = inputs
         # The image has no name among the layers, and no module whose output it is.
-        delta = torch.zeros_like(image, requires_grad=image.is_floating_point())
+        delta = torch.zeros_like(image, requires_grad=True)
         if request.method.needs == "attention_gradients":
             tokens = [layout.prefix + math.prod(layout.grid) for layout in request.layouts]
             with AttentionWatch(model, request.layers, tokens) as watch:

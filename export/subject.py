@@ -1,4 +1,4 @@
-"""The subject: what is traced. The model, with its image prepared and its outputs in a row."""
+"""The subject: what is traced. The model, with its outputs in a row."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,10 +7,8 @@ from inspect import signature
 from keyword import iskeyword
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from camcore.card import ImageSpec
 from camcore.errors import ExportError, UnknownNameError, unknown_name
 from camcore.export.targets import Target
 
@@ -34,8 +32,6 @@ class Subject(nn.Module):
         model: the user's; it is held, not changed.
         target: what of the output is explained.
         output: the name or the index of the explained output; None takes the first.
-        pixels: the mean and the standard deviation of images that are given as uint8
-            (B, H, W, C), None where they are given as (B, C, H, W), prepared.
     """
 
     def __init__(
@@ -43,7 +39,6 @@ class Subject(nn.Module):
         model: nn.Module,
         target: Target,
         output: str | int | None = None,
-        pixels: ImageSpec | None = None,
     ) -> None:
         super().__init__()
         self.add_module(MODEL, model)
@@ -51,38 +46,16 @@ class Subject(nn.Module):
         self.training = False
         self.target = target
         self._output = output
-        self._pixels = pixels
 
     @property
     def user_model(self) -> nn.Module:
         return self.get_submodule(MODEL)
 
-    @property
-    def spatial_axes(self) -> int:
-        """The first spatial axis of the input `image`."""
-        return 2 if self._pixels is None else 1
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        parameters = self.user_model.parameters()
-        return next((p.dtype for p in parameters if p.is_floating_point()), torch.float32)
-
     def forward(self, image: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-        returned = self.user_model(self.prepared(image), *others)
+        returned = self.user_model(image, *others)
         outputs = named_outputs(returned)
         ranking, scores = self.scores_of(returned)
         return *outputs.values(), ranking, scores
-
-    def prepared(self, image: Tensor) -> Tensor:
-        """The images as the model takes them, (B, C, H, W)."""
-        if self._pixels is None:
-            return image
-        mean, std = (
-            torch.tensor(values, dtype=self._dtype, device=image.device)
-            for values in (self._pixels.mean, self._pixels.std)
-        )
-        scaled = image.to(self._dtype) / 255
-        return ((scaled - mean) / std).permute(0, 3, 1, 2)
 
     def explained_output(self, returned: Any) -> str | None:
         """The name of the output that is explained, None where the target makes its own of all."""

@@ -58,7 +58,6 @@ def trace(
     example: Tensor | tuple[Tensor, ...],
     *,
     dynamic_size: bool | None = None,
-    spatial_axes: int = 2,
     root: str = "",
 ) -> Trace:
     """Trace a model in eval mode.
@@ -69,7 +68,6 @@ def trace(
             of each is the batch.
         dynamic_size: True asks for free height and width, False fixes the example's, None frees
             them where the model allows it. The batch is always free.
-        spatial_axes: where height and width begin in the images.
         root: the submodule that names of modules are relative to.
 
     Raises:
@@ -78,9 +76,9 @@ def trace(
     """
     inputs = example if isinstance(example, tuple) else (example,)
     check_model(model.get_submodule(root))
-    _check_example(inputs, pixels=spatial_axes == 1)
+    _check_example(inputs)
     inputs = tuple(map(example_batch, inputs))
-    axes = range(spatial_axes, spatial_axes + inputs[0].ndim - 2)
+    axes = range(2, inputs[0].ndim)
     size = tuple(inputs[0].shape[axis] for axis in axes)
     reason = "on request"
     if dynamic_size is not False:
@@ -135,10 +133,9 @@ def _is_finite(tensor: Tensor) -> bool:
     return tensor.numel() == 0 or all(map(math.isfinite, torch.aminmax(tensor.detach())))
 
 
-def _check_example(inputs: tuple[Tensor, ...], *, pixels: bool) -> None:
+def _check_example(inputs: tuple[Tensor, ...]) -> None:
     image, *others = inputs
-    right_type = image.dtype == torch.uint8 if pixels else image.is_floating_point()
-    if image.ndim < 3 or not right_type or 0 in image.shape:
+    if image.ndim < 3 or not image.is_floating_point() or 0 in image.shape:
         raise InputError(
             f"example has shape {tuple(image.shape)} and dtype {image.dtype}, expected a batch "
             "of images (B, C, H, W) of a floating-point dtype"

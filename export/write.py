@@ -29,6 +29,7 @@ from camcore.errors import ExportError
 from camcore.export.compose import Explained
 from camcore.export.loop_weights import bring_weights_into_loops
 from camcore.export.passes import PassesBody, SteppedBody
+from camcore.export.pixels import as_pixels
 from camcore.export.rules import FORWARD_RULES
 from camcore.export.scripting import scriptable
 from camcore.export.simplify import fold_reductions, fold_scales, simplify, spell_out
@@ -50,10 +51,13 @@ def capture(explained: Explained) -> ExportedProgram:
     """The explained module as one program of the card's `graph_inputs`, batch and K free."""
     card = explained.card
     body: nn.Module = explained.body
-    image, *others = map(example_batch, explained.request.inputs)
+    request = explained.request
+    image, *others = map(example_batch, request.inputs)
+    if request.pixels is not None:
+        image = as_pixels(image)
     k = min(2, card.num_classes)
     class_ids = torch.full((len(image), k), -1, dtype=torch.int64, device=image.device)
-    spatial = explained.request.spatial_axes if card.image.height is None else ()
+    spatial = request.spatial_axes if card.image.height is None else ()
     free_image = dict.fromkeys([0, *spatial], Dim.DYNAMIC)
     free_others = [{0: Dim.DYNAMIC} for _ in others]
     # A model of one class can explain no more than that one.
@@ -63,7 +67,7 @@ def capture(explained: Explained) -> ExportedProgram:
         assert isinstance(body, PassesBody)
         body = SteppedBody(body)
         steps = torch.arange(card.steps, device=image.device)
-        state = image.new_zeros(card.state_shape(len(image), k, image.shape[2:]))
+        state = torch.zeros(card.state_shape(image.shape, k), device=image.device)
         free_axes = {"batch": True, "classes": k > 1, "height": spatial, "width": spatial}
         free_state = [axis for axis, name in enumerate(card.state) if free_axes.get(str(name))]
         arguments += [steps, state]

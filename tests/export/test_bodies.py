@@ -92,9 +92,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a way to combine that there is not": ({"combine": "meen"}, "one of .*mean.*got 'meen'"),
     "cam of several layers": ({"layer": [LAYER, "top"], "method": "cam"}, "the one layer before"),
     "components of components": ({"method": "eigencam", "eigen_smooth": True}, "eigen_smooth"),
-    "brighter pixels": ({"aug_smooth": True, "pixels": True}, "leave one of them out"),
     "noise and variants": ({"method": "smoothgradcam++", "aug_smooth": True}, "adds noise"),
-    "noise on pixels": ({"method": "smoothgradcam++", "pixels": True}, "adds noise"),
 }
 
 

@@ -198,7 +198,6 @@ def test_a_model_without_a_relu_is_refused() -> None:
         ({"method": "guided-backprop", "layer": "top"}, "takes no layer"),
         ({"method": "guided-gradcam", "layer": ["top", LAYER]}, "takes one layer"),
         ({"method": "guided-gradcam", "full_size": False}, "at image size: leave full_size on"),
-        ({"method": "guided-backprop", "pixels": True}, "leave out pixels"),
     ],
 )
 def test_what_does_not_fit_is_refused(

@@ -169,11 +169,6 @@ def test_what_is_no_weighted_sum_is_not_smoothed(model: nn.Module, method: str) 
         explain(model, EXAMPLE, method=method, eigen_smooth=True)
 
 
-def test_pixels_are_not_made_brighter(model: nn.Module) -> None:
-    with pytest.raises(InputError, match=r"aug_smooth .*uint8"):
-        explain(model, EXAMPLE, pixels=True, aug_smooth=True)
-
-
 # pytorch-grad-cam 1.5.7.
 
 PEERS = {

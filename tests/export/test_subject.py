@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from camcore.adapters import load
 from camcore.card import ImageSpec
 from camcore.errors import ExportError, InputError, UnknownNameError
 from camcore.export import Explained, explain, save
@@ -449,6 +450,42 @@ def test_pixels_in_a_file(of_pixels: Any, suffix: str, tmp_path: Path) -> None:
     expected = maps_by_hand(model, ["features.1"], [prepared], IDS, lambda z, c: z[0, c])
     assert worst_error(maps, expected) < TOLERANCE
     assert np.abs(maps[0, 0] - maps[1, 1]).max() > 0.05
+
+
+def rectified() -> nn.Module:
+    return Classifier(
+        nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU()), 8
+    )
+
+
+AT_THE_IMAGE: dict[str, dict[str, Any]] = {
+    "gradcam": {"aug_smooth": True},
+    "smoothgradcam++": {"samples": 2},
+    "fullgrad": {},
+    "guided-backprop": {},
+    "scorecam": {"channels": 4},
+    "rise": {"n_masks": 20, "stepwise": True, "chunk": 8},
+}
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("method", AT_THE_IMAGE)
+def test_what_happens_at_the_image_happens_to_the_prepared_one(
+    method: str, suffix: str, tmp_path: Path
+) -> None:
+    """Noise, masks, brightness and gradients: as for a graph that is given prepared images."""
+    model = build(rectified)
+    options = AT_THE_IMAGE[method]
+    how = {name: value for name, value in options.items() if name != "stepwise"}
+    asked = explain(model, EXAMPLE, method=method, image_spec=SPEC, pixels=True, **options)
+    path = tmp_path / f"model{suffix}"
+    save(asked, path)
+    given, prepared = pixels(2, 3, 20, 33)
+    expected = explain(model, EXAMPLE, method=method, **how)(prepared, torch.tensor(IDS))
+    found = load(path)(given.numpy(), torch.tensor(IDS).numpy())
+    assert worst_error(found.saliency_map, expected.saliency_map.numpy()) < TOLERANCE
+    # What 20 random masks tell of two images is much alike.
+    assert np.abs(found.saliency_map[0, 0] - found.saliency_map[1, 1]).max() > 10 * TOLERANCE
 
 
 def test_pixels_and_another_input_and_several_outputs(tmp_path: Path) -> None:
