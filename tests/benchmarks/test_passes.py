@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("onnxruntime")
 
+from benchmarks import contender
 from benchmarks.book import Book, render
 from benchmarks.passes import ABOUT, CASES, LONG, _is_asked_for
 from benchmarks.report import Row
@@ -39,6 +41,26 @@ def test_what_is_measured() -> None:
     chosen = [case.name for case in CASES if _is_asked_for(case, ["*/vgg16/*", "rise/*"])]
     assert chosen
     assert all("/vgg16/" in name for name in chosen)
+
+
+@pytest.mark.parametrize(("long", "calls"), [(20.0, 4), (0.0, 1)])
+def test_a_long_run_is_its_own_measure(
+    long: float,
+    calls: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Three runs behind one that does not count, unless that one was long."""
+    np.save(tmp_path / "image.npy", np.zeros((1, 3, 4, 4)))
+    task = json.dumps({"image": str(tmp_path / "image.npy"), "runs": 3})
+    made: list[int] = []
+    monkeypatch.setattr(contender, "LONG_RUN", long)
+    monkeypatch.setitem(contender.CONTENDERS, "peer", lambda task, image: lambda: made.append(1))
+    monkeypatch.setattr("sys.argv", ["contender", "peer", task])
+    contender.main()
+    assert len(made) == calls
+    assert len(json.loads(capsys.readouterr().out)["seconds"]) == max(1, calls - 1)
 
 
 def test_what_was_measured_before_stays(tmp_path: Path) -> None:
