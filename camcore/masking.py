@@ -13,9 +13,11 @@ from array_api_compat import device
 from camcore import noise
 from camcore._arrays import (
     Array,
+    add_space,
     agree,
     cast,
     check_channels,
+    check_features,
     check_indexed,
     divide,
     divide_whole,
@@ -244,6 +246,40 @@ def reciprocam(scores: Array, shape: tuple[Any, ...], /) -> Array:
             f"expected a score for each point of {show(shape)}, got {show(scores.shape)}"
         )
     return namespace(scores).reshape(scores, (*scores.shape[:-1], *shape))
+
+
+@floating_kernel
+def linear_reciprocam(
+    activations: Array,
+    gradients: Array,
+    score: Array,
+    /,
+    *,
+    gaussian: bool = False,
+    spatial_ndim: int = 2,
+) -> Array:
+    """Recipro-CAM, raw maps (..., *S), where the score is linear in the activations.
+
+    `score` (...) is that of the whole activations, `gradients` are the score's, of the activations'
+    shape. A point then contributes the sum over channels of its gradient times activation, and the
+    score of that point alone lacks what all others contribute; with `gaussian` it keeps of its
+    neighbours what `point_masks` does.
+
+    >>> import numpy as np
+    >>> A = np.asarray([[1.0, 2.0], [3.0, 4.0]])  # with y = 2 (1 + 2) + 1 (3 + 4) + 0.5
+    >>> linear_reciprocam(A, np.asarray([[2.0, 2], [1, 1]]), np.asarray(13.5), spatial_ndim=1)
+    array([5.5, 8.5])
+    """
+    check_features(activations, gradients, spatial_ndim=spatial_ndim, name="gradients")
+    xp = namespace(activations, gradients)
+    kept = contributions = xp.sum(gradients * activations, axis=-1 - spatial_ndim)
+    if gaussian:
+        for axis in range(-spatial_ndim, 0):
+            places = xp.arange(kept.shape[axis], device=device(kept))
+            line = _line(kept, places, kept.shape[axis], gaussian)
+            kept = xp.moveaxis(xp.matmul(xp.moveaxis(kept, axis, -1), line), -1, axis)
+    without = score - xp.sum(contributions, axis=space(spatial_ndim))
+    return add_space(without, spatial_ndim=spatial_ndim) + kept
 
 
 def point_masks(

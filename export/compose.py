@@ -44,9 +44,9 @@ from camcore.export.layers import (
     usable_layers,
 )
 from camcore.export.passes import (
+    LINEAR_PASSES,
     PASSES,
     AblationBody,
-    LinearAblationBody,
     check_channels,
     check_layout,
     check_passes,
@@ -470,19 +470,20 @@ def _compose_layer_passes(request: Request, traced: Trace, node: fx.Node) -> tup
     shape = layout.channels_first(node.meta["val"]).shape
     check_channels(request, layer, int(shape[1]))
     parts = cut(traced.graph, at=[node], kept=[node])
-    to_zero = request.method.needs == "ablated_scores" and not request.options["value"]
-    if to_zero and request.subject.target.contrast is None and is_affine(parts.tail):
+    needs, target = request.method.needs, request.subject.target
+    to_zero = needs in LINEAR_PASSES and not request.options.get("value")
+    if to_zero and target.contrast is None and is_affine(parts.tail):
         if request.stepwise:
             raise InputError(
                 f"what is behind layer {layer!r} is linear in it, so that one pass tells all that "
                 f"{request.method.name} asks: there are no steps, leave out stepwise"
             )
         gradient = _gradient(request, parts, [node], [])
-        return request, LinearAblationBody(request, parts, 1, gradient)
+        return request, LINEAR_PASSES[needs](request, parts, 1, gradient)
     if request.stepwise:
         request = replace(request, passes=fixed_passes(request, shape[1:]))
-    if request.method.needs != "ablated_scores":
-        return request, PASSES[request.method.needs](request, parts)
+    if needs != "ablated_scores":
+        return request, PASSES[needs](request, parts)
     updates = find_updates(traced.graph, node, layout)
     begin = [node, *updates.ends]
     parts = cut(traced.graph, at=begin, kept=begin)

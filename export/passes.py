@@ -28,6 +28,7 @@ from camcore.export.loops import (
 from camcore.export.updates import Updates, contributions, leave_out
 from camcore.masking import (
     iscam_masks,
+    linear_reciprocam,
     point_masks,
     reciprocam,
     rise_map,
@@ -176,25 +177,49 @@ class AblationBody(PassesBody):
         return maps.transpose(0, 1)
 
 
-class LinearAblationBody(GradientBody):
-    """Ablation-CAM where the tail is linear in the activation: one pass back tells every drop."""
+class LinearBody(GradientBody):
+    """A tail that is linear in the activation: one pass back tells what every pass would score."""
 
     def observe(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Any]:
         (request,) = self._request
         observed, (activations, saved) = super().observe(inputs)
         return observed, (activations, saved, request.subject.target.explained(observed[-1]))
 
-    def raw_maps(self, seen: Any, classes: Tensor) -> list[Tensor]:
-        (request,), (kernel,), (layout,) = self._request, self._kernels, self._layouts
+    def evidence(self, seen: Any, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The activation, its gradients (K B, ...) and scores (K, B), for classes (B, K)."""
         (activation,), saved, scores = seen
         rows = classes.t().reshape(-1)
         (found,) = self.backward_pass(rows, *self._repeat_saved(saved, classes.shape[1]))
-        score = scores.gather(1, classes).t()
+        return activation, found, scores.gather(1, classes).t()
+
+
+class LinearReciproBody(LinearBody):
+    """Recipro-CAM where the tail is linear."""
+
+    def raw_maps(self, seen: Any, classes: Tensor) -> list[Tensor]:
+        (request,), (layout,) = self._request, self._layouts
+        activation, found, score = self.evidence(seen, classes)
+        (gradients,) = self._by_class([found], score.shape)
+        maps: Tensor = linear_reciprocam(
+            layout.channels_first(activation),
+            gradients,
+            score,
+            gaussian=request.options["gaussian"],
+            spatial_ndim=layout.spatial_ndim,
+        )
+        return [maps.transpose(0, 1)]
+
+
+class LinearAblationBody(LinearBody):
+    """Ablation-CAM where the tail is linear."""
+
+    def raw_maps(self, seen: Any, classes: Tensor) -> list[Tensor]:
+        (request,), (kernel,), (layout,) = self._request, self._kernels, self._layouts
+        activation, found, score = self.evidence(seen, classes)
+        values, gradients = (_channels_second(each, layout) for each in (activation, found))
         ablated = linear_ablation(
-            _channels_second(activation, layout),
-            _channels_second(found, layout).reshape(
-                *score.shape, *_channels_second(activation, layout).shape[1:]
-            ),
+            values,
+            gradients.reshape(*score.shape, *values.shape[1:]),
             score,
             spatial_ndim=activation.ndim - 2,
         )
@@ -358,6 +383,10 @@ PASSES: dict[str, type[PassesBody]] = {
     "masked_scores": ScoreBody,
     "point_scores": ReciproBody,
     "random_mask_scores": RiseBody,
+}
+LINEAR_PASSES: dict[str, type[LinearBody]] = {
+    "ablated_scores": LinearAblationBody,
+    "point_scores": LinearReciproBody,
 }
 
 

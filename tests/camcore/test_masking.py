@@ -412,6 +412,30 @@ def test_recipro_cam_puts_every_score_in_its_place(backend: Backend) -> None:
         camcore.reciprocam(backend.array(scores), (3, 3))
 
 
+@given(data=st.data())
+def test_the_score_of_a_point_alone_where_it_is_linear(
+    backend: Backend, data: st.DataObject
+) -> None:
+    """What the formula gives is the score of the activations times each mask."""
+    case, gaussian = data.draw(features(backend)), data.draw(st.booleans())
+    A, rank = case.activations, case.spatial_ndim
+    S = A.shape[-rank:]
+    masks = camcore.point_masks(np.arange(math.prod(S)), S, np.ones(1), gaussian=gaussian)
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    G = rng.normal(size=A.shape)
+    score = (G * A).sum(axis=tuple(range(-rank - 1, 0))) + 0.3
+    expected = np.zeros((*A.shape[: -rank - 1], *S))
+    for image in references.indices(A.shape[: -rank - 1]):
+        for mask, point in zip(masks, np.ndindex(S), strict=True):
+            expected[(*image, *point)] = (G[image] * A[image] * mask).sum() + 0.3
+    actual = camcore.linear_reciprocam(
+        *(backend.array(each, case.dtype) for each in (A, G, score)),
+        gaussian=gaussian,
+        spatial_ndim=rank,
+    )
+    backend.assert_close(actual, expected, case.dtype, tolerance=100 * TOLERANCE[case.dtype])
+
+
 def test_wrong_arguments_are_refused(backend: Backend) -> None:
     A, one = backend.array(np.ones((2, 3, 4, 4))), backend.array(np.asarray([0]))
     with pytest.raises(camcore.InputError, match=r"size of 2 lengths, got \(4,\)"):
@@ -480,6 +504,8 @@ class Masking(nn.Module):
             camcore.sscam(taken, scores[None, :, :]),
             camcore.iscam(taken, scores[None, :, :]),
             camcore.reciprocam(activations.flatten(2), S),
+            camcore.linear_reciprocam(activations, 2 * activations, scores[:, 0]),
+            camcore.linear_reciprocam(activations, activations, scores[:, 0], gaussian=True),
         )
 
 

@@ -14,7 +14,12 @@ from camcore.export import compose, explain
 from camcore.export.affine import is_affine
 from camcore.export.cut import Cut, cut
 from camcore.export.layers import find_activation
-from camcore.export.passes import AblationBody, LinearAblationBody
+from camcore.export.passes import (
+    AblationBody,
+    LinearAblationBody,
+    LinearReciproBody,
+    ReciproBody,
+)
 from camcore.export.trace import trace
 from tests.export.models import NUM_CLASSES, build, images
 from tests.export.oracle import TOLERANCE, worst_error
@@ -173,19 +178,30 @@ def test_a_chain_is_affine_if_all_its_links_are(names: list[str]) -> None:
     assert is_affine(parts.tail) == (not set(names) & set(BENT))
 
 
-@pytest.mark.parametrize("ratio", [1.0, 0.4])
+BODIES = {
+    "ablationcam": (LinearAblationBody, AblationBody),
+    "reciprocam": (LinearReciproBody, ReciproBody),
+}
+ASKED: list[tuple[str, dict[str, Any]]] = [
+    ("ablationcam", {"ratio": 1.0}),
+    ("ablationcam", {"ratio": 0.4}),
+    ("reciprocam", {}),
+    ("reciprocam", {"gaussian": True}),
+]
+
+
+@pytest.mark.parametrize(("method", "options"), ASKED)
 @pytest.mark.parametrize("name", AFFINE)
-def test_one_pass_back_gives_what_a_pass_for_each_channel_gives(
-    name: str, ratio: float, monkeypatch: pytest.MonkeyPatch
+def test_one_pass_back_gives_what_many_passes_give(
+    name: str, method: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, image, ids = build(lambda: Net(AFFINE[name])), images(2, 3, 12, 12), [[1, 3], [2, 0]]
-    how: dict[str, Any] = {"method": "ablationcam", "layer": "conv", "ratio": ratio}
+    how: dict[str, Any] = {"method": method, "layer": "conv", **options}
     how |= {"dynamic_size": False, "normalize": False, "relu": False, "full_size": False}
     quick = explain(model, EXAMPLE, **how)
     monkeypatch.setattr(compose, "is_affine", lambda tail: False)
     slow = explain(model, EXAMPLE, **how)
-    assert type(quick.body) is LinearAblationBody
-    assert type(slow.body) is AblationBody
+    assert (type(quick.body), type(slow.body)) == BODIES[method]
     class_ids = torch.tensor([*ids, [3, 3]])
     given, expected = (each(image, class_ids).saliency_map.numpy() for each in (quick, slow))
     assert worst_error(given, expected) < TOLERANCE

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from camcore.errors import ExportError, InputError, UnknownNameError
 from camcore.export import Explained, explain, save
 from camcore.export.loops import Resumed
-from camcore.export.passes import PASSES, AblationBody, LinearAblationBody, PassesBody
+from camcore.export.passes import (
+    PASSES,
+    AblationBody,
+    LinearAblationBody,
+    LinearReciproBody,
+    PassesBody,
+    ReciproBody,
+)
 from camcore.methods import METHODS
 from tests.export.models import NUM_CLASSES, Classifier, SmallNet, Transformer, build, images
 from tests.export.oracle import TOLERANCE, run_any_file, worst_error
@@ -330,9 +337,10 @@ def test_what_has_no_steps(method: str, how: dict[str, Any], message: str) -> No
         explain(build(LastNet), images(0, 1, 24, 24), method=method, stepwise=True, **how)
 
 
-def test_a_linear_tail_has_no_steps(models: dict[str, nn.Module]) -> None:
+@pytest.mark.parametrize("method", ["ablationcam", "reciprocam"])
+def test_a_linear_tail_has_no_steps(method: str, models: dict[str, nn.Module]) -> None:
     with pytest.raises(InputError, match=r"one pass tells all .*, leave out stepwise"):
-        CASES["affine"].explain(models["affine"], "ablationcam", stepwise=True)
+        CASES["affine"].explain(models["affine"], method, stepwise=True)
 
 
 def test_steps_of_unknown_number_fix_the_size(models: dict[str, nn.Module]) -> None:
@@ -380,17 +388,18 @@ def test_targets(method: str, target: str, models: dict[str, nn.Module]) -> None
         assert worst_error(given, expected) < TOLERANCE
 
 
-@pytest.mark.parametrize(("name", "target", "body"), [
-    ("affine", "logit", LinearAblationBody),
-    ("affine", "probability", AblationBody),
-    ("affine", "finer", AblationBody),
-    ("skip", "logit", AblationBody),
+@pytest.mark.parametrize(("name", "target", "bodies"), [
+    ("affine", "logit", (LinearAblationBody, LinearReciproBody)),
+    ("affine", "probability", (AblationBody, ReciproBody)),
+    ("affine", "finer", (AblationBody, ReciproBody)),
+    ("skip", "logit", (AblationBody, ReciproBody)),
 ])  # fmt: skip
 def test_one_pass_back_where_the_rest_is_affine(
-    name: str, target: str, body: type, models: dict[str, nn.Module]
+    name: str, target: str, bodies: tuple[type, type], models: dict[str, nn.Module]
 ) -> None:
-    explained = CASES[name].explain(models[name], "ablationcam", target=target)
-    assert type(explained.body) is body
+    methods = ("ablationcam", "reciprocam")
+    made = [CASES[name].explain(models[name], method, target=target) for method in methods]
+    assert tuple(type(explained.body) for explained in made) == bodies
 
 
 # Laws.
