@@ -340,7 +340,8 @@ METHODS: dict[str, Method] = {
             masking.reciprocam,
             needs="point_scores",
             summary="each point's score by itself",
-            passes="a pass of the layers behind the chosen one for each point",
+            passes="a pass of the layers behind the chosen one for each point, one pass back for them "
+            "all if those layers are linear",
             paper="https://arxiv.org/abs/2209.14074",
             relu=False,
             sampling={"gaussian": False, "chunk": 32},
@@ -350,7 +351,8 @@ METHODS: dict[str, Method] = {
             masking.reciprocam,
             needs="point_scores",
             summary="each token's score, with a little of its neighbours, beside the class token",
-            passes="a pass of the layers behind the chosen one for each token",
+            passes="a pass of the layers behind the chosen one for each token, one pass back for them "
+            "all if those layers are linear",
             paper="https://arxiv.org/abs/2310.02588",
             relu=False,
             sampling={"gaussian": True, "chunk": 32},
