@@ -88,6 +88,10 @@ def _by_scores(weights: Callable[..., Array]) -> Callable[..., Array]:
 
 
 _NONE = "none"
+_TAIL_PASSES = (
+    "a pass of the layers behind the chosen one for each {}, one pass back for them all if those "
+    "layers are linear"
+)
 _BACKWARD = "one backward pass of the layers behind the chosen one"
 
 METHODS: dict[str, Method] = {
@@ -292,8 +296,7 @@ METHODS: dict[str, Method] = {
             ablation.ablationcam,
             needs="ablated_scores",
             summary="channels weighted by how much the score drops without them",
-            passes="a pass of the layers behind the chosen one for each channel, one pass back for "
-            "them all if those layers are linear",
+            passes=_TAIL_PASSES.format("channel"),
             paper="https://doi.org/10.1109/WACV45572.2020.9093360",
             weights=_by_scores(ablation.ablation_weights),
             sampling={"value": 0.0, "ratio": 1.0, "chunk": 32},
@@ -340,8 +343,7 @@ METHODS: dict[str, Method] = {
             masking.reciprocam,
             needs="point_scores",
             summary="each point's score by itself",
-            passes="a pass of the layers behind the chosen one for each point, one pass back for them "
-            "all if those layers are linear",
+            passes=_TAIL_PASSES.format("point"),
             paper="https://arxiv.org/abs/2209.14074",
             relu=False,
             sampling={"gaussian": False, "chunk": 32},
@@ -351,8 +353,7 @@ METHODS: dict[str, Method] = {
             masking.reciprocam,
             needs="point_scores",
             summary="each token's score, with a little of its neighbours, beside the class token",
-            passes="a pass of the layers behind the chosen one for each token, one pass back for them "
-            "all if those layers are linear",
+            passes=_TAIL_PASSES.format("token"),
             paper="https://arxiv.org/abs/2310.02588",
             relu=False,
             sampling={"gaussian": True, "chunk": 32},
