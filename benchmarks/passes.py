@@ -48,7 +48,7 @@ ABOUT = About(
     {
         "beside the prediction": "Time of the explained file beside the plain file, both in "
         "onnxruntime: batch 1, 224 x 224, size fixed, the best class. Where what lies behind the "
-        "layer is linear, Ablation-CAM needs no passes.",
+        "layer is linear, Ablation-CAM and Recipro-CAM need no passes.",
         "beside the floor": "Time of the explained file beside the floor: one prediction, and the "
         "passes that the method is made of, in plain onnxruntime, in batches of the fastest size. "
         "Below 1x, passes without a channel update what the first operators behind the layer give.",
