@@ -6,7 +6,7 @@ downloaded.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ class Family:
     """A model and what to export of it.
 
     `make` builds it, `size` is the example image's height and width, `earlier` names a layer before
-    the default one, `explained` are further arguments of `explain`.
+    the default one, `explained` are further arguments of `explain`, `options` those for a method.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Family:
     earlier: str
     size: int = 64
     explained: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def build(self) -> nn.Module:
         """The model in eval mode, with weights that tell a right map from a wrong one."""
@@ -63,12 +64,16 @@ def _enliven(model: nn.Module) -> None:
 
 
 def _calibrate(model: nn.Module, images: Tensor) -> None:
-    """Give batch norms weights of their own, and the statistics of images.
+    """Give norms weights of their own, and batch norms the statistics of images.
 
     Untrained, a deep network may turn rounding errors into percents: each kink of a ReLU adds to
     them, and so does each channel whose variance was estimated from a handful of values. So most
     values are moved off the kink, and the images are many.
     """
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm) and module.weight is not None:
+            # Else the mean of what it returns is the same everywhere.
+            nn.init.uniform_(module.weight, 0.5, 1.5)
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.momentum = None  # the plain average
@@ -137,7 +142,10 @@ FAMILIES: dict[str, Family] = {
         _torchvision("alexnet", "features.7", size=128),
         _torchvision("vgg16", "features.16"),
         _torchvision("vgg19", "features.18"),
-        _torchvision("squeezenet1_1", "features.7"),
+        # Its default layer has but one channel for each class.
+        replace(
+            _torchvision("squeezenet1_1", "features.7"), options={"ablationcam": {"ratio": 1.0}}
+        ),
         _torchvision("resnet18", "layer2"),
         _torchvision("resnet50", "layer3"),
         _torchvision("resnet101", "layer3"),

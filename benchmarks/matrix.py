@@ -71,6 +71,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sscam": {"samples": 2, "channels": 8},
     "iscam": {"samples": 2, "channels": 8},
     "rise": {"n_masks": 32},
+    # Rectified, a random sum may be empty for every image.
+    "randomcam": {"relu": False},
 }
 # What methods need that take no layer: there is but one cell of them for each model and format.
 OF_THE_MODEL = ("bias_gradients", "guided_gradients", "random_mask_scores")
@@ -163,7 +165,7 @@ def fill(family: Family, cells: Sequence[Cell]) -> Iterator[Cell]:
     example = torch.zeros(1, 3, family.size, family.size)
     layer = family.earlier if cells[0].layer == "earlier" else None
     for method in dict.fromkeys(cell.method for cell in cells):
-        options = family.explained | OPTIONS.get(method, {})
+        options = OPTIONS.get(method, {}) | family.explained | family.options.get(method, {})
         start = time.monotonic()
         made, failed = _attempt(
             lambda method=method, options=options: _captured(  # type: ignore[misc]
@@ -341,7 +343,7 @@ def render(content: Mapping[str, Any]) -> str:
         "layer, then one before it. `size` says whether height and width of the file are free, "
         "`worst` is the worst relative error among its files.",
         "\n".join(legend),
-        f"Methods of many passes are cut short: {_shortened()}.",
+        f"Methods of many passes are cut short, and a random map is not rectified: {_options()}.",
         f"Versions: {versions}.",
         markdown_table(
             [
@@ -362,7 +364,7 @@ def render(content: Mapping[str, Any]) -> str:
     return "\n\n".join(text) + "\n"
 
 
-def _shortened() -> str:
+def _options() -> str:
     return "; ".join(
         f"{method} with " + ", ".join(f"`{name}={value}`" for name, value in options.items())
         for method, options in OPTIONS.items()

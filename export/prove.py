@@ -139,20 +139,19 @@ def _fresh_inputs(explained: Explained) -> Iterator[tuple[tuple[Tensor, ...], Te
     """Random images, smooth with some noise, and class ids of every kind.
 
     One image and its best class; then three, each with an id of its own and several that are the
-    same for all, since the rectified map of a class that nothing speaks for is empty. Other inputs
-    are the example's, row by row.
+    same for all. The first of those is the first image's best class, since the rectified map of a
+    class that nothing speaks for is empty. Other inputs are the example's, row by row.
     """
     request, num_classes = explained.request, explained.card.num_classes
     like, *others = request.inputs
     last = num_classes - 1
-    spread = sorted({step * last // 5 for step in range(6)})
-    per_image = [[own, *spread] for own in (-1, 0, last)]
-    cases = [(1, 0, [[-1]]), (3, 16, per_image)]
+    spread = sorted({step * last // 4 for step in range(5)})
+    cases = [(1, 0, [[-1]], []), (3, 16, [[-1], [0], [last]], spread)]
     many_passes = request.method.needs in PASSES
     if many_passes:  # of which eager PyTorch takes minutes
-        cases = [(2, 16, [[-1, *spread[::2]]])]
+        cases = [(2, 16, [[-1]], spread[::2])]
     generator = torch.Generator().manual_seed(20180)
-    for batch, growth, ids in cases:
+    for batch, growth, own, shared in cases:
         size = list(like.shape[2:])
         if explained.card.image.height is None:
             # Height and width by different amounts.
@@ -160,9 +159,13 @@ def _fresh_inputs(explained: Explained) -> Iterator[tuple[tuple[Tensor, ...], Te
             size = [length + growth * axis for axis, length in enumerate(size, 1)]
         image = _random_images(batch, explained.card.image.channels, size, generator)
         image = image.to(like) if request.pixels is None else as_pixels(image.sigmoid())
-        class_ids = torch.tensor(ids, device=like.device)[:, :num_classes]
         rows = [torch.cat([other] * batch)[:batch] for other in others]
-        yield (image.to(like.device), *rows), class_ids
+        inputs = (image.to(like.device), *rows)
+        if shared:
+            *_, ranking, _ = request.subject(*request.prepared(inputs))
+            shared = [int(ranking[0].argmax()), *shared]
+        class_ids = torch.tensor([[*each, *shared] for each in own], device=like.device)
+        yield inputs, class_ids[:, :num_classes]
 
 
 def _random_images(
