@@ -27,7 +27,7 @@ from torch.utils._sympy.value_ranges import ValueRanges
 from camcore.card import Card
 from camcore.errors import ExportError
 from camcore.export.compose import Explained
-from camcore.export.loop_weights import bring_weights_into_loops
+from camcore.export.loop_weights import suit_weights_to_loops
 from camcore.export.passes import PassesBody, SteppedBody
 from camcore.export.pixels import as_pixels
 from camcore.export.rules import FORWARD_RULES
@@ -139,7 +139,7 @@ def to_onnx(program: ExportedProgram, card: Card) -> bytes:
     _free_names(model.graph)
     _name_axes(model.graph, card)
     _default_class_ids(model.graph.inputs[len(card.inputs) - 1], model.graph)
-    bring_weights_into_loops(model.graph)
+    suit_weights_to_loops(model.graph)
     foreign = {node.domain for node in model.graph.all_nodes()} - {""}
     if foreign or model.functions:
         raise ExportError(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from camcore.export import explain, save
+from camcore.export import explain, loop_weights, save
 from tests.export.models import NUM_CLASSES, build, images
 from tests.export.oracle import TOLERANCE, run_any_file, worst_error
 from tests.export.pass_oracle import Place, maps_of_passes
@@ -83,10 +83,28 @@ def test_weights_of_a_step_are_its_own(path: Path, model: nn.Module) -> None:
     count = sum(node.output[0].endswith(".local") for node in body.node)
     assert count >= 4
     assert set(kinds[:count]) == {"Reshape"}
-    # No step asks for a large weight of its surroundings but there, or for a column of it.
+    # No step asks for a filter of its surroundings but there, or for a column of it.
     others = [node for node in body.node[count:] if node.op_type != "Gather"]
     asked = {name for node in others for name in node.input}
-    assert not asked & {name for name, weight in model.named_parameters() if weight.ndim > 1}
+    assert not asked & {name for name, weight in model.named_parameters() if weight.ndim > 2}
+
+
+@pytest.mark.parametrize("method", ["ablationcam", "scorecam", "rise"])
+def test_large_factors_come_first(
+    method: str, model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnxruntime would hold a constant second factor another time, rearranged."""
+    monkeypatch.setattr(loop_weights, "_LARGE", 1000)
+    how: dict[str, Any] = {"n_masks": 6} if method == "rise" else {"layer": "stem"}
+    explained = explain(model, torch.zeros(1, 3, 24, 24), method=method, **how)
+    save(explained, tmp_path / "model.onnx")
+    _, body = step_of(tmp_path / "model.onnx")
+    firsts = {node.input[0] for node in body.node if node.op_type == "MatMul"}
+    assert firsts >= {"hidden.weight", "fc.weight"}
+    assert not [node for node in body.node if node.op_type == "Gemm"]
+    image, ids = images(4, 2, 20, 26), torch.tensor([[4, 1], [0, 2]])
+    given = run_any_file(tmp_path / "model.onnx", image, ids)["saliency_map"]
+    assert worst_error(given, explained(image, ids).saliency_map.numpy()) < TOLERANCE
 
 
 def digest(values: np.ndarray) -> str:
