@@ -32,7 +32,7 @@ def parse_options(method: str, pairs: Sequence[str]) -> dict[str, Any]:
         if name in found:
             raise InputError(f"--option {name} is given twice")
         # What the exporter takes itself, and the kernel does not, is of its default's type; None
-        # stands for as many as there are.
+        # stands for as many as there are, or as many as fit.
         default = chosen.options[name]
         hint = hints.get(name, int | None if default is None else type(default))
         found[name] = _parse(pair, text, list(_kinds(hint)))

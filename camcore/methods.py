@@ -299,7 +299,7 @@ METHODS: dict[str, Method] = {
             passes=_TAIL_PASSES.format("channel"),
             paper="https://doi.org/10.1109/WACV45572.2020.9093360",
             weights=_by_scores(ablation.ablation_weights),
-            sampling={"value": 0.0, "ratio": 1.0, "chunk": 32},
+            sampling={"value": 0.0, "ratio": 1.0, "chunk": None},
         ),
         Method(
             "scorecam",
@@ -309,7 +309,7 @@ METHODS: dict[str, Method] = {
             passes="a pass of the model for each of `channels`, all of them by default",
             paper="https://arxiv.org/abs/1910.01279",
             weights=_by_scores(masking.scorecam_weights),
-            sampling={"channels": None, "align_corners": False, "chunk": 16},
+            sampling={"channels": None, "align_corners": False, "chunk": None},
         ),
         Method(
             "sscam",
@@ -325,7 +325,7 @@ METHODS: dict[str, Method] = {
                 "seed": 0,
                 "channels": None,
                 "align_corners": False,
-                "chunk": 16,
+                "chunk": None,
             },
         ),
         Method(
@@ -336,7 +336,7 @@ METHODS: dict[str, Method] = {
             passes="a pass of the model for each of `samples` of each of `channels`",
             paper="https://arxiv.org/abs/2010.03023",
             weights=_by_scores(masking.iscam_weights),
-            sampling={"samples": 10, "channels": None, "align_corners": False, "chunk": 16},
+            sampling={"samples": 10, "channels": None, "align_corners": False, "chunk": None},
         ),
         Method(
             "reciprocam",
@@ -346,7 +346,7 @@ METHODS: dict[str, Method] = {
             passes=_TAIL_PASSES.format("point"),
             paper="https://arxiv.org/abs/2209.14074",
             relu=False,
-            sampling={"gaussian": False, "chunk": 32},
+            sampling={"gaussian": False, "chunk": None},
         ),
         Method(
             "vit-reciprocam",
@@ -356,7 +356,7 @@ METHODS: dict[str, Method] = {
             passes=_TAIL_PASSES.format("token"),
             paper="https://arxiv.org/abs/2310.02588",
             relu=False,
-            sampling={"gaussian": True, "chunk": 32},
+            sampling={"gaussian": True, "chunk": None},
         ),
         Method(
             "rise",
@@ -367,7 +367,7 @@ METHODS: dict[str, Method] = {
             paper="https://arxiv.org/abs/1806.07421",
             relu=False,
             target="probability",
-            sampling={"cells": 8, "seed": 0, "chunk": 16},
+            sampling={"cells": 8, "seed": 0, "chunk": None},
         ),
         Method(
             "randomcam",

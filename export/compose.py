@@ -50,6 +50,7 @@ from camcore.export.passes import (
     check_channels,
     check_layout,
     check_passes,
+    choose_chunk,
     fixed_passes,
     plan_steps,
 )
@@ -480,6 +481,7 @@ def _compose_layer_passes(request: Request, traced: Trace, node: fx.Node) -> tup
             )
         gradient = _gradient(request, parts, [node], [])
         return request, LINEAR_PASSES[needs](request, parts, 1, gradient)
+    request = choose_chunk(request, traced.graph, parts.tail)
     if request.stepwise:
         request = replace(request, passes=fixed_passes(request, shape[1:]))
     if needs != "ablated_scores":

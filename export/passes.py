@@ -6,17 +6,18 @@ through as one batch, number by number and for each all images, and all classes 
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from camcore.ablation import ablate, channels_to_ablate, linear_ablation, share, take_channels
 from camcore.errors import ExportError, InputError
 from camcore.export.bodies import Body, GradientBody, Request
 from camcore.export.cut import Cut, repeat_batch
-from camcore.export.grids import Layout
+from camcore.export.grids import Layout, hint
 from camcore.export.loops import (
     Resumed,
     Size,
@@ -40,6 +41,9 @@ from camcore.masking import (
 from camcore.methods import Method
 from camcore.targets import select_classes
 from camcore.weighting import weighted_sum
+
+_IN_FLIGHT = 52_000_000  # bytes
+_MOST_AT_ONCE = 32
 
 
 class PassesBody(Body):
@@ -390,6 +394,34 @@ LINEAR_PASSES: dict[str, type[LinearBody]] = {
 }
 
 
+def choose_chunk(request: Request, model: fx.GraphModule, tail: fx.GraphModule) -> Request:
+    """The request with a number of passes at a time, if none was asked for.
+
+    It is a power of two, the largest whose copies of the largest value on a pass's way take up to
+    `_IN_FLIGHT`. Runtimes hold several such values at once, and gain little beyond `_MOST_AT_ONCE`.
+    """
+    if request.options["chunk"] is not None:
+        return request
+    of_images = request.method.needs in ("masked_scores", "random_mask_scores")
+    largest = _largest_value(model if of_images else tail)
+    chunk = _MOST_AT_ONCE
+    while chunk > 1 and chunk * largest > _IN_FLIGHT:
+        chunk //= 2
+    return replace(request, options=request.options | {"chunk": chunk})
+
+
+def _largest_value(graph: fx.GraphModule) -> int:
+    """The bytes of one image's share in the largest value that a graph makes."""
+    first = graph.graph.find_nodes(op="placeholder")[0].meta["val"]
+    values = [node.meta.get("val") for node in graph.graph.nodes if node.op == "call_function"]
+    sizes = [
+        math.prod(map(hint, value.shape)) * value.element_size()
+        for value in values
+        if isinstance(value, Tensor)
+    ]
+    return max(sizes, default=0) // hint(first.shape[0])
+
+
 def fixed_passes(request: Request, shape: Sequence[Size]) -> int:
     """The number of passes for an activation (C, *S).
 
@@ -431,8 +463,8 @@ def check_passes(request: Request) -> None:
         )
     for option in {"chunk", "channels", "samples", "n_masks", "cells"} & set(options):
         value = options[option]
-        everything = option == "channels" and value is None
-        if not everything and (type(value) is not int or value < 1):
+        is_open = option in ("channels", "chunk") and value is None
+        if not is_open and (type(value) is not int or value < 1):
             raise InputError(f"{name} expects {option} to be a whole number above 0, got {value!r}")
     for option in {"ratio", "probability"} & set(options):
         if not 0 < options[option] <= 1:

@@ -154,10 +154,10 @@ def test_methods_list_tells_how_many_passes_may_be_chosen() -> None:
     lines = printed(tables.methods_list(METHODS.values()), width=80)
     text = " ".join(" ".join(lines).split())
     for options in (
-        "value=0, ratio=1, chunk=32",
-        "channels=none, align_corners=false, chunk=16",
-        "gaussian=false, chunk=32",
-        "gaussian=true, chunk=32",
+        "value=0, ratio=1, chunk=none",
+        "channels=none, align_corners=false, chunk=none",
+        "gaussian=false, chunk=none",
+        "gaussian=true, chunk=none",
         "n_masks=4000",
     ):
         assert options in text

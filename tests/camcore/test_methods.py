@@ -130,7 +130,7 @@ def test_options_are_the_kernels_own() -> None:
         "probability": 0.5,
         "cells": 8,
         "seed": 0,
-        "chunk": 16,
+        "chunk": None,
     }
 
 
