@@ -42,7 +42,7 @@ from camcore.methods import Method
 from camcore.targets import select_classes
 from camcore.weighting import weighted_sum
 
-_IN_FLIGHT = 52_000_000  # bytes
+_IN_FLIGHT = 26_000_000  # bytes
 _MOST_AT_ONCE = 32
 
 
