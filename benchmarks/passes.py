@@ -32,7 +32,8 @@ from benchmarks.timing import compare
 from camcore.export import Explained, explain, save
 from camcore.export.cut import cut
 from camcore.export.layers import find_activation
-from camcore.export.passes import PassesBody, ScoreBody, fixed_passes
+from camcore.export.pass_plan import fixed_passes
+from camcore.export.passes import PassesBody, ScoreBody
 from camcore.export.trace import trace
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -43,10 +43,7 @@ from camcore.export.layers import (
     layout_of,
     usable_layers,
 )
-from camcore.export.passes import (
-    LINEAR_PASSES,
-    PASSES,
-    AblationBody,
+from camcore.export.pass_plan import (
     check_channels,
     check_layout,
     check_passes,
@@ -54,6 +51,7 @@ from camcore.export.passes import (
     fixed_passes,
     plan_steps,
 )
+from camcore.export.passes import LINEAR_PASSES, PASSES, AblationBody
 from camcore.export.subject import MODEL, Subject, name_inputs, named_outputs
 from camcore.export.targets import Target, get_target
 from camcore.export.trace import Trace, check_model, first_line, outputs_of, trace

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from camcore.errors import ExportError, InputError, UnknownNameError
-from camcore.export import Explained, explain, passes, save
+from camcore.export import Explained, explain, pass_plan, save
 from camcore.export.loops import Resumed
 from camcore.export.passes import (
     PASSES,
@@ -568,7 +568,7 @@ def test_as_many_passes_at_a_time_as_fit(
     layer: str | None, method: str, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the largest value that a pass makes on its way: here 12 x 24 x 24."""
-    monkeypatch.setattr(passes, "_IN_FLIGHT", 7 * 4 * 12 * 24 * 24)
+    monkeypatch.setattr(pass_plan, "_IN_FLIGHT", 7 * 4 * 12 * 24 * 24)
     how: dict[str, Any] = {"method": method, "layer": layer, "target": "probability"}
     model = build(lambda: Growing(12))
     assert explain(model, EXAMPLE, **how).request.options["chunk"] == expected
@@ -576,7 +576,7 @@ def test_as_many_passes_at_a_time_as_fit(
 
 
 def test_one_pass_at_a_time_where_no_two_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes, "_IN_FLIGHT", 1)
+    monkeypatch.setattr(pass_plan, "_IN_FLIGHT", 1)
     assert explain(build(lambda: Growing(4)), EXAMPLE, method="rise").request.options["chunk"] == 1
 
 
