@@ -77,6 +77,15 @@ def add_space(channels: Array, /, *, spatial_ndim: int) -> Array:
     return channels[(..., *(None,) * spatial_ndim)]
 
 
+def multiply_along(matrix: Array, x: Array, axis: int, /) -> Array:
+    """The product of a matrix (m, n) and the vectors (n,) that lie along an axis, from -1 down."""
+    xp = namespace(matrix, x)
+    if axis == -1:
+        return xp.matmul(x, xp.matrix_transpose(matrix))
+    # For two axes nothing moves: the rows are where a product from the left wants them.
+    return xp.moveaxis(xp.matmul(matrix, xp.moveaxis(x, axis, -2)), -2, axis)
+
+
 def relu(x: Array, /) -> Array:
     """The positive part; NaN stays NaN."""
     return namespace(x).clip(x, min=0)

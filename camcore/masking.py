@@ -24,6 +24,7 @@ from camcore._arrays import (
     floating_kernel,
     known,
     largest,
+    multiply_along,
     namespace,
     show,
     space,
@@ -275,9 +276,9 @@ def linear_reciprocam(
     kept = contributions = xp.sum(gradients * activations, axis=-1 - spatial_ndim)
     if gaussian:
         for axis in range(-spatial_ndim, 0):
-            places = xp.arange(kept.shape[axis], device=device(kept))
-            line = _line(kept, places, kept.shape[axis], gaussian)
-            kept = xp.moveaxis(xp.matmul(xp.moveaxis(kept, axis, -1), line), -1, axis)
+            length = kept.shape[axis]
+            line = _line(kept, xp.arange(length, device=device(kept)), length, gaussian)
+            kept = multiply_along(line, kept, axis)
     without = score - xp.sum(contributions, axis=space(spatial_ndim))
     return add_space(without, spatial_ndim=spatial_ndim) + kept
 

@@ -19,6 +19,7 @@ from camcore._arrays import (
     check_maps,
     floating_kernel,
     known,
+    multiply_along,
     namespace,
     show,
     space,
@@ -147,14 +148,9 @@ def _min_max(maps: Array, spatial_ndim: int, eps: float = 1e-7) -> Array:
 
 
 def _interpolate(maps: Array, size: Size, align_corners: bool = False) -> Array:
-    xp = namespace(maps)
     for axis in reversed(space(len(size))):
         matrix = _interpolation_matrix(maps, maps.shape[axis], size[axis], align_corners)
-        if axis == -1:
-            maps = xp.matmul(maps, xp.matrix_transpose(matrix))
-        else:
-            # For two axes nothing moves: the rows are where a product from the left wants them.
-            maps = xp.moveaxis(xp.matmul(matrix, xp.moveaxis(maps, axis, -2)), -2, axis)
+        maps = multiply_along(matrix, maps, axis)
     return maps
 
 

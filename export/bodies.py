@@ -298,8 +298,7 @@ class GradientBody(Body):
 
     def raw_maps(self, seen: Any, classes: Tensor) -> list[Tensor]:
         activations, saved = seen
-        rows = classes.t().reshape(-1)
-        found = self.backward_pass(rows, *self._repeat_saved(saved, classes.shape[1]))
+        found = self._pass_back(saved, classes.t())
         return [
             kernel(activation, gradient).transpose(0, 1)
             for kernel, activation, gradient in zip(
@@ -309,6 +308,10 @@ class GradientBody(Body):
                 strict=True,
             )
         ]
+
+    def _pass_back(self, saved: Any, rows: Tensor) -> Any:
+        """The gradient at each layer, (n, ...), for n classes in the shape (K, ..., B)."""
+        return self.backward_pass(rows.reshape(-1), *self._repeat_saved(saved, rows.shape[0]))
 
     def _by_class(self, found: Sequence[Tensor], rows: Sequence[int]) -> list[Tensor]:
         """The gradient at each layer as (*rows, C, *S)."""
@@ -332,7 +335,7 @@ class NoisyBody(GradientBody):
         activations, saved, samples = seen
         # Class by class, and for each the samples one after the other.
         rows = classes.t().unsqueeze(1).repeat(1, samples, 1)
-        found = self.backward_pass(rows.reshape(-1), *self._repeat_saved(saved, classes.shape[1]))
+        found = self._pass_back(saved, rows)
         return [
             kernel(activation, gradient.movedim(1, 0)).transpose(0, 1)
             for kernel, activation, gradient in zip(
@@ -366,8 +369,7 @@ class ShapleyBody(GradientBody):
 
     def raw_maps(self, seen: Any, classes: Tensor) -> list[Tensor]:
         (activation,), saved = seen
-        rows = classes.t().reshape(-1)
-        found = self.backward_pass(rows, *self._repeat_saved(saved, classes.shape[1]))
+        found = self._pass_back(saved, classes.t())
         (layout,), (kernel,) = self._layouts, self._kernels
         evidence = [layout.channels_first(each) for each in found]
         evidence = [each.reshape(*classes.t().shape, *each.shape[1:]) for each in evidence]
@@ -379,8 +381,7 @@ class GuidedBody(GradientBody):
 
     def raw_maps(self, seen: Any, classes: Tensor) -> list[Tensor]:
         activations, saved = seen
-        rows = classes.t().reshape(-1)
-        found = self.backward_pass(rows, *self._repeat_saved(saved, classes.shape[1]))
+        found = self._pass_back(saved, classes.t())
         guided, *gradients = self._by_class(found, classes.t().shape)
         (kernel,) = self._kernels
         return [kernel(*self._channels_first(activations)[1:], *gradients, guided).transpose(0, 1)]
@@ -392,7 +393,7 @@ class AttentionBody(GradientBody):
     def raw_maps(self, seen: Any, classes: Tensor) -> list[Tensor]:
         _, saved = seen
         rows = classes.t()
-        found = self.backward_pass(rows.reshape(-1), *self._repeat_saved(saved, classes.shape[1]))
+        found = self._pass_back(saved, rows)
         return [
             kernel(gradient.reshape(*rows.shape, *gradient.shape[1:])).transpose(0, 1)
             for kernel, gradient in zip(self._kernels, found, strict=True)

@@ -185,8 +185,7 @@ class LinearBody(GradientBody):
     def evidence(self, seen: Any, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The activation, its gradients (K B, ...) and scores (K, B), for classes (B, K)."""
         (activation,), saved, scores = seen
-        rows = classes.t().reshape(-1)
-        (found,) = self.backward_pass(rows, *self._repeat_saved(saved, classes.shape[1]))
+        (found,) = self._pass_back(saved, classes.t())
         return activation, found, scores.gather(1, classes).t()
 
 

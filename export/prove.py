@@ -162,7 +162,8 @@ def _fresh_inputs(explained: Explained) -> Iterator[tuple[tuple[Tensor, ...], Te
         rows = [torch.cat([other] * batch)[:batch] for other in others]
         inputs = (image.to(like.device), *rows)
         if shared:
-            *_, ranking, _ = request.subject(*request.prepared(inputs))
+            with torch.no_grad():
+                *_, ranking, _ = request.subject(*request.prepared(inputs))
             shared = [int(ranking[0].argmax()), *shared]
         class_ids = torch.tensor([[*each, *shared] for each in own], device=like.device)
         yield inputs, class_ids[:, :num_classes]

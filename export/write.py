@@ -67,7 +67,7 @@ def capture(explained: Explained) -> ExportedProgram:
         assert isinstance(body, PassesBody)
         body = SteppedBody(body)
         steps = torch.arange(card.steps, device=image.device)
-        state = torch.zeros(card.state_shape(image.shape, k), device=image.device)
+        state = request.inputs[0].new_zeros(card.state_shape(image.shape, k))
         free_axes = {"batch": True, "classes": k > 1, "height": spatial, "width": spatial}
         free_state = [axis for axis, name in enumerate(card.state) if free_axes.get(str(name))]
         arguments += [steps, state]
