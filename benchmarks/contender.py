@@ -9,7 +9,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,32 @@ def torchcam(task: dict[str, Any], image: Image) -> Run:
     return run
 
 
+def captum(task: dict[str, Any], image: Image) -> Run:
+    """Ablation-CAM by its LayerFeatureAblation, a channel being a feature, for the best class."""
+    import torch
+    from captum.attr import LayerActivation, LayerFeatureAblation
+
+    from benchmarks.subjects import build_model
+
+    torch.set_num_threads(task["threads"])
+    model = build_model(task["model"])
+    layer = model.get_submodule(task["layer"])
+    seen, drops = LayerActivation(model, layer), LayerFeatureAblation(model, layer)
+    batch = torch.from_numpy(image)
+
+    @torch.no_grad()
+    def run() -> Any:
+        score, best = model(batch)[0].max(dim=0)
+        activation = seen.attribute(batch)
+        channels = torch.arange(activation.shape[1])[:, None, None].expand(activation.shape)
+        drop = drops.attribute(
+            batch, target=best, layer_mask=channels, perturbations_per_eval=task["at_once"]
+        )
+        return _weighted(activation, drop[0, :, 0, 0] / score.abs(), batch.shape[2:])
+
+    return run
+
+
 def eager_loop(task: dict[str, Any], image: Image) -> Run:
     """Score-CAM as its paper tells it, one masked image at a time, in eager PyTorch."""
     import torch
@@ -111,17 +137,25 @@ def eager_loop(task: dict[str, Any], image: Image) -> Run:
                 scores[n] = model(x * (mask - mask.min()) / (mask.max() - mask.min()))[0, best]
             else:
                 scores[n] = model(torch.zeros_like(x))[0, best]
-        found = (scores.softmax(0)[:, None, None] * activation[0]).sum(0).relu()
-        found = F.interpolate(found[None, None], size=x.shape[2:], mode="bilinear")[0, 0]
-        return ((found - found.min()) / (found.max() - found.min())).numpy()
+        return _weighted(activation, scores.softmax(0), x.shape[2:])
 
     return run
+
+
+def _weighted(activation: Any, weights: Any, size: Sequence[int]) -> Any:
+    """The map of an activation (1, C, H, W) with its channels' weights (C,), as a picture."""
+    from torch.nn import functional as F
+
+    found = (weights[:, None, None] * activation).sum(1, keepdim=True).relu()
+    found = F.interpolate(found, size=size, mode="bilinear")
+    return ((found - found.min()) / (found.max() - found.min())).numpy()
 
 
 CONTENDERS = {
     "onnxruntime": onnx_file,
     "pytorch-grad-cam": pytorch_grad_cam,
     "torchcam": torchcam,
+    "captum": captum,
     "eager loop": eager_loop,
 }
 

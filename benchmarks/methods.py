@@ -1,7 +1,7 @@
 """What each method costs in each family of models: `make bench-methods`.
 
-Beside the plain file in onnxruntime, and beside pytorch-grad-cam and TorchCAM in eager PyTorch,
-once both were seen to give the same map. Rows stay from run to run, so that `--models` and
+Beside the plain file in onnxruntime, and beside pytorch-grad-cam, TorchCAM and Captum in eager
+PyTorch, once both were seen to give the same map. Rows stay from run to run, so that `--models` and
 `--methods` may do a part.
 """
 
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from benchmarks.book import About, Book
 from benchmarks.files import (
@@ -25,12 +24,12 @@ from benchmarks.files import (
     map_difference,
     write_plain,
 )
+from benchmarks.peers import NAMES, Peer, peers
 from benchmarks.report import Row, machine_facts, timed
 from benchmarks.subjects import build_model, make_image
 from benchmarks.timing import Effort, alternate
 from camcore.errors import CamcoreError
 from camcore.export import explain, save
-from camcore.export.grids import Layout
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMITS = {"gradcam": 1.10, "eigencam": 1.10}
@@ -58,19 +57,6 @@ MODELS = (
     *("efficientnet_b0", "regnet_y_400mf", "convnext_tiny"),
     *("vit_b_16", "swin_t", "swin_v2_t", "maxvit_t"),
 )
-
-# The names of a method in pytorch-grad-cam and in TorchCAM.
-PEERS = {
-    "cam": (None, "CAM"),
-    "gradcam": ("GradCAM", "GradCAM"),
-    "gradcam++": ("GradCAMPlusPlus", "GradCAMpp"),
-    "xgradcam": ("XGradCAM", "XGradCAM"),
-    "layercam": ("LayerCAM", "LayerCAM"),
-    "hirescam": ("HiResCAM", None),
-    "gradcam-elementwise": ("GradCAMElementWise", None),
-    "eigencam": ("EigenCAM", None),
-    "eigengradcam": ("EigenGradCAM", None),
-}
 
 
 @dataclass(frozen=True)
@@ -130,70 +116,44 @@ def measure(name: str, methods: Sequence[str], plan: Plan) -> Iterator[Row]:
             **subject,
             **timed(alternate(base, ours, plan.effort)),
         )
-        (layout,) = explained.request.layouts
-        for library, run in _peers(model, card.layer, method, layout):
-            yield _beside(library, run, ours, method, subject, plan)
+        for library, theirs in peers(method, model, explained):
+            yield _beside(library, theirs, ours, method, subject, plan)
         file.unlink()
 
 
 def _beside(
     library: str,
-    theirs: Callable[[], NDArray[Any]],
+    theirs: Peer,
     ours: Callable[[], Sequence[NDArray[Any]]],
     method: str,
     subject: dict[str, str],
     plan: Plan,
 ) -> Row:
-    difference = map_difference(np.squeeze(ours()[-1]), np.squeeze(theirs()))
+    facts: dict[str, Any] = {"method": method, "peer": library}
     row: dict[str, Any] = {
         "section": "beside others",
         "baseline": "explained",
         "contender": "peer",
         "limit": 1.0,
         "limit_kind": "at least",
-        "facts": {"method": method, "peer": library, "map_difference": difference},
+        "facts": facts,
         **subject,
     }
+    try:
+        found = np.squeeze(theirs())
+    except Exception as error:
+        return Row(**row, refused=f"{type(error).__name__}: {str(error).partition('.')[0]}")
+    facts["map_difference"] = difference = map_difference(np.squeeze(ours()[-1]), found)
     if not difference <= MAP_TOLERANCE:  # NaN too
         return Row(**row, refused=f"the maps differ by {difference:.1e}")
     return Row(**row, **timed(alternate(ours, theirs, plan.effort)))
-
-
-def _peers(
-    model: nn.Module, layer: str, method: str, layout: Layout
-) -> Iterator[tuple[str, Callable[[], NDArray[Any]]]]:
-    """Each as its README calls it, for the best class; its hooks are gone behind it.
-
-    TorchCAM knows activations with channels first only, pytorch-grad-cam is told of others.
-    """
-    import pytorch_grad_cam
-    from torchcam import methods as torchcam
-
-    first, second = PEERS[method]
-    image = make_image()
-    if first is not None:
-        target = [model.get_submodule(layer)]
-        moved = None if layout.kind == "channels_first" else layout.channels_first
-        with getattr(pytorch_grad_cam, first)(model, target, moved) as cam:
-            yield "pytorch-grad-cam", lambda: cam(image, None)
-    if second is not None and layout.kind == "channels_first":
-        with getattr(torchcam, second)(model, layer) as extractor:
-
-            def run() -> NDArray[Any]:
-                scores = model(image)
-                (found,) = extractor(int(scores[0].argmax()), scores)
-                array: NDArray[Any] = found.detach().numpy()
-                return array
-
-            yield "TorchCAM", run
-    model.zero_grad()
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.methods", description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
-    parser.add_argument("--methods", nargs="+", choices=list(PEERS), default=list(PEERS))
+    parser.add_argument("--methods", nargs="+", choices=list(NAMES), default=list(NAMES))
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "methods.json")
     return parser
 

@@ -100,6 +100,7 @@ LAYERS = {
     "vit_b_16": ("encoder.layers.encoder_layer_10", "encoder.layers.encoder_layer_8"),
     "densenet121": ("features.denseblock4", "features.denseblock3"),
 }
+_ABLATION = Peer("pytorch-grad-cam", "AblationCAM"), Peer("captum", "LayerFeatureAblation")
 _LIMITS = {
     ("ablationcam", "resnet50", "layer4"): (1.15, None),
     ("reciprocam", "resnet50", "layer4"): (1.2, None),
@@ -111,7 +112,7 @@ def _cases() -> Iterator[Case]:
         for layer in layers:
             where = model, layer
             # Tokens want a function that lays them out, which is not in its README's example.
-            ablation = () if model == "vit_b_16" else (Peer("pytorch-grad-cam", "AblationCAM"),)
+            ablation = () if model == "vit_b_16" else _ABLATION
             for method, peers in (("ablationcam", ablation), ("reciprocam", ())):
                 limits = _LIMITS.get((method, *where), (None, 1.1))
                 yield Case(method, *where, peers=peers, limits=limits)

@@ -95,7 +95,7 @@ def machine_facts(threads: int) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
-    for name in [*distributions.split(), "grad-cam"]:
+    for name in [*distributions.split(), "grad-cam", "torchcam", "captum"]:
         try:
             facts[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
