@@ -144,6 +144,11 @@ class Plan:
     folder: Path
     image: Path
 
+    @property
+    def our_map(self) -> Path:
+        """What the explained file of the case at hand gave."""
+        return self.folder / "ours.npy"
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
@@ -190,7 +195,7 @@ def _rows(case: Case, plan: Plan, explained: Explained, file: Path, plain: Path)
     facts = {"method": case.method} | ({"options": "align_corners"} if case.options else {})
     once = not isinstance(explained.body, PassesBody)
     beside_prediction, beside_floor = case.limits
-    ours = _task(plan, file, runs=20 if once else 2)
+    ours = _task(plan, file, runs=20 if once else 2) | {"map": str(plan.our_map)}
     prediction = _task(plan, plain, runs=20)
     pairs = [(_run("onnxruntime", prediction), _run("onnxruntime", ours)) for _ in _turns(plan)]
     yield Row(
@@ -275,7 +280,7 @@ def _floor_row(
 def _peer_row(
     case: Case, plan: Plan, ours: dict[str, Any], peer: Peer, subject: dict[str, Any]
 ) -> Row:
-    maps = [plan.folder / "ours.npy", plan.folder / "theirs.npy"]
+    their_map = plan.folder / "theirs.npy"
     task = {
         "class": peer.name,
         "model": case.model,
@@ -286,9 +291,8 @@ def _peer_row(
         "options": {},
         "runs": 1,
     }
-    _run("onnxruntime", {**ours, "runs": 0, "map": str(maps[0])})
-    once = _run(peer.library, {**task, "runs": 0, "map": str(maps[1])})
-    difference = map_difference(*(np.load(path) for path in maps))
+    once = _run(peer.library, {**task, "runs": 0, "map": str(their_map)})
+    difference = map_difference(np.load(plan.our_map), np.load(their_map))
     facts = subject.pop("facts") | {"peer": peer.library, "map_difference": difference}
     row: dict[str, Any] = {
         "section": "beside others",
