@@ -27,7 +27,7 @@ from benchmarks.book import About, Book
 from benchmarks.files import MAP_TOLERANCE, map_difference, write_plain
 from benchmarks.report import Row, machine_facts, timed
 from benchmarks.similarity import similarity_rows
-from benchmarks.subjects import build_model, make_image
+from benchmarks.subjects import build_model, make_image, tail_share
 from benchmarks.timing import compare
 from camcore.export import Explained, explain, save
 from camcore.export.cut import cut
@@ -52,7 +52,10 @@ ABOUT = About(
         "layer is linear, Ablation-CAM and Recipro-CAM need no passes.",
         "beside the floor": "Time of the explained file beside the floor: one prediction, and the "
         "passes that the method is made of, in plain onnxruntime, in batches of the fastest size. "
-        "Below 1x, passes without a channel update what the first operators behind the layer give.",
+        "Below 1x, passes without a channel update what the first operators behind the layer give. "
+        "Cost is linear in the passes, and in the layers that they go through: the tail share is "
+        "the part of the model's multiply-accumulates that lies behind the layer, the pass share "
+        "what one pass takes of the time of a prediction.",
         "beside others": "Peers in eager PyTorch beside the explained file, each in a process of "
         "its own: same model, image, layer, class, number of threads. Times are compared only "
         "where no value of the two maps, on their scale from 0 to 1, differs by more than 1e-3.",
@@ -260,8 +263,14 @@ def _floor_row(
     pairs = [(_run("onnxruntime", floor), _run("onnxruntime", ours)) for _ in _turns(plan)]
     for result, _ in pairs:
         result["seconds"] = [seconds + once for seconds in result["seconds"]]
+    seconds = float(np.median([ours["seconds"] for _, ours in pairs]))
+    share = 1.0
+    if not isinstance(explained.body, ScoreBody):
+        share = tail_share(build_model(case.model), case.layer, make_image())
     more = {
         "passes": passes,
+        "tail_share": round(share, 4),
+        "pass_share": round((seconds - once) / once / passes, 4),
         "floor_batch": best,
         "chunk": explained.request.options["chunk"],
     }

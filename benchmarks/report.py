@@ -219,7 +219,7 @@ def _label(name: str) -> str:
 
 def _fact(name: str, value: Any) -> str:
     if name.endswith("share"):
-        return f"{value:.0%}"
+        return f"{value:.1%}"
     if name.endswith("ratio"):
         return f"{value:.3f}x"
     return f"{value:.1e}" if isinstance(value, float) else str(value)

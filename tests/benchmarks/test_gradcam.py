@@ -151,7 +151,7 @@ def test_verdict_is_the_medians(kind: str, limit: float | None, verdict: str) ->
 def test_line_explains_itself() -> None:
     assert line(ROW) == (
         "last block: resnet18 layer4, free, cpu: explained / plain = 1.020x [1.01, 1.03]; "
-        "at most 1.05x: met; 21.5 ms / 21.0 ms, 30 pairs; tail share 25%"
+        "at most 1.05x: met; 21.5 ms / 21.0 ms, 30 pairs; tail share 25.0%"
     )
     refused = replace(ROW, ratio=None, refused="the maps differ by 2.0e-01")
     assert line(refused).endswith("explained / plain: refused, the maps differ by 2.0e-01")
