@@ -184,7 +184,7 @@ def test_results_are_rendered_from_json() -> None:
     lines = text.splitlines()
     assert (
         "| resnet18 | layer4 | free | cpu | 1.020x [1.01, 1.03] | at most 1.05x | met | 21.0 | "
-        "21.5 | 30 | 25% |"
+        "21.5 | 30 | 25.0% |"
     ) in lines
     assert any("the maps differ by 2.0e-01 | at most 1.05x | refused" in line for line in lines)
     assert "Machine: cores 2, torch 2.15.0." in lines
