@@ -178,12 +178,12 @@ FAMILIES: dict[str, Family] = {
         # from a gradient that is a view of tokens, mixes up the channels, and the proof with it.
         _timm("efficientformer_l1", "stages.3.blocks.3", size=224),
         _timm("cait_xxs24_224", "blocks.20", img_size=64),
-        _timm("coat_lite_tiny", "serial_blocks3.1", img_size=64),
+        _timm("coat_lite_tiny", "serial_blocks3.1", size=128, img_size=128),
         _timm("crossvit_tiny_240", "blocks.1.blocks.1", size=240),
         _timm("levit_128s", "stages.1", size=224),
         _timm("pit_ti_224", "transformers.1.blocks", size=224),
-        _timm("pvt_v2_b0", "stages.2"),
-        _timm("mobilevit_xxs", "stages.3"),
+        _timm("pvt_v2_b0", "stages.2", size=128),
+        _timm("mobilevit_xxs", "stages.3", size=128),
         _timm("xcit_nano_12_p16_224", "blocks.8", img_size=64),
         _transformers(
             "ResNet",

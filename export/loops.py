@@ -133,13 +133,13 @@ def _scan(
     stumbles over symbolic sizes, where plain tracing does not.
     """
     leaves, structure = tree_flatten(values)
-    traced = [n for n, leaf in enumerate(leaves) if isinstance(leaf, Tensor | torch.SymInt)]
+    # Each once: two parts of a model may share a weight, and a scan's inputs must not be the same.
+    traced = {id(leaf): leaf for leaf in leaves if isinstance(leaf, Tensor | torch.SymInt)}
 
     def flat(carried: Tensor, numbers: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
-        filled = list(leaves)
-        for n, leaf in zip(traced, given, strict=True):
-            filled[n] = leaf
+        inside = dict(zip(traced, given, strict=True))
+        filled = [inside.get(id(leaf), leaf) for leaf in leaves]
         return combine(carried, tree_unflatten(filled, structure), numbers)
 
-    total, found = scan_op(flat, [start], [chunks], tuple(leaves[n] for n in traced))
+    total, found = scan_op(flat, [start], [chunks], tuple(traced.values()))
     return total, found

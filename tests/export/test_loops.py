@@ -43,7 +43,9 @@ class Looped(nn.Module):
 
     def forward(self, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         count = table.shape[0] if self.count is None else self.count
-        values = {"x": x, "rest": (table, count, weights_of(self.layer), "of no account")}
+        # Two parts of a model may share their weights.
+        shared = weights_of(self.layer)
+        values = {"x": x, "shared": shared, "rest": (table, count, shared, "of no account")}
 
         def products(values: Any, numbers: Tensor) -> Tensor:
             table, count, weights, _ = values["rest"]

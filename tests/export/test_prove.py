@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from camcore.errors import ProofError
 from camcore.export import Explained, explain, save, write
-from camcore.export.prove import TOLERANCE, _error, _fresh_inputs, prove
+from camcore.export.prove import TOLERANCE, _contrast, _error, _fresh_inputs, prove
+from camcore.export.reference import Reference
 from tests.export.conftest import LAYER
 from tests.export.models import Classifier, SmallNet, build, images
 
@@ -183,6 +184,20 @@ def test_the_error_that_is_measured() -> None:
     assert _error(expected + torch.tensor([0.0, 0.0, 0.4]), expected) == pytest.approx(0.1)
     assert _error(expected[:2], expected) == float("inf")
     assert np.isnan(_error(torch.full((3,), torch.nan), expected))
+
+
+def test_maps_are_told_apart_where_the_file_gives_them_well() -> None:
+    """Two images, two classes; a kink may put one of the maps far off."""
+    classes = torch.tensor([[0, 1], [0, 1]])
+    maps = torch.tensor([[[0.0, 1.0], [0.5, 0.0]], [[0.2, 1.0], [0.0, 0.0]]])
+    expected = Reference((), classes, maps, torch.zeros(2, 2))
+    assert _contrast(expected, expected) == 0.5
+    off = maps.clone()
+    off[1, 1, 0] = 0.06
+    assert _contrast(expected._replace(saliency_map=off), expected) == pytest.approx(0.2)
+    assert _contrast(expected._replace(saliency_map=maps + 0.06), expected) == 0
+    others = expected._replace(classes=torch.tensor([[0, 1], [2, 0]]))
+    assert _contrast(others, others) == 0
 
 
 def test_ties_are_not_held_against_the_file(tmp_path: Path) -> None:
