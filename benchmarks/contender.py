@@ -50,10 +50,7 @@ def pytorch_grad_cam(task: dict[str, Any], image: Image) -> Run:
     import pytorch_grad_cam as library
     import torch
 
-    from benchmarks.subjects import build_model
-
-    torch.set_num_threads(task["threads"])
-    model = build_model(task["model"])
+    model = _model(task)
     method = getattr(library, task["class"])
     cam = method(model, [model.get_submodule(task["layer"])])
     cam.batch_size = task["at_once"]
@@ -66,10 +63,7 @@ def torchcam(task: dict[str, Any], image: Image) -> Run:
     import torch
     from torchcam import methods
 
-    from benchmarks.subjects import build_model
-
-    torch.set_num_threads(task["threads"])
-    model = build_model(task["model"])
+    model = _model(task)
     extractor = getattr(methods, task["class"])(
         model, task["layer"], batch_size=task["at_once"], **task["options"]
     )
@@ -89,10 +83,7 @@ def captum(task: dict[str, Any], image: Image) -> Run:
     import torch
     from captum.attr import LayerActivation, LayerFeatureAblation
 
-    from benchmarks.subjects import build_model
-
-    torch.set_num_threads(task["threads"])
-    model = build_model(task["model"])
+    model = _model(task)
     layer = model.get_submodule(task["layer"])
     seen, drops = LayerActivation(model, layer), LayerFeatureAblation(model, layer)
     batch = torch.from_numpy(image)
@@ -115,10 +106,7 @@ def eager_loop(task: dict[str, Any], image: Image) -> Run:
     import torch
     from torch.nn import functional as F
 
-    from benchmarks.subjects import build_model
-
-    torch.set_num_threads(task["threads"])
-    model = build_model(task["model"])
+    model = _model(task)
     seen: list[torch.Tensor] = []
     model.get_submodule(task["layer"]).register_forward_hook(
         lambda module, arguments, returned: seen.append(returned)
@@ -140,6 +128,16 @@ def eager_loop(task: dict[str, Any], image: Image) -> Run:
         return _weighted(activation, scores.softmax(0), x.shape[2:])
 
     return run
+
+
+def _model(task: dict[str, Any]) -> Any:
+    """The task's model, in eager PyTorch of as many threads."""
+    import torch
+
+    from benchmarks.subjects import build_model
+
+    torch.set_num_threads(task["threads"])
+    return build_model(task["model"])
 
 
 def _weighted(activation: Any, weights: Any, size: Sequence[int]) -> Any:

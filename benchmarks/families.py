@@ -178,6 +178,7 @@ FAMILIES: dict[str, Family] = {
         # from a gradient that is a view of tokens, mixes up the channels, and the proof with it.
         _timm("efficientformer_l1", "stages.3.blocks.3", size=224),
         _timm("cait_xxs24_224", "blocks.20", img_size=64),
+        # Of images of 64 some layers have 2 x 2 points: none lies as far out as FEM looks for.
         _timm("coat_lite_tiny", "serial_blocks3.1", size=128, img_size=128),
         _timm("crossvit_tiny_240", "blocks.1.blocks.1", size=240),
         _timm("levit_128s", "stages.1", size=224),

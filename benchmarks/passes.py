@@ -263,10 +263,11 @@ def _floor_row(
     pairs = [(_run("onnxruntime", floor), _run("onnxruntime", ours)) for _ in _turns(plan)]
     for result, _ in pairs:
         result["seconds"] = [seconds + once for seconds in result["seconds"]]
-    seconds = float(np.median([ours["seconds"] for _, ours in pairs]))
+    times = _timed(pairs)
+    seconds = times["contender_ms"][1] / 1000
     share = 1.0
     if not isinstance(explained.body, ScoreBody):
-        share = tail_share(build_model(case.model), case.layer, make_image())
+        share = tail_share(explained.request.subject.user_model, case.layer, make_image())
     more = {
         "passes": passes,
         "tail_share": round(share, 4),
@@ -281,7 +282,7 @@ def _floor_row(
         contender="explained",
         limit=limit,
         **subject,
-        **_timed(pairs),
+        **times,
         facts=facts,
     )
 

@@ -61,8 +61,9 @@ def _pytorch_grad_cam(name: str, model: nn.Module, explained: Explained) -> Iter
         for layout in explained.request.layouts
         if layout.kind != "channels_first"
     ]
+    image = make_image()
     with getattr(pytorch_grad_cam, name)(model, _layers(model, explained), *transforms) as cam:
-        yield lambda: cam(make_image(), None)
+        yield lambda: cam(image, None)
 
 
 @contextmanager
@@ -101,8 +102,8 @@ def _captum(name: str, model: nn.Module, explained: Explained) -> Iterator[Peer]
 
 def _layers(model: nn.Module, explained: Explained) -> list[nn.Module]:
     """None where the method takes no layer."""
-    modules = dict(model.named_modules())
-    return [modules[name] for name in [explained.card.layer] if name in modules]
+    layer = dict(model.named_modules()).get(explained.card.layer)
+    return [] if layer is None else [layer]
 
 
 _LIBRARIES = {"pytorch-grad-cam": _pytorch_grad_cam, "TorchCAM": _torchcam, "Captum": _captum}

@@ -184,7 +184,7 @@ def _contrast(given: Reference, expected: Reference) -> float:
     """
     maps = expected.saliency_map
     off = (given.saliency_map - maps).abs().flatten(2).amax(dim=2)
-    told = (off[0] <= _TELLING * maps.abs().max()) & (off[-1] <= _TELLING * maps.abs().max())
+    told = (off[[0, -1]] <= _TELLING * maps.abs().max()).all(dim=0)
     maps = maps[:, told & (expected.classes[0] == expected.classes[-1])]
     return float((maps[0] - maps[-1]).abs().max()) if maps.numel() else 0.0
 
