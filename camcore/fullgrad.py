@@ -9,11 +9,12 @@ Source: Srinivas and Fleuret 2019, https://arxiv.org/abs/1905.00780
 Floating-point arrays of any array API library; other arrays and shapes raise `InputError`.
 """
 
+import math
 from typing import Literal
 
 from camcore._arrays import Array, add_space, check_features, floating_kernel, namespace
 from camcore.errors import InputError
-from camcore.scaling import normalize
+from camcore.scaling import NORMALIZE_EPS
 
 Scale = Literal["channel", "layer"]
 
@@ -59,8 +60,19 @@ def fullgrad_bias(
 
 
 def _term(contributions: Array, spatial_ndim: int, scale: Scale) -> Array:
+    """The sum over channels of |contributions| (..., C, *S), stretched as by `camcore.normalize`."""
     if scale not in ("channel", "layer"):
         raise InputError(f"expected scale 'channel' or 'layer', got {scale!r}")
     xp = namespace(contributions)
-    axes = spatial_ndim if scale == "channel" else spatial_ndim + 1
-    return xp.sum(normalize(xp.abs(contributions), spatial_ndim=axes), axis=-1 - spatial_ndim)
+    shape, S = contributions.shape[:-spatial_ndim], contributions.shape[-spatial_ndim:]
+    sizes = xp.reshape(xp.abs(contributions), (*shape, math.prod(S)))
+    axes = -1 if scale == "channel" else (-2, -1)
+    lowest = xp.min(sizes, axis=axes, keepdims=True)
+    above = sizes - lowest
+    ranges = xp.max(sizes, axis=axes, keepdims=True) - lowest + NORMALIZE_EPS
+    if scale == "channel":
+        # Divided and added by one product: these are the largest arrays of all, once per layer.
+        maps = xp.matmul(xp.matrix_transpose(1 / ranges), above)
+    else:
+        maps = xp.sum(above, axis=-2, keepdims=True) / ranges
+    return xp.reshape(maps, (*shape[:-1], *S))

@@ -31,9 +31,11 @@ from camcore.errors import InputError
 How = Literal["mean", "product", "sum"]
 Size = tuple[Any, ...]  # of int; while a graph is traced, of symbolic integers
 
+NORMALIZE_EPS = 1e-7  # that of pytorch-grad-cam's `scale_cam_image`
+
 
 @floating_kernel
-def normalize(maps: Array, /, *, spatial_ndim: int = 2, eps: float = 1e-7) -> Array:
+def normalize(maps: Array, /, *, spatial_ndim: int = 2, eps: float = NORMALIZE_EPS) -> Array:
     """Each map stretched to [0, 1]: (map - min) / (max - min + eps). A constant map becomes zeros.
 
     Source: pytorch-grad-cam's `scale_cam_image`, whose `eps` is the default.
@@ -139,7 +141,7 @@ def _aggregate(*maps: Array, how: How) -> Array:
     return total / len(maps) if how == "mean" else total
 
 
-def _min_max(maps: Array, spatial_ndim: int, eps: float = 1e-7) -> Array:
+def _min_max(maps: Array, spatial_ndim: int, eps: float = NORMALIZE_EPS) -> Array:
     xp = namespace(maps)
     S = space(spatial_ndim)
     lowest = xp.min(maps, axis=S, keepdims=True)

@@ -136,7 +136,8 @@ class Request:
             return finished
         assert size is not None
         if self.combine == "sum":
-            total: Tensor = aggregate([resize(each, size) for each in maps], how="sum")
+            resized = [resize(each, size) for each in _sums_of_sizes(maps, rank)]
+            total: Tensor = aggregate(resized, how="sum")
             return normalize(total, spatial_ndim=rank) if self.normalize else total
         # Scaled once: a second time would stretch faint maps, whose range `eps` has made smaller.
         options["normalize"] = False
@@ -164,6 +165,15 @@ class Request:
         post = ("relu", "normalize", "combine", "eigen_smooth", "aug_smooth")
         target = {"target": self.subject.target.name}
         return self.options | target | {name: getattr(self, name) for name in post}
+
+
+def _sums_of_sizes(maps: Sequence[Tensor], rank: int) -> list[Tensor]:
+    """The sum of the maps of each size: resized once, it is the sum of the maps resized."""
+    alike: dict[str, list[Tensor]] = {}
+    for each in maps:
+        # As they are written: to compare symbolic sizes would fix them.
+        alike.setdefault(str(each.shape[-rank:]), []).append(each)
+    return [aggregate(group, how="sum") for group in alike.values()]
 
 
 def _unscaled_mean(maps: Sequence[Tensor], rank: int) -> Tensor:
