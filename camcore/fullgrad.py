@@ -60,7 +60,7 @@ def fullgrad_bias(
 
 
 def _term(contributions: Array, spatial_ndim: int, scale: Scale) -> Array:
-    """The sum over channels of |contributions| (..., C, *S), stretched as by `camcore.normalize`."""
+    """The sizes of contributions (..., C, *S), stretched to [0, 1], summed over channels."""
     if scale not in ("channel", "layer"):
         raise InputError(f"expected scale 'channel' or 'layer', got {scale!r}")
     xp = namespace(contributions)

@@ -65,7 +65,8 @@ def first_component(
     array([-2., -1.,  3.])
     """
     centred = _centre(features, spatial_ndim)
-    return _as_maps(_orient(_project(centred, gram), centred), features, spatial_ndim)
+    maps = _project(centred, gram)
+    return _as_maps(_orient(maps, centred, _square(maps)), features, spatial_ndim)
 
 
 @floating_kernel
@@ -182,8 +183,9 @@ def kpcacam(
     kernel = kernel - kernel[..., :1, :1]
     rows = xp.mean(kernel, axis=-1, keepdims=True)
     kernel = kernel - rows - xp.matrix_transpose(rows) + xp.mean(rows, axis=-2, keepdims=True)
-    maps = _orient(_first_eigenvector(kernel), centred)
-    return _as_maps(maps, activations, spatial_ndim)
+    maps = _first_eigenvector(kernel)
+    alike = xp.sqrt(_square(maps) * _square(centred))
+    return _as_maps(_orient(maps, centred, alike), activations, spatial_ndim)
 
 
 def _centre(features: Array, spatial_ndim: int) -> Array:
@@ -212,10 +214,9 @@ def _project(centred: Array, gram: Gram | None) -> Array:
     xp = namespace(centred)
     by_points = xp.matrix_transpose(centred)
     if _choose(gram, *centred.shape[-2:]) == "space":
-        component = xp.matmul(_dominant(xp.matmul(by_points, centred)), by_points)
-    else:
-        component = _dominant(xp.matmul(centred, by_points))
-    return xp.matmul(_unit(component), centred)
+        products = xp.matmul(by_points, centred)
+        return _as_long_as_root(_dominant(products), products)
+    return xp.matmul(_unit(_dominant(xp.matmul(centred, by_points))), centred)
 
 
 def _choose(gram: Gram | None, channels: Any, points: Any) -> Gram:
@@ -237,7 +238,7 @@ def _dominant(matrix: Array) -> Array:
         for _ in range(_SQUARES_IN_A_ROUND):
             matrix = xp.matmul(matrix, matrix)
     matrix = _scale(matrix)
-    vector = _longest_row(matrix)
+    vector = _row_of_largest_entry(matrix)
     for _ in range(_STEPS):
         vector = xp.matmul(vector, matrix)
     return vector
@@ -248,24 +249,23 @@ def _scale(matrix: Array) -> Array:
     return divide(matrix, namespace(matrix).max(matrix, axis=(-2, -1), keepdims=True))
 
 
-def _longest_row(matrix: Array) -> Array:
-    """(..., 1, n). It is not orthogonal to the first eigenvector, as a fixed start might be."""
+def _row_of_largest_entry(matrix: Array) -> Array:
+    """The row (..., 1, n) of the largest entry, which without negative eigenvalues is the longest:
+    it is not orthogonal to the first eigenvector, as a fixed start might be.
+    """
     xp = namespace(matrix)
-    longest = xp.argmax(xp.sum(matrix * matrix, axis=-2, keepdims=True), axis=-1, keepdims=True)
+    longest = xp.argmax(xp.max(matrix, axis=-2, keepdims=True), axis=-1, keepdims=True)
     rows = xp.arange(matrix.shape[-1], device=device(matrix))
     return xp.matmul(cast(xp, rows == longest, matrix.dtype), matrix)
 
 
 def _unit(vector: Array) -> Array:
     """The vector (..., 1, n) of length one; zeros stay zeros."""
-    xp = namespace(vector)
-    return divide(vector, xp.sqrt(xp.sum(vector * vector, axis=-1, keepdims=True)))
+    return divide(vector, namespace(vector).sqrt(_square(vector)))
 
 
 def _first_eigenvector(kernel: Array) -> Array:
-    """Of symmetric (..., n, n), the eigenvector (..., 1, n) of the largest eigenvalue, times its
-    root; zeros if that is negative.
-    """
+    """Of symmetric (..., n, n), the eigenvector of the largest eigenvalue, as long as its root."""
     xp = namespace(kernel)
     if known(kernel.shape[-1:]) and kernel.shape[-1] > _MOST_POINTS_TO_SQUARE:
         basis = _krylov_basis(kernel)
@@ -273,9 +273,14 @@ def _first_eigenvector(kernel: Array) -> Array:
         vector = xp.matmul(_dominant(_without_negatives(inside)), basis)
     else:
         vector = _dominant(_without_negatives(kernel))
-    vector = _unit(vector)
-    eigenvalue = xp.sum(vector * xp.matmul(vector, kernel), axis=-1, keepdims=True)
-    return vector * xp.sqrt(xp.clip(eigenvalue, min=0))
+    return _as_long_as_root(vector, kernel)
+
+
+def _as_long_as_root(vector: Array, matrix: Array) -> Array:
+    """The eigenvector (..., 1, n) as long as its eigenvalue's root; zeros if that is negative."""
+    xp = namespace(vector)
+    turned = xp.sum(xp.matmul(vector, matrix) * vector, axis=-1, keepdims=True)
+    return divide(vector * xp.sqrt(xp.clip(turned, min=0)), _square(vector))
 
 
 def _without_negatives(matrix: Array) -> Array:
@@ -283,13 +288,13 @@ def _without_negatives(matrix: Array) -> Array:
     xp = namespace(matrix)
     index = xp.arange(matrix.shape[-1], device=device(matrix))
     identity = cast(xp, index[:, None] == index, matrix.dtype)
-    return matrix + xp.sqrt(_sum_of_squares(matrix)) * identity
+    return matrix + xp.sqrt(_square(matrix)) * identity
 
 
 def _krylov_basis(matrix: Array) -> Array:
     """Orthonormal rows (..., 32, n) that span a row of the matrix and its first 31 images."""
     xp = namespace(matrix)
-    basis = _unit(_longest_row(matrix))
+    basis = _unit(_row_of_largest_entry(matrix))
     for _ in range(_KRYLOV_DIMENSIONS - 1):
         image = xp.matmul(basis[..., -1:, :], matrix)
         for _ in range(2):  # once leaves what rounding has left of the others
@@ -298,12 +303,14 @@ def _krylov_basis(matrix: Array) -> Array:
     return basis
 
 
-def _orient(maps: Array, centred: Array) -> Array:
-    """Maps (..., 1, P) with the sign that the features (..., C, P) give them; see the top."""
+def _orient(maps: Array, centred: Array, most: Array) -> Array:
+    """Maps (..., 1, P) with the sign that the features (..., C, P) give them; see the top.
+
+    `most` is about as much as maps and features could agree.
+    """
     xp = namespace(maps)
     agreement = xp.sum(maps * xp.sum(centred, axis=-2, keepdims=True), axis=-1, keepdims=True)
-    most = _sum_of_squares(maps) * _sum_of_squares(centred)
-    uncorrelated = agreement * agreement <= _UNCORRELATED**2 * most
+    uncorrelated = xp.abs(agreement) <= _UNCORRELATED * most
     return _turn(maps, xp.where(uncorrelated, _balance(maps), agreement))
 
 
@@ -317,5 +324,6 @@ def _turn(maps: Array, direction: Array) -> Array:
     return namespace(maps).where(direction < 0, -maps, maps)
 
 
-def _sum_of_squares(matrix: Array) -> Array:
+def _square(matrix: Array) -> Array:
+    """The sum of squares (..., 1, 1) of (..., m, n)."""
     return namespace(matrix).sum(matrix * matrix, axis=(-2, -1), keepdims=True)
