@@ -38,9 +38,10 @@ Gram = Literal["space", "channels"]
 
 # Squares of a matrix scaled to an eigenvalue of 1 to n stay below n**64: finite in float64 up to
 # n = 2**15.
-_ROUNDS, _SQUARES_IN_A_ROUND, _STEPS = 2, 6, 3
+_ROUNDS, _SQUARES_IN_A_ROUND, _STEPS = 2, 6, 4
 _MOST_POINTS_TO_SQUARE, _KRYLOV_DIMENSIONS = 512, 32
 _UNCORRELATED = 1e-3
+_LEAST = 2.0**-16
 
 
 @floating_kernel
@@ -230,33 +231,31 @@ def _choose(gram: Gram | None, channels: Any, points: Any) -> Gram:
 def _dominant(matrix: Array) -> Array:
     """The eigenvector (..., 1, n) of the largest eigenvalue of matrices without negative ones.
 
-    It has any length.
+    It is at least as long as what it starts from has of it; zeros stay zeros.
     """
     xp = namespace(matrix)
+    matrix = divide(matrix, _largest(matrix))
     for _ in range(_ROUNDS):
-        matrix = _scale(matrix)
         for _ in range(_SQUARES_IN_A_ROUND):
             matrix = xp.matmul(matrix, matrix)
-    matrix = _scale(matrix)
-    vector = _row_of_largest_entry(matrix)
+        # At least 1 / n, unless all are zeros.
+        matrix = matrix / xp.clip(_largest(matrix), min=_LEAST)
+    vector = _start(matrix)
     for _ in range(_STEPS):
         vector = xp.matmul(vector, matrix)
     return vector
 
 
-def _scale(matrix: Array) -> Array:
-    """The matrix over its largest entry: its first eigenvalue is 1 to n; zeros stay zeros."""
-    return divide(matrix, namespace(matrix).max(matrix, axis=(-2, -1), keepdims=True))
+def _largest(matrix: Array) -> Array:
+    """The largest entry (..., 1, 1): divided by it, a matrix's first eigenvalue is 1 to n."""
+    return namespace(matrix).max(matrix, axis=(-2, -1), keepdims=True)
 
 
-def _row_of_largest_entry(matrix: Array) -> Array:
-    """The row (..., 1, n) of the largest entry, which without negative eigenvalues is the longest:
-    it is not orthogonal to the first eigenvector, as a fixed start might be.
-    """
+def _start(matrix: Array) -> Array:
+    """A vector (1, n) so irregular that no eigenvector is orthogonal to it but by design."""
     xp = namespace(matrix)
-    longest = xp.argmax(xp.max(matrix, axis=-2, keepdims=True), axis=-1, keepdims=True)
-    rows = xp.arange(matrix.shape[-1], device=device(matrix))
-    return xp.matmul(cast(xp, rows == longest, matrix.dtype), matrix)
+    index = xp.arange(1, matrix.shape[-1] + 1, device=device(matrix))
+    return xp.sin(cast(xp, index * index, matrix.dtype))[None, :]
 
 
 def _unit(vector: Array) -> Array:
@@ -292,9 +291,9 @@ def _without_negatives(matrix: Array) -> Array:
 
 
 def _krylov_basis(matrix: Array) -> Array:
-    """Orthonormal rows (..., 32, n) that span a row of the matrix and its first 31 images."""
+    """Orthonormal rows (..., 32, n) that span a vector's first 32 images."""
     xp = namespace(matrix)
-    basis = _unit(_row_of_largest_entry(matrix))
+    basis = _unit(xp.matmul(_start(matrix), matrix))
     for _ in range(_KRYLOV_DIMENSIONS - 1):
         image = xp.matmul(basis[..., -1:, :], matrix)
         for _ in range(2):  # once leaves what rounding has left of the others
