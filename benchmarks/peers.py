@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.subjects import make_image
 from camcore.export import Explained
@@ -54,6 +54,7 @@ def peers(method: str, model: nn.Module, explained: Explained) -> Iterator[tuple
 @contextmanager
 def _pytorch_grad_cam(name: str, model: nn.Module, explained: Explained) -> Iterator[Peer]:
     import pytorch_grad_cam
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputReST
 
     # It is told where rows and columns are, unless channels come first.
     transforms = [
@@ -62,8 +63,12 @@ def _pytorch_grad_cam(name: str, model: nn.Module, explained: Explained) -> Iter
         if layout.kind != "channels_first"
     ]
     image = make_image()
+    targets = None
+    if explained.request.subject.target.name == "rest":
+        # ShapleyCAM's, which its README passes by hand.
+        targets = [ClassifierOutputReST(_best_class(model, image))]
     with getattr(pytorch_grad_cam, name)(model, _layers(model, explained), *transforms) as cam:
-        yield lambda: cam(image, None)
+        yield lambda: cam(image, targets)
 
 
 @contextmanager
@@ -90,14 +95,18 @@ def _captum(name: str, model: nn.Module, explained: Explained) -> Iterator[Peer]
     attribution = getattr(attr, name)(model, *_layers(model, explained))
 
     def run() -> NDArray[Any]:
-        with torch.no_grad():
-            best = int(model(image)[0].argmax())
+        best = _best_class(model, image)
         found = attribution.attribute(image, target=best, relu_attributions=True).detach()
         found = attr.LayerAttribution.interpolate(found, tuple(image.shape[2:]), "bilinear")
         array: NDArray[Any] = ((found - found.min()) / (found.max() - found.min())).numpy()
         return array
 
     yield run
+
+
+@torch.no_grad()
+def _best_class(model: nn.Module, image: Tensor) -> int:
+    return int(model(image)[0].argmax())
 
 
 def _layers(model: nn.Module, explained: Explained) -> list[nn.Module]:
