@@ -37,11 +37,11 @@ from camcore.errors import InputError
 Gram = Literal["space", "channels"]
 
 # Squares of a matrix scaled to an eigenvalue of 1 to n stay below n**64: finite in float64 up to
-# n = 2**15.
+# n = 2**15. Their largest entry is then at least 1 / n, unless all are zeros.
 _ROUNDS, _SQUARES_IN_A_ROUND, _STEPS = 2, 6, 4
 _MOST_POINTS_TO_SQUARE, _KRYLOV_DIMENSIONS = 512, 32
+_LEAST_ENTRY = 2.0**-16
 _UNCORRELATED = 1e-3
-_LEAST = 2.0**-16
 
 
 @floating_kernel
@@ -67,7 +67,7 @@ def first_component(
     """
     centred = _centre(features, spatial_ndim)
     maps = _project(centred, gram)
-    return _as_maps(_orient(maps, centred, _square(maps)), features, spatial_ndim)
+    return _as_maps(_orient(maps, centred, _sum_of_squares(maps)), features, spatial_ndim)
 
 
 @floating_kernel
@@ -185,8 +185,8 @@ def kpcacam(
     rows = xp.mean(kernel, axis=-1, keepdims=True)
     kernel = kernel - rows - xp.matrix_transpose(rows) + xp.mean(rows, axis=-2, keepdims=True)
     maps = _first_eigenvector(kernel)
-    alike = xp.sqrt(_square(maps) * _square(centred))
-    return _as_maps(_orient(maps, centred, alike), activations, spatial_ndim)
+    most = xp.sqrt(_sum_of_squares(maps) * _sum_of_squares(centred))
+    return _as_maps(_orient(maps, centred, most), activations, spatial_ndim)
 
 
 def _centre(features: Array, spatial_ndim: int) -> Array:
@@ -231,15 +231,14 @@ def _choose(gram: Gram | None, channels: Any, points: Any) -> Gram:
 def _dominant(matrix: Array) -> Array:
     """The eigenvector (..., 1, n) of the largest eigenvalue of matrices without negative ones.
 
-    It is at least as long as what it starts from has of it; zeros stay zeros.
+    It has any length; zeros stay zeros.
     """
     xp = namespace(matrix)
     matrix = divide(matrix, _largest(matrix))
     for _ in range(_ROUNDS):
         for _ in range(_SQUARES_IN_A_ROUND):
             matrix = xp.matmul(matrix, matrix)
-        # At least 1 / n, unless all are zeros.
-        matrix = matrix / xp.clip(_largest(matrix), min=_LEAST)
+        matrix = matrix / xp.clip(_largest(matrix), min=_LEAST_ENTRY)
     vector = _start(matrix)
     for _ in range(_STEPS):
         vector = xp.matmul(vector, matrix)
@@ -260,11 +259,13 @@ def _start(matrix: Array) -> Array:
 
 def _unit(vector: Array) -> Array:
     """The vector (..., 1, n) of length one; zeros stay zeros."""
-    return divide(vector, namespace(vector).sqrt(_square(vector)))
+    return divide(vector, namespace(vector).sqrt(_sum_of_squares(vector)))
 
 
 def _first_eigenvector(kernel: Array) -> Array:
-    """Of symmetric (..., n, n), the eigenvector of the largest eigenvalue, as long as its root."""
+    """Of symmetric (..., n, n), the eigenvector (..., 1, n) of the largest eigenvalue, as long as
+    the eigenvalue's root.
+    """
     xp = namespace(kernel)
     if known(kernel.shape[-1:]) and kernel.shape[-1] > _MOST_POINTS_TO_SQUARE:
         basis = _krylov_basis(kernel)
@@ -279,7 +280,7 @@ def _as_long_as_root(vector: Array, matrix: Array) -> Array:
     """The eigenvector (..., 1, n) as long as its eigenvalue's root; zeros if that is negative."""
     xp = namespace(vector)
     turned = xp.sum(xp.matmul(vector, matrix) * vector, axis=-1, keepdims=True)
-    return divide(vector * xp.sqrt(xp.clip(turned, min=0)), _square(vector))
+    return divide(vector * xp.sqrt(xp.clip(turned, min=0)), _sum_of_squares(vector))
 
 
 def _without_negatives(matrix: Array) -> Array:
@@ -287,7 +288,7 @@ def _without_negatives(matrix: Array) -> Array:
     xp = namespace(matrix)
     index = xp.arange(matrix.shape[-1], device=device(matrix))
     identity = cast(xp, index[:, None] == index, matrix.dtype)
-    return matrix + xp.sqrt(_square(matrix)) * identity
+    return matrix + xp.sqrt(_sum_of_squares(matrix)) * identity
 
 
 def _krylov_basis(matrix: Array) -> Array:
@@ -305,7 +306,7 @@ def _krylov_basis(matrix: Array) -> Array:
 def _orient(maps: Array, centred: Array, most: Array) -> Array:
     """Maps (..., 1, P) with the sign that the features (..., C, P) give them; see the top.
 
-    `most` is about as much as maps and features could agree.
+    `most` (..., 1, 1) is what their agreement is measured against.
     """
     xp = namespace(maps)
     agreement = xp.sum(maps * xp.sum(centred, axis=-2, keepdims=True), axis=-1, keepdims=True)
@@ -323,6 +324,5 @@ def _turn(maps: Array, direction: Array) -> Array:
     return namespace(maps).where(direction < 0, -maps, maps)
 
 
-def _square(matrix: Array) -> Array:
-    """The sum of squares (..., 1, 1) of (..., m, n)."""
+def _sum_of_squares(matrix: Array) -> Array:
     return namespace(matrix).sum(matrix * matrix, axis=(-2, -1), keepdims=True)
