@@ -277,10 +277,12 @@ def _first_eigenvector(kernel: Array) -> Array:
 
 
 def _as_long_as_root(vector: Array, matrix: Array) -> Array:
-    """The eigenvector (..., 1, n) as long as its eigenvalue's root; zeros if that is negative."""
+    """The eigenvector (..., 1, n) as long as its eigenvalue's root; zeros where that is zero."""
     xp = namespace(vector)
-    turned = xp.sum(xp.matmul(vector, matrix) * vector, axis=-1, keepdims=True)
-    return divide(vector * xp.sqrt(xp.clip(turned, min=0)), _sum_of_squares(vector))
+    image = xp.matmul(vector, matrix)
+    # The eigenvalue times the vector's square; rounding may leave it below zero.
+    product = xp.sum(image * vector, axis=-1, keepdims=True)
+    return divide(image, xp.sqrt(xp.clip(product, min=0)))
 
 
 def _without_negatives(matrix: Array) -> Array:
