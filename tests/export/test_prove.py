@@ -209,3 +209,37 @@ def test_ties_are_not_held_against_the_file(tmp_path: Path) -> None:
         fc.bias.zero_()
     card = save(explain(model, EXAMPLE, layer="top"), tmp_path / "model.onnx")
     assert card.proof["worst_relative_error"] < 1e-4
+
+
+class Kinked(nn.Module):
+    """Class 0 looks at one point of the layer, if its value is above a threshold."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.threshold = threshold
+        self.top = nn.Conv2d(1, 2, 1, bias=False)
+        nn.init.ones_(self.top.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.top(x)
+        beyond = torch.relu(x[:, :1, 5, 5] - self.threshold)
+        return x.square().mean((2, 3)) + beyond * torch.tensor([1.0, 0.0])
+
+
+@pytest.mark.parametrize(("distance", "sound"), [(6e-7, True), (3e-5, False)])
+def test_a_gradient_that_jumps(distance: float, sound: bool, tmp_path: Path) -> None:
+    """Where a threshold is a rounding error away, the file may lie on its other side."""
+
+    def explained(threshold: float) -> Explained:
+        return explain(Kinked(threshold).eval(), EXAMPLE[:, :1], method="hirescam", layer="top")
+
+    *_, (inputs, _) = _fresh_inputs(explained(0.0))
+    value = float(inputs[0][0, 0, 5, 5])
+    below, above = (explained(value + side * distance * abs(value)) for side in (-1, 1))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(write.to_onnx(write.capture(above), above.card))
+    if sound:
+        assert prove(path, below)["worst_relative_error"] > TOLERANCE
+    else:
+        with pytest.raises(ProofError, match=r"saliency_map .* changed by a rounding error"):
+            prove(path, below)
