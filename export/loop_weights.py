@@ -1,7 +1,10 @@
 """Loops of an ONNX graph use weights in a way that suits onnxruntime; each is stored once.
 
-Both rules are onnxruntime's own ways turned round: seen with 1.31, and measured.
+All rules are onnxruntime's own ways turned round: seen with 1.31, and measured.
 """
+
+import itertools
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -16,11 +19,14 @@ def suit_weights_to_loops(graph: ir.Graph) -> None:
     for loop in [node for node in graph if node.op_type == "Scan"]:
         body = loop.attributes["body"].as_graph()
         local: dict[str, ir.Value] = {}
+        transposed = _transposed_before(loop, graph)
         for node in list(body):
             if node.op_type in _FOLDED:
                 _bring_weights(node, body, graph, local)
             elif node.op_type == "Gemm" and _is_large(node.inputs[1], graph):
                 _put_weight_first(node, body)
+            elif node.op_type == "Transpose" and _turn(node)[0] in graph.initializers:
+                _transpose_outside(node, loop, body, graph, transposed)
 
 
 def _bring_weights(
@@ -57,6 +63,37 @@ def _reshaped(body: ir.Graph, weight: ir.Value) -> ir.Value:
     output.name, output.shape, output.type = name, weight.shape, weight.type
     body.insert_before(body[0], node)
     return output
+
+
+def _transposed_before(loop: ir.Node, graph: ir.Graph) -> dict[tuple[str, str], ir.Value]:
+    """What a graph transposes before one of its loops, by what it is and how."""
+    before = itertools.takewhile(lambda node: node is not loop, graph)
+    return {_turn(node): node.outputs[0] for node in before if node.op_type == "Transpose"}
+
+
+def _turn(transpose: ir.Node) -> tuple[str, str]:
+    (value,) = transpose.inputs
+    assert value is not None
+    perm = transpose.attributes.get("perm")
+    return str(value.name), str(perm and perm.value)
+
+
+def _transpose_outside(
+    node: ir.Node, loop: ir.Node, body: ir.Graph, graph: ir.Graph, known: dict[Any, ir.Value]
+) -> None:
+    """Let a loop have a weight transposed by its surroundings, which may have it already.
+
+    onnxruntime transposes constants at load, and holds what comes of it for each graph that asks:
+    one more copy of most of a transformer's weights.
+    """
+    (output,) = node.outputs
+    if _turn(node) in known:
+        ir.convenience.replace_all_uses_with(output, known[_turn(node)])
+        body.remove(node, safe=True)
+    else:
+        body.remove(node)
+        graph.insert_before(loop, node)
+        known[_turn(node)] = output
 
 
 def _is_large(weight: ir.Value | None, graph: ir.Graph) -> bool:

@@ -32,11 +32,13 @@ class Weighted(nn.Module):
             nn.ReLU(),
         )
         self.up = nn.ConvTranspose2d(32, 16, 2)
-        self.hidden = nn.Linear(16, 64)
+        self.of_points = nn.Linear(16, 600)  # of few values, the exporter would turn it
+        self.hidden = nn.Linear(600, 64)
         self.fc = nn.Linear(64, NUM_CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.up(self.deep(self.stem(x))).relu().mean((2, 3))
+        x = self.up(self.deep(self.stem(x))).relu()
+        x = self.of_points(x.flatten(2).transpose(1, 2)).relu().mean(1)
         return self.fc(self.hidden(x).relu())  # type: ignore[no-any-return]
 
 
@@ -87,6 +89,18 @@ def test_weights_of_a_step_are_its_own(path: Path, model: nn.Module) -> None:
     others = [node for node in body.node[count:] if node.op_type != "Gather"]
     asked = {name for node in others for name in node.input}
     assert not asked & {name for name, weight in model.named_parameters() if weight.ndim > 2}
+
+
+def test_weights_are_transposed_once(path: Path) -> None:
+    """Before the loop, for the prediction and for all steps."""
+    graph, body = step_of(path)
+    stored = {tensor.name for tensor in graph.initializer}
+    (transpose,) = [node for node in graph.node if node.input[:1] == ["of_points.weight"]]
+    assert transpose.op_type == "Transpose"
+    assert not [
+        node for node in body.node if node.op_type == "Transpose" and node.input[0] in stored
+    ]
+    assert [node.op_type for node in body.node if transpose.output[0] in node.input] == ["MatMul"]
 
 
 @pytest.mark.parametrize("method", ["ablationcam", "scorecam", "rise"])
