@@ -335,6 +335,8 @@ def export(
         f"{escape(card.layer)}{tables.target_suffix(card)}",
         soft_wrap=True,
     )
+    for note in card.notes:
+        _out.print(escape(f"note: {note}"), soft_wrap=True)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from camcore.export.collection import no_garbage_collection
 from camcore.export.compose import Explained, Explanation, explain
 from camcore.export.layers import LayerInfo, list_layers
 from camcore.export.prove import prove as prove_file
+from camcore.export.prove import rounding_notes
 from camcore.export.write import WRITERS, capture
 
 __all__ = ["Card", "Explained", "Explanation", "LayerInfo", "explain", "list_layers", "save"]
@@ -26,7 +27,8 @@ def save(explained: Explained, path: str | os.PathLike[str]) -> Card:
         path: `.onnx`, `.pt` (TorchScript) or `.pt2` (torch.export); an existing file is replaced.
 
     Returns:
-        The card that the file carries, with the outcome of the proof.
+        The card that the file carries, with the outcome of the proof. Where single precision is
+        not enough for maps within 1e-4, a note on it says so.
 
     Raises:
         InputError: an unknown suffix.
@@ -47,7 +49,8 @@ def save(explained: Explained, path: str | os.PathLike[str]) -> Card:
         with no_garbage_collection():
             content = WRITERS[suffix](capture(explained), card)
         scratch.write_bytes(content)
-        card = replace(card, proof=prove_file(scratch, explained))
+        proof = prove_file(scratch, explained)
+        card = replace(card, proof=proof, notes=(*card.notes, *rounding_notes(proof)))
         if suffix == ".onnx":
             with scratch.open("ab") as file:
                 file.write(onnx_ending(content, card))

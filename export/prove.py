@@ -1,7 +1,7 @@
 """Step 5, prove: a written file is run in its own runtime and compared with eager PyTorch."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -95,6 +95,18 @@ def prove(path: Path, explained: Explained) -> dict[str, Any]:
             "weights"
         )
     return {"runtime": runtime, "images": images, "worst_relative_error": float(f"{worst:.2e}")}
+
+
+def rounding_notes(proof: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a card is to say of a file that rounding leaves less exact than `TOLERANCE`."""
+    error = proof["worst_relative_error"]
+    if error <= TOLERANCE:
+        return ()
+    return (
+        "single precision is not enough for this method at this layer: on the proof's images "
+        f"rounding errors move the file by up to {error:.2%} of the largest value. Choose another "
+        "layer if that is too much",
+    )
 
 
 def _load(path: Path, card: Card) -> tuple[str, Runner]:

@@ -467,7 +467,7 @@ class FakeExport(ModuleType):
 
     def save(self, explained: str, path: Path) -> Card:
         assert explained == "explained"
-        card = replace(CARD, model=self.asked["model_name"])
+        card = replace(CARD, model=self.asked["model_name"], notes=("this [and] that",))
         write_toy(path, card)
         return card
 
@@ -495,6 +495,7 @@ def test_export_hands_everything_over(fake_export: FakeExport, tmp_path: Path) -
     arguments = ("--weights", "none", "--method", "layercam", "--layer", "layer3", "-o", path)
     text = done(camcore("export", "squeezenet1_1", *arguments, "--size", "448", "--fixed-size"))
     assert f"wrote {path}: gradcam of squeezenet1_1 at features" in text
+    assert "note: this [and] that" in text
     asked = fake_export.asked
     assert asked.pop("model").training is False
     assert asked.pop("example").shape[1:] == (3, 448, 448)

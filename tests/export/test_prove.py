@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from camcore.adapters.files import read_card
 from camcore.errors import ProofError
 from camcore.export import Explained, explain, save, write
 from camcore.export.prove import TOLERANCE, _contrast, _error, _fresh_inputs, prove
@@ -243,3 +244,22 @@ def test_a_gradient_that_jumps(distance: float, sound: bool, tmp_path: Path) -> 
     else:
         with pytest.raises(ProofError, match=r"saliency_map .* changed by a rounding error"):
             prove(path, below)
+
+
+class Rippled(nn.Module):
+    """Waves so short that single precision hardly tells where on them a value is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Tanh(), nn.Conv2d(16, 2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(1e4 * self.top(x)).mean((2, 3))
+
+
+def test_what_single_precision_cannot_do_is_said(tmp_path: Path) -> None:
+    explained = explain(build(Rippled), EXAMPLE, method="hirescam", layer="top")
+    card = save(explained, tmp_path / "model.onnx")
+    assert card.proof["worst_relative_error"] > TOLERANCE
+    *_, note = read_card(tmp_path / "model.onnx").notes
+    assert "single precision is not enough" in note
