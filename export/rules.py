@@ -545,4 +545,34 @@ POOLS = (
 )
 
 # Forward operators that exporters get wrong when a size is free.
-FORWARD_RULES: dict[torch._ops.OpOverload, Rule] = dict.fromkeys(POOLS, _adaptive_average_pool)
+FREE_SIZE_RULES: dict[torch._ops.OpOverload, Rule] = dict.fromkeys(POOLS, _adaptive_average_pool)
+
+
+def _folded_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    *options: Any,
+    **named_options: Any,
+) -> Any:
+    """Attention over (..., L, E), with what leads folded into a batch and heads."""
+    batch = query.shape[:-3]
+    if query.ndim == 4 or key.shape[:-3] != batch or value.shape[:-3] != batch:
+        return NotImplemented
+
+    def fold(x: Tensor) -> Tensor:
+        return x.unsqueeze(0) if x.ndim == 3 else x.flatten(0, -4)
+
+    if mask is not None and mask.ndim > 2:
+        mask = fold(mask.expand(*query.shape[:-2], *mask.shape[-2:]))
+    attended = aten.scaled_dot_product_attention(
+        fold(query), fold(key), fold(value), mask, *options, **named_options
+    )
+    return attended.reshape(*query.shape[:-1], value.shape[-1])
+
+
+# Forward operators of which the ONNX exporter takes one form.
+ONNX_RULES: dict[torch._ops.OpOverload, Rule] = {
+    aten.scaled_dot_product_attention.default: _folded_attention
+}

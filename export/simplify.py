@@ -349,7 +349,8 @@ def _spell_out(graph: fx.Graph, node: fx.Node, rules: Mapping[torch._ops.OpOverl
 
     def operator(*values: Any) -> Any:
         known = dict(zip(given, values, strict=True))
-        return node.target(*fx.map_arg(node.args, known.__getitem__))  # type: ignore[operator]
+        arguments, named = fx.map_arg((node.args, node.kwargs), known.__getitem__)  # type: ignore[misc]
+        return node.target(*arguments, **named)  # type: ignore[operator]
 
     # Above autograd, where operators like a product of arrays are still what they are.
     trace = make_fx(

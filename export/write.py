@@ -30,7 +30,7 @@ from camcore.export.compose import Explained
 from camcore.export.loop_weights import suit_weights_to_loops
 from camcore.export.passes import PassesBody, SteppedBody
 from camcore.export.pixels import as_pixels
-from camcore.export.rules import FORWARD_RULES
+from camcore.export.rules import FREE_SIZE_RULES, ONNX_RULES
 from camcore.export.scripting import scriptable
 from camcore.export.simplify import fold_reductions, fold_scales, simplify, spell_out
 from camcore.export.subject import MODEL
@@ -81,7 +81,7 @@ def capture(explained: Explained) -> ExportedProgram:
         with torch.no_grad():
             program = _exported(body, tuple(arguments), (tuple(free),), ways)
             if spatial:
-                _rewrite(program, partial(spell_out, rules=FORWARD_RULES))
+                _rewrite(program, partial(spell_out, rules=FREE_SIZE_RULES))
             simplify(program.graph)
     except Exception as error:
         raise ExportError(f"the explained graph cannot be exported: {first_line(error)}") from error
@@ -115,6 +115,7 @@ def to_onnx(program: ExportedProgram, card: Card) -> bytes:
     """A serialised ONNX model of opset 18, standard operators only, weights inside."""
     fold_reductions(program.graph, program.graph_signature.user_inputs)
     fold_scales(program.graph, program.graph_signature.user_inputs)
+    _rewrite(program, partial(spell_out, rules=ONNX_RULES))
     try:
         written = torch.onnx.export(
             program,

@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from camcore.export.rules import FORWARD_RULES, KEPT, RULES, _next_to, _own_rules
+from camcore.export.rules import FREE_SIZE_RULES, KEPT, ONNX_RULES, RULES, _next_to, _own_rules
 
 aten = torch.ops.aten
 
@@ -519,7 +519,7 @@ def test_forward_rule_of_adaptive_average_pools(
     function: Any, size: Shape, count: Any, others: list[Shape]
 ) -> None:
     graph = make_fx(
-        lambda x: function(x, count), decomposition_table=FORWARD_RULES, tracing_mode="symbolic"
+        lambda x: function(x, count), decomposition_table=FREE_SIZE_RULES, tracing_mode="symbolic"
     )(random(2, 4, *size))
     assert not any("adaptive" in str(target) for target in operators(graph))
     for seed, other in enumerate((size, *others)):
@@ -533,10 +533,34 @@ def test_forward_rule_stands_aside(count: int) -> None:
     mode = "symbolic" if count == 1 else "real"
     graph = make_fx(
         lambda x: aten._adaptive_avg_pool2d(x, [count, count]),
-        decomposition_table=FORWARD_RULES,
+        decomposition_table=FREE_SIZE_RULES,
         tracing_mode=mode,
     )(random(2, 4, 6, 6))
     assert operators(graph) == {aten._adaptive_avg_pool2d.default}
+
+
+@pytest.mark.parametrize("lead", [(6,), (2, 3, 4), (2, 1, 3, 2)])
+@pytest.mark.parametrize(
+    ("mask_lead", "options"),
+    [(None, {}), (None, {"scale": 0.3}), (None, {"is_causal": True}), (0, {}), (1, {"scale": 0.3})],
+)
+def test_attention_is_folded(lead: Shape, mask_lead: int | None, options: dict[str, Any]) -> None:
+    """A mask has no leading axes, or as many as the others and the same for all heads."""
+    inputs = [random(*lead, *size, seed=n) for n, size in enumerate([(5, 8), (7, 8), (7, 6)])]
+    if mask_lead is not None:
+        inputs.append(random(*[*lead[:-1], 1][: mask_lead * len(lead)], 5, 7, seed=3))
+
+    def attend(*inputs: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(*inputs, **options)
+
+    graph = make_fx(
+        attend, decomposition_table=ONNX_RULES, tracing_mode="symbolic", pre_dispatch=True
+    )(*inputs)
+    (attention,) = graph.graph.find_nodes(
+        op="call_function", target=aten.scaled_dot_product_attention.default
+    )
+    assert [argument.meta["val"].ndim for argument in attention.args[:3]] == [4, 4, 4]
+    torch.testing.assert_close(graph(*inputs), attend(*inputs), rtol=1e-9, atol=ATOL)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])

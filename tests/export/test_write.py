@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.nn import functional as F
 
 from camcore.card import KEY, Card, onnx_is_sealed, read_extra, zip_is_sealed
 from camcore.errors import ExportError
@@ -304,6 +305,24 @@ def test_a_model_of_few_classes(num_classes: int, suffix: str, tmp_path: Path) -
     for k in range(1, num_classes + 1):
         image, ids = images(7, 3, 32, 24), torch.full((1, k), -1)
         assert_same(run_file(path, image, ids), explain_by_hand(model, LAYER, image, ids))
+
+
+class WindowAttention(nn.Module):
+    """Each row of the map attends to itself, by heads, along one axis more than usual."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = x.unflatten(1, (2, -1)).permute(0, 1, 3, 4, 2)
+        y = F.scaled_dot_product_attention(heads, heads.roll(1, 3), heads.cos(), scale=0.7)
+        return y.permute(0, 1, 4, 2, 3).flatten(1, 2)
+
+
+def test_attention_within_windows(tmp_path: Path) -> None:
+    features = nn.Sequential(nn.Conv2d(3, 8, 3, 2), WindowAttention(), nn.Conv2d(8, 4, 3))
+    model = build(lambda: Classifier(features, 4))
+    path = tmp_path / "windows.onnx"
+    save(explain(model, torch.zeros(1, 3, 24, 24), layer="features"), path)
+    image, ids = images(5, 3, 24, 24), torch.tensor([[1, 0]])
+    assert_same(run_file(path, image, ids), explain_by_hand(model, "features", image, ids))
 
 
 def test_an_operator_that_onnx_does_not_have_is_named() -> None:
