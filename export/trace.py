@@ -197,10 +197,15 @@ def _capture(model: nn.Module, inputs: tuple[Tensor, ...], *, free: Sequence[int
         model(*(value[:1] for value in inputs))
         exported = torch.export.export(model, inputs, dynamic_shapes=shapes)
         known = torch.export.default_decompositions()
-        losses = {loss: known[loss] for loss in _LOSSES}
-        graph = exported.run_decompositions(losses).module(check_guards=False)
+        rules = {loss: known[loss] for loss in _LOSSES} | {torch.ops.aten.copy.default: _copied}
+        graph = exported.run_decompositions(rules).module(check_guards=False)
     assert isinstance(graph, fx.GraphModule)
     return without_assertions(_frozen(graph))
+
+
+def _copied(x: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+    """What is left of writing into a slice (`x[:, 1:] += y`), which autograd has no formula for."""
+    return source.to(x.dtype).expand_as(x)
 
 
 def _relative_to(root: str, graph: fx.GraphModule) -> fx.GraphModule:

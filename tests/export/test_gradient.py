@@ -132,7 +132,24 @@ class Hidden(nn.Module):
         return self.fc(nn.functional.relu6(self.hidden(x.mean((2, 3)))))  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("make", [Attention, PooledTokens, Wide, Hidden, Branches])
+class Written(nn.Module):
+    """Writes into slices of its values, as MViTv2 adds the positions to its attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.fc = nn.Linear(8, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).tanh()
+        y = 2 * x
+        y[:, 3:, 2:-1] += x[:, 1:6, 3:]
+        y[:, 0] = x[:, 1] * x[:, 2]
+        y[:, 7, 4:] = 1.0
+        return self.fc(y.square().mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("make", [Attention, PooledTokens, Wide, Hidden, Written, Branches])
 def test_other_tails(make: type[nn.Module]) -> None:
     model = build(make)
     # The rows of tokens are as many as the image has patches, of a size that is not free.
