@@ -16,8 +16,8 @@ from torch._dispatch.python import enable_python_dispatcher
 
 from camcore.errors import ExportError
 from camcore.export.cut import dependents
-from camcore.export.grids import Layout, find_token_grid, hint
-from camcore.export.trace import Trace, module_of, outputs_of
+from camcore.export.grids import Layout, find_token_grid
+from camcore.export.trace import Trace, hint, module_of, outputs_of
 
 aten = torch.ops.aten
 

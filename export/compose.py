@@ -35,7 +35,7 @@ from camcore.export.classifier import pooled_linear_weight
 from camcore.export.collection import no_garbage_collection
 from camcore.export.cut import Cut, cut, dependents
 from camcore.export.gradient import Gradient, trace_gradient, trace_second_order
-from camcore.export.grids import Layout, hint
+from camcore.export.grids import Layout
 from camcore.export.layers import (
     check_layer_name,
     default_layer,
@@ -54,7 +54,7 @@ from camcore.export.pass_plan import (
 from camcore.export.passes import LINEAR_PASSES, PASSES, AblationBody
 from camcore.export.subject import MODEL, Subject, name_inputs, named_outputs
 from camcore.export.targets import Target, get_target
-from camcore.export.trace import Trace, check_model, first_line, outputs_of, trace
+from camcore.export.trace import Trace, check_model, first_line, hint, outputs_of, trace
 from camcore.export.updates import find_updates
 from camcore.methods import get_method
 from camcore.projection import Gram

@@ -9,10 +9,14 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx
 
+from camcore.export.positions import Positions, grid_of
+from camcore.export.trace import hint
 from camcore.layouts import channels_last_to_first, tokens_to_grid
 
 aten = torch.ops.aten
@@ -24,6 +28,10 @@ _MOST_PREFIX_TOKENS = 16
 _CHANNELS_FIRST = {aten.conv1d, aten.conv2d, aten.conv3d, aten.convolution, aten.batch_norm}
 _CHANNELS_LAST = {aten.linear, aten.layer_norm}
 _MOVES = {aten.permute, aten.transpose, aten.movedim, aten.reshape, aten.view, aten.unflatten}
+
+
+# What is known of each graph, for all its layers are asked for.
+_POSITIONS: WeakKeyDictionary[fx.Graph, Positions] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,8 @@ def find_layout(node: fx.Node, size: tuple[int, ...]) -> Layout | str:
 
     Spatial sizes are told by their proportions, which are the image's. Where both readings of a
     shape have them, the operators around decide. The grid of tokens is that of the nearest value
-    before them that still has one.
+    before them that still has one, and that they are in its order is checked where what happens
+    between is known.
     """
     shape = _sizes(node)
     if not _is_batch(_shape(node)[0]):
@@ -103,10 +112,32 @@ def _layout_of_map(node: fx.Node, shape: tuple[int, ...], size: tuple[int, ...])
 
 
 def _layout_of_tokens(node: fx.Node, shape: tuple[int, ...], size: tuple[int, ...]) -> Layout | str:
-    layout = find_token_grid(node, shape[1], size)
+    tokens = shape[1]
+    positions = _POSITIONS.setdefault(node.graph, Positions(partial(_axes_of_map, size=size)))
+    row = positions.of_tokens(node)
+    if row is not None:
+        prefix = int(row[0].isnan().sum())
+        found = grid_of(row[:, prefix:])
+        if found is not None and tokens - prefix > 1 and _is_grid(found[0], size):
+            grid, in_order = found
+            if in_order:
+                return Layout("tokens", len(size), grid, prefix)
+            return f"its {tokens} tokens are not in the order of the image's rows"
+    layout = find_token_grid(node, tokens, size)
     if isinstance(layout, Layout):
         return layout
     return f"its output {_show(('B', *shape[1:]))} is no row of tokens that fills a grid"
+
+
+def _axes_of_map(node: fx.Node, size: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The axes of a value that are the image's, if it is a map."""
+    if not is_in_proportion(node, size) or not _is_batch(_shape(node)[0]):
+        return None
+    layout = _layout_of_map(node, _sizes(node), size)
+    if isinstance(layout, str):
+        return None
+    first = 1 if layout.kind == "channels_last" else 2
+    return tuple(range(first, first + len(size)))
 
 
 def find_token_grid(node: fx.Node, tokens: int, size: tuple[int, ...]) -> Layout | str:
@@ -179,8 +210,3 @@ def _shape(node: fx.Node) -> Sequence[int | torch.SymInt]:
 def _sizes(node: fx.Node) -> tuple[int, ...]:
     """The sizes at the example image."""
     return tuple(map(hint, _shape(node)))
-
-
-def hint(size: int | torch.SymInt) -> int:
-    """The size at the example image."""
-    return int(size.node.hint) if isinstance(size, torch.SymInt) else size  # type: ignore[arg-type]

@@ -10,8 +10,8 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from camcore.errors import ExportError, unknown_name
-from camcore.export.grids import Layout, find_layout, hint, is_in_proportion
-from camcore.export.trace import Trace, outputs_of, trace
+from camcore.export.grids import Layout, find_layout, is_in_proportion
+from camcore.export.trace import Trace, hint, outputs_of, trace
 
 # What comes behind these has lost the image's grid, even where it still looks like one (VGG pools
 # to 7 x 7).

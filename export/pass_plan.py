@@ -8,9 +8,10 @@ from torch import Tensor, fx
 
 from camcore.errors import ExportError, InputError
 from camcore.export.bodies import Request
-from camcore.export.grids import Layout, hint
+from camcore.export.grids import Layout
 from camcore.export.loops import Size, number_of_steps
 from camcore.export.passes import PASSES
+from camcore.export.trace import hint
 from camcore.methods import Method
 
 _IN_FLIGHT = 26_000_000  # bytes

@@ -257,3 +257,8 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's text: PyTorch's go on for pages."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def hint(size: int | torch.SymInt) -> int:
+    """The size at the example image."""
+    return int(size.node.hint) if isinstance(size, torch.SymInt) else size  # type: ignore[arg-type]

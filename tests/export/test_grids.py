@@ -339,6 +339,37 @@ def test_windows_in_the_batch() -> None:
     assert explain(model, torch.zeros(1, 3, 24, 40)).card.layer == "conv"
 
 
+class Unrolled(nn.Module):
+    """Brings the four tokens of a pool together first, and pools them later, as Hiera does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 4, 4)
+        self.before, self.after = nn.LayerNorm(8), nn.LayerNorm(8)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).permute(0, 2, 3, 1)
+        batch, height, width, channels = x.shape
+        x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).permute(0, 2, 4, 1, 3, 5)
+        x = self.before(x.reshape(batch, height * width, channels)).tanh()
+        x = self.after(x.reshape(batch, 4, -1, channels).amax(1)).tanh()
+        return self.fc(x.pow(2).mean(1))  # type: ignore[no-any-return]
+
+
+def test_tokens_in_another_order() -> None:
+    model = build(Unrolled, shape=(3, 32, 48))
+    with pytest.raises(ExportError, match=r"'before' cannot .* 96 tokens are not in the order of"):
+        explain(model, torch.zeros(1, 3, 32, 48), layer="before")
+    check(
+        model,
+        None,
+        images(2, 3, 32, 48),
+        lambda x: x.transpose(1, 2).unflatten(2, (4, 6)),
+        found="after",
+    )
+
+
 class Mixed(nn.Module):
     """Tokens that are mixed to another number of them fill no grid."""
 

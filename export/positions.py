@@ -1,0 +1,193 @@
+"""Positions: which points of a grid the tokens of a row are.
+
+Between a map and a row of its points models move values about: windows are cut out, and what is to
+be pooled is brought side by side. Coordinates are moved in place of the values, and the row is read
+off them.
+"""
+
+import math
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, fx
+
+from camcore.export.trace import hint
+
+aten = torch.ops.aten
+
+# One for each axis of the grid, of the value's shape; a list of such for operators of many results.
+# NaN is at no point of the grid, as a class token; None stands for what is not known.
+_Coordinates = list[Tensor] | list[list[Tensor]] | None
+
+# They move values, and change none.
+_MOVES = {
+    aten.chunk,
+    aten.clone,
+    aten.contiguous,
+    aten.expand,
+    aten.flatten,
+    aten.flip,
+    aten.movedim,
+    aten.permute,
+    aten.reshape,
+    aten.roll,
+    aten.select,
+    aten.slice,
+    aten.split,
+    aten.split_with_sizes,
+    aten.squeeze,
+    aten.to,
+    aten.transpose,
+    aten.unbind,
+    aten.unflatten,
+    aten.unsqueeze,
+    aten.view,
+}
+# A view may be possible for the values and not for their coordinates.
+_AS_RESHAPE = {aten.view, aten._unsafe_view}
+
+# They mix channels, and give each token a value of its own.
+_IN_PLACE = {aten.batch_norm, aten.dropout, aten.group_norm, aten.layer_norm, aten.softmax}
+_OF_CHANNELS = {aten.linear, aten.scaled_dot_product_attention}
+
+# What they give lies in the middle of what they take.
+_POOLS = {aten.amax, aten.mean}
+
+
+class Positions:
+    """The coordinates of the values of a graph.
+
+    `start` gives the axes of the grid of a value that is a map, and None for others.
+    """
+
+    def __init__(self, start: Callable[[fx.Node], tuple[int, ...] | None]) -> None:
+        self._start = start
+        self._known: WeakKeyDictionary[fx.Node, _Coordinates] = WeakKeyDictionary()
+
+    def of_tokens(self, node: fx.Node) -> Tensor | None:
+        """The coordinates (D, T) of a row of tokens (B, T, C), None if they are not known."""
+        found = self._of(node)
+        if found is None:
+            return None
+        # All images are alike.
+        coordinates = torch.stack([values[0] for values in found])  # type: ignore[misc]
+        row = coordinates[..., 0]
+        return row if _are_alike(coordinates) else None
+
+    def _of(self, node: fx.Node) -> _Coordinates:
+        pending = [node]
+        while pending:
+            current = pending[-1]
+            sources = [value for value in current.all_input_nodes if _is_followed(current)]
+            missing = [value for value in sources if value not in self._known]
+            if missing:
+                pending += missing
+                continue
+            pending.pop()
+            found = _moved(current, self._known) if sources else None
+            self._known[current] = self._begin(current) if found is None else found
+        return self._known[node]
+
+    def _begin(self, node: fx.Node) -> _Coordinates:
+        axes = self._start(node)
+        if axes is None:
+            return None
+        sizes = _sizes(node)
+        return [
+            torch.arange(float(sizes[axis]))
+            .reshape([-1 if n == axis else 1 for n in range(len(sizes))])
+            .expand(sizes)
+            for axis in axes
+        ]
+
+
+def grid_of(row: Tensor) -> tuple[tuple[int, ...], bool] | None:
+    """The grid that coordinates (D, T) fill, and whether row by row; None if they fill none."""
+    row = row.round(decimals=3)
+    axes = [axis.unique() for axis in row]
+    grid = tuple(map(len, axes))
+    if math.prod(grid) != row.shape[1] or len(row.unique(dim=1).T) != row.shape[1]:
+        return None
+    ordered = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)
+    return grid, torch.equal(row, ordered)
+
+
+def _is_followed(node: fx.Node) -> bool:
+    if node.op != "call_function":
+        return False
+    packet = _packet(node)
+    known = _MOVES | _AS_RESHAPE | _IN_PLACE | _OF_CHANNELS | _POOLS | {aten.cat}
+    return packet in known or _is_pointwise(node) or _is_item(node)
+
+
+def _moved(node: fx.Node, known: WeakKeyDictionary[fx.Node, _Coordinates]) -> _Coordinates:
+    """The coordinates of what an operator returns, from those of what it is given."""
+    packet, x = _packet(node), node.args[0]
+    if packet is aten.cat:
+        return _joined(node, known)
+    if _is_pointwise(node):
+        return _of_equal_shape(node, known)
+    given = known[x] if isinstance(x, fx.Node) else None
+    if given is None:
+        return None
+    if _is_item(node):
+        return [values[node.args[1]] for values in given]  # type: ignore[index,misc,return-value]
+    if packet in _MOVES | _AS_RESHAPE:
+        target = aten.reshape.default if packet in _AS_RESHAPE else node.target
+        others, named = fx.map_arg((node.args[1:], node.kwargs), lambda n: hint(n.meta["val"]))  # type: ignore[misc]
+        return [target(values, *others, **named) for values in given]  # type: ignore[operator]
+    if packet in _POOLS:
+        return _averaged(node, given)  # type: ignore[arg-type]
+    if packet in _OF_CHANNELS:
+        return _spread(node, given)  # type: ignore[arg-type]
+    return given
+
+
+def _joined(node: fx.Node, known: WeakKeyDictionary[fx.Node, _Coordinates]) -> _Coordinates:
+    parts: list[fx.Node] = node.args[0]  # type: ignore[assignment]
+    found = [known[part] for part in parts]
+    count = max((len(each) for each in found if each), default=0)
+    nowhere = [[torch.full(_sizes(part), math.nan)] * count for part in parts]
+    axes = zip(*(a or b for a, b in zip(found, nowhere, strict=True)), strict=True)
+    return [torch.cat(axis, *node.args[1:], **node.kwargs) for axis in axes] or None  # type: ignore[arg-type]
+
+
+def _of_equal_shape(node: fx.Node, known: WeakKeyDictionary[fx.Node, _Coordinates]) -> _Coordinates:
+    sizes = _sizes(node)
+    found = (known[value] for value in node.all_input_nodes if _sizes(value) == sizes)
+    return next((each for each in found if each is not None), None)
+
+
+def _averaged(node: fx.Node, given: list[Tensor]) -> list[Tensor]:
+    _, axes, *keep = node.args
+    return [values.mean(axes, *keep) for values in given]  # type: ignore[arg-type]
+
+
+def _spread(node: fx.Node, given: list[Tensor]) -> list[Tensor] | None:
+    """The coordinates of tokens whose channels are mixed, which have to be the same for all."""
+    if not all(_are_alike(values[0]) for values in given):
+        return None
+    return [values[..., :1].expand(_sizes(node)) for values in given]
+
+
+def _are_alike(coordinates: Tensor) -> bool:
+    """Whether coordinates are the same along the last axis."""
+    return bool(coordinates.isclose(coordinates[..., :1], equal_nan=True).all())
+
+
+def _packet(node: fx.Node) -> object:
+    return getattr(node.target, "overloadpacket", None)
+
+
+def _is_pointwise(node: fx.Node) -> bool:
+    return torch.Tag.pointwise in getattr(node.target, "tags", ())
+
+
+def _is_item(node: fx.Node) -> bool:
+    return getattr(node.target, "__name__", "") == "getitem"
+
+
+def _sizes(node: fx.Node) -> list[int]:
+    value = node.meta.get("val")
+    return [hint(size) for size in value.shape] if isinstance(value, Tensor) else []
