@@ -1,7 +1,8 @@
 """Step 1, trace: an eager model becomes one functional ATen graph."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.module import register_module_forward_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -36,6 +38,10 @@ _LOSSES = (
 
 # A size that nothing else in a model has.
 _BATCH = 23
+
+# How many operations tell a size from the image's. A handful do for most models; padding by
+# TensorFlow's rule takes three times as many from stride to stride, and hours to trace.
+_INTRICATE = 30
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,8 @@ def trace(
     if dynamic_size is not False:
         try:
             _try_another_size(model, inputs, axes, attention=dynamic_size is True)
-            graph = _relative_to(root, _capture(model, inputs, free=axes))
+            with nullcontext() if dynamic_size else _simple_sizes():
+                graph = _relative_to(root, _capture(model, inputs, free=axes))
             return Trace(graph, size, dynamic_size=True)
         except Exception as error:
             if dynamic_size:
@@ -164,6 +171,28 @@ def _try_another_size(
         model(images.new_zeros(1, *shape[1:]), *[other[:1] for other in others])
     if watch.seen and not attention:
         raise ExportError("it has attention; dynamic_size=True tries to free them nevertheless")
+
+
+@contextmanager
+def _simple_sizes() -> Iterator[None]:
+    """Refuses modules whose output's size is too intricate a function of the image's."""
+
+    def check(module: nn.Module, inputs: Any, output: Any) -> None:
+        if not isinstance(output, Tensor):
+            return
+        sizes = [size.node.expr for size in output.shape if isinstance(size, torch.SymInt)]
+        if any(size.count_ops() > _INTRICATE for size in sizes):
+            raise ExportError(
+                f"the sizes in it, from {type(module).__name__} on, follow from the image's in too "
+                "intricate a way, as by TensorFlow's padding; dynamic_size=True tries to free them "
+                "nevertheless"
+            )
+
+    hook = register_module_forward_hook(check)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 class _AttentionWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]

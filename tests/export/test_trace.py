@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from camcore.errors import ExportError, InputError
 from camcore.export.trace import first_line, module_of, trace
@@ -72,6 +73,30 @@ def test_a_fixed_size_is_found_and_told() -> None:
 def test_a_free_size_that_cannot_be_had() -> None:
     with pytest.raises(ExportError, match=r"free height and width.*dynamic_size"):
         trace(build(FixedSize), torch.zeros(1, 3, 16, 16), dynamic_size=True)
+
+
+class SamePadding(nn.Conv2d):
+    """A convolution with a stride, padded by TensorFlow's rule."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        missing = [max((-(-n // 2) - 1) * 2 + 3 - n, 0) for n in x.shape[2:]]
+        sides = [side for n in reversed(missing) for side in (n // 2, n - n // 2)]
+        return super().forward(F.pad(x, sides))
+
+
+def test_sizes_that_are_too_intricate_are_fixed() -> None:
+    def make() -> nn.Module:
+        convs = [SamePadding(3 if n == 0 else 4, 4, 3, stride=2) for n in range(5)]
+        return Classifier(nn.Sequential(*convs), 4)
+
+    model = build(make, shape=(3, 50, 64))
+    traced = trace(model, torch.zeros(1, 3, 50, 64))
+    assert not traced.dynamic_size
+    assert "from SamePadding on, follow from the image's in too intricate a way" in traced.notes[0]
+    image = images(1, 2, 50, 64)
+    torch.testing.assert_close(traced.graph(image), model(image))
+    # No hook is left behind.
+    assert not torch.nn.modules.module._global_forward_hooks
 
 
 def test_a_fixed_size_on_request(small_net: nn.Module) -> None:
