@@ -37,7 +37,6 @@ _MOVES = {
     aten.split,
     aten.split_with_sizes,
     aten.squeeze,
-    aten.to,
     aten.transpose,
     aten.unbind,
     aten.unflatten,
@@ -48,11 +47,18 @@ _MOVES = {
 _AS_RESHAPE = {aten.view, aten._unsafe_view}
 
 # They mix channels, and give each token a value of its own.
-_IN_PLACE = {aten.batch_norm, aten.dropout, aten.group_norm, aten.layer_norm, aten.softmax}
+_IN_PLACE = {
+    aten.batch_norm,
+    aten.dropout,
+    aten.group_norm,
+    aten.layer_norm,
+    aten.softmax,
+    aten.to,
+}
 _OF_CHANNELS = {aten.linear, aten.scaled_dot_product_attention}
 
 # What they give lies in the middle of what they take.
-_POOLS = {aten.amax, aten.mean}
+_POOLS = {aten.amax.default, aten.max.dim, aten.mean.dim}
 
 
 class Positions:
@@ -71,7 +77,7 @@ class Positions:
         if found is None:
             return None
         # All images are alike.
-        coordinates = torch.stack([values[0] for values in found])  # type: ignore[misc]
+        coordinates = torch.stack([values[0] for values in found])
         row = coordinates[..., 0]
         return row if _are_alike(coordinates) else None
 
@@ -105,9 +111,9 @@ class Positions:
 def grid_of(row: Tensor) -> tuple[tuple[int, ...], bool] | None:
     """The grid that coordinates (D, T) fill, and whether row by row; None if they fill none."""
     row = row.round(decimals=3)
-    axes = [axis.unique() for axis in row]
+    axes = [torch.unique(axis) for axis in row]
     grid = tuple(map(len, axes))
-    if math.prod(grid) != row.shape[1] or len(row.unique(dim=1).T) != row.shape[1]:
+    if math.prod(grid) != row.shape[1] or torch.unique(row, dim=1).shape != row.shape:
         return None
     ordered = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)
     return grid, torch.equal(row, ordered)
@@ -116,9 +122,9 @@ def grid_of(row: Tensor) -> tuple[tuple[int, ...], bool] | None:
 def _is_followed(node: fx.Node) -> bool:
     if node.op != "call_function":
         return False
-    packet = _packet(node)
-    known = _MOVES | _AS_RESHAPE | _IN_PLACE | _OF_CHANNELS | _POOLS | {aten.cat}
-    return packet in known or _is_pointwise(node) or _is_item(node)
+    known = _MOVES | _AS_RESHAPE | _IN_PLACE | _OF_CHANNELS | {aten.cat}
+    by_operator = _packet(node) in known or node.target in _POOLS
+    return by_operator or _is_pointwise(node) or _is_item(node)
 
 
 def _moved(node: fx.Node, known: WeakKeyDictionary[fx.Node, _Coordinates]) -> _Coordinates:
@@ -132,12 +138,12 @@ def _moved(node: fx.Node, known: WeakKeyDictionary[fx.Node, _Coordinates]) -> _C
     if given is None:
         return None
     if _is_item(node):
-        return [values[node.args[1]] for values in given]  # type: ignore[index,misc,return-value]
+        return [values[node.args[1]] for values in given]  # type: ignore[index]
     if packet in _MOVES | _AS_RESHAPE:
         target = aten.reshape.default if packet in _AS_RESHAPE else node.target
-        others, named = fx.map_arg((node.args[1:], node.kwargs), lambda n: hint(n.meta["val"]))  # type: ignore[misc]
+        others, named = fx.map_arg((node.args[1:], node.kwargs), lambda n: hint(n.meta["val"]))
         return [target(values, *others, **named) for values in given]  # type: ignore[operator]
-    if packet in _POOLS:
+    if node.target in _POOLS:
         return _averaged(node, given)  # type: ignore[arg-type]
     if packet in _OF_CHANNELS:
         return _spread(node, given)  # type: ignore[arg-type]
@@ -159,9 +165,13 @@ def _of_equal_shape(node: fx.Node, known: WeakKeyDictionary[fx.Node, _Coordinate
     return next((each for each in found if each is not None), None)
 
 
-def _averaged(node: fx.Node, given: list[Tensor]) -> list[Tensor]:
+def _averaged(node: fx.Node, given: list[Tensor]) -> _Coordinates:
+    if len(node.args) < 2:
+        return None  # over all axes
     _, axes, *keep = node.args
-    return [values.mean(axes, *keep) for values in given]  # type: ignore[arg-type]
+    means = [values.mean(axes, *keep) for values in given]  # type: ignore[arg-type]
+    # A maximum along one axis comes with where on it that was.
+    return [[mean, mean] for mean in means] if node.target is aten.max.dim else means
 
 
 def _spread(node: fx.Node, given: list[Tensor]) -> list[Tensor] | None:

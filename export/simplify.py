@@ -349,7 +349,7 @@ def _spell_out(graph: fx.Graph, node: fx.Node, rules: Mapping[torch._ops.OpOverl
 
     def operator(*values: Any) -> Any:
         known = dict(zip(given, values, strict=True))
-        arguments, named = fx.map_arg((node.args, node.kwargs), known.__getitem__)  # type: ignore[misc]
+        arguments, named = fx.map_arg((node.args, node.kwargs), known.__getitem__)
         return node.target(*arguments, **named)  # type: ignore[operator]
 
     # Above autograd, where operators like a product of arrays are still what they are.

@@ -180,7 +180,8 @@ def _simple_sizes() -> Iterator[None]:
     def check(module: nn.Module, inputs: Any, output: Any) -> None:
         if not isinstance(output, Tensor):
             return
-        sizes = [size.node.expr for size in output.shape if isinstance(size, torch.SymInt)]
+        shape: Sequence[Any] = output.shape
+        sizes = [size.node.expr for size in shape if isinstance(size, torch.SymInt)]
         if any(size.count_ops() > _INTRICATE for size in sizes):
             raise ExportError(
                 f"the sizes in it, from {type(module).__name__} on, follow from the image's in too "
