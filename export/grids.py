@@ -192,10 +192,21 @@ def _grids_before(node: fx.Node, size: tuple[int, ...]) -> Iterator[tuple[int, .
         shape = _sizes(current)
         if len(shape) == len(size) + 2 and _is_batch(_shape(current)[0]):
             yield from (grid for grid in (shape[2:], shape[1:-1]) if _is_grid(grid, size))
+        if current.target is aten.im2col.default:
+            yield _grid_of_patches(current)
         for value in current.all_input_nodes:
             if value not in seen:
                 seen.add(value)
                 queue.append(value)
+
+
+def _grid_of_patches(unfold: fx.Node) -> tuple[int, ...]:
+    x, *how = unfold.args
+    sizes = _sizes(x)[2:]  # type: ignore[arg-type]
+    return tuple(
+        (length + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        for length, kernel, dilation, padding, stride in zip(sizes, *how, strict=True)  # type: ignore[arg-type]
+    )
 
 
 def _show(shape: Sequence[int | str]) -> str:

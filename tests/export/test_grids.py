@@ -339,6 +339,30 @@ def test_windows_in_the_batch() -> None:
     assert explain(model, torch.zeros(1, 3, 24, 40)).card.layer == "conv"
 
 
+class Unfolded(nn.Module):
+    """Cuts its image into overlapping patches by hand, as TNT does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(3 * 36, 8)
+        self.norm = nn.LayerNorm(8)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.unfold(x, 6, padding=1, stride=4).transpose(1, 2)
+        return self.fc(self.norm(self.embed(x)).tanh().pow(2).mean(1))  # type: ignore[no-any-return]
+
+
+def test_patches_cut_by_hand() -> None:
+    check(
+        build(Unfolded, shape=(3, 32, 48)),
+        None,
+        images(2, 3, 32, 48),
+        lambda x: x.transpose(1, 2).unflatten(2, (8, 12)),
+        found="norm",
+    )
+
+
 class Unrolled(nn.Module):
     """Brings the four tokens of a pool together first, and pools them later, as Hiera does."""
 
