@@ -317,8 +317,11 @@ class WindowAttention(nn.Module):
 
 
 def test_attention_within_windows(tmp_path: Path) -> None:
-    features = nn.Sequential(nn.Conv2d(3, 8, 3, 2), WindowAttention(), nn.Conv2d(8, 4, 3))
-    model = build(lambda: Classifier(features, 4))
+    def make() -> nn.Module:
+        layers = nn.Conv2d(3, 8, 3, 2), WindowAttention(), nn.Conv2d(8, 4, 3), nn.Tanh()
+        return Classifier(nn.Sequential(*layers), 4)
+
+    model = build(make)
     path = tmp_path / "windows.onnx"
     save(explain(model, torch.zeros(1, 3, 24, 24), layer="features"), path)
     image, ids = images(5, 3, 24, 24), torch.tensor([[1, 0]])
