@@ -116,13 +116,18 @@ def _layout_of_tokens(node: fx.Node, shape: tuple[int, ...], size: tuple[int, ..
     positions = _POSITIONS.setdefault(node.graph, Positions(partial(_axes_of_map, size=size)))
     row = positions.of_tokens(node)
     if row is not None:
-        prefix = int(row[0].isnan().sum())
-        found = grid_of(row[:, prefix:])
+        others = row[0].isnan()
+        prefix = int(others.sum())
+        found = grid_of(row[:, ~others])
         if found is not None and tokens - prefix > 1 and _is_grid(found[0], size):
             grid, in_order = found
-            if in_order:
-                return Layout("tokens", len(size), grid, prefix)
-            return f"its {tokens} tokens are not in the order of the image's rows"
+            if not in_order:
+                return f"its {tokens} tokens are not in the order of the image's rows"
+            if others[prefix:].any():
+                return (
+                    f"of its {tokens} tokens, those that are no part of the image do not come first"
+                )
+            return Layout("tokens", len(size), grid, prefix)
     layout = find_token_grid(node, tokens, size)
     if isinstance(layout, Layout):
         return layout

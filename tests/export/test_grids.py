@@ -394,6 +394,27 @@ def test_tokens_in_another_order() -> None:
     )
 
 
+class ClassTokenLast(nn.Module):
+    """Its class token stands behind the patches, which a prefix of one would shift."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 8, 8)
+        self.token = nn.Parameter(torch.zeros(1, 1, 8))
+        self.norm = nn.LayerNorm(8)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = self.norm(torch.cat([x, self.token.expand(x.shape[0], -1, -1)], dim=1))
+        return self.fc(x.tanh().pow(2).mean(1))  # type: ignore[no-any-return]
+
+
+def test_a_class_token_behind_the_patches() -> None:
+    with pytest.raises(ExportError, match=r"'norm' cannot .* of its 16 tokens, those that are no"):
+        explain(build(ClassTokenLast), torch.zeros(1, 3, 24, 40), layer="norm")
+
+
 class Mixed(nn.Module):
     """Tokens that are mixed to another number of them fill no grid."""
 
