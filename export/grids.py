@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -205,12 +206,11 @@ def _grids_before(node: fx.Node, size: tuple[int, ...]) -> Iterator[tuple[int, .
                 queue.append(value)
 
 
-def _grid_of_patches(unfold: fx.Node) -> tuple[int, ...]:
+def _grid_of_patches(unfold: Any) -> tuple[int, ...]:
     x, *how = unfold.args
-    sizes = _sizes(x)[2:]  # type: ignore[arg-type]
     return tuple(
         (length + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-        for length, kernel, dilation, padding, stride in zip(sizes, *how, strict=True)  # type: ignore[arg-type]
+        for length, kernel, dilation, padding, stride in zip(_sizes(x)[2:], *how, strict=True)
     )
 
 
