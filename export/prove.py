@@ -66,28 +66,18 @@ def prove(path: Path, explained: Explained) -> dict[str, Any]:
     if explained.card.steps is not None:
         run = _in_steps(run, explained.card)
     worst, images, contrast = 0.0, 0, 0.0
-    for given_inputs, class_ids in _fresh_inputs(explained):
-        inputs = request.prepared(given_inputs)
-        shape = tuple(given_inputs[0].shape)
+    for inputs, class_ids in _fresh_inputs(explained):
         try:
-            returned = run(*given_inputs, class_ids)
-            found = [torch.as_tensor(output).to(class_ids.device) for output in returned]
-        except Exception as failure:  # each runtime has its own, derived from nothing narrower
-            reason = first_line(failure)
-            raise ProofError(f"{runtime} fails on images {shape}: {reason}") from failure
-        *outputs, classes, maps = found
-        expected = explain_eagerly(request, inputs, class_ids)
-        if not torch.equal(classes, expected.classes):
-            expected = _agreed_on_ties(request, inputs, classes, expected)
-        given = Reference(tuple(outputs), classes, maps, expected.ranking)
-        names = [*explained.card.outputs[:-2], "saliency_map"]
-        for n, name in enumerate(names):
-            error = _error(_part(given, n), _part(expected, n))
-            if not error <= TOLERANCE:
-                error = _within_rounding(name, n, request, inputs, given, expected, runtime)
-            worst = max(worst, error)
-        images += shape[0]
-        contrast = max(contrast, _contrast(given, expected))
+            error, difference = _compared(explained, runtime, run, inputs, class_ids)
+        except ProofError as failure:
+            if inputs[0].shape[2:] == request.inputs[0].shape[2:]:
+                raise
+            raise ProofError(
+                f"{failure}. That is another size than the example's: should the file fail for "
+                "others alone, dynamic_size=False (--fixed-size) makes one for the example's"
+            ) from failure
+        worst, contrast = max(worst, error), max(contrast, difference)
+        images += len(inputs[0])
     if contrast == 0:
         raise ProofError(
             f"the maps of {explained.card.layer} are the same for every image, in the file and in "
@@ -95,6 +85,37 @@ def prove(path: Path, explained: Explained) -> dict[str, Any]:
             "weights"
         )
     return {"runtime": runtime, "images": images, "worst_relative_error": float(f"{worst:.2e}")}
+
+
+def _compared(
+    explained: Explained,
+    runtime: str,
+    run: Runner,
+    given_inputs: Sequence[Tensor],
+    class_ids: Tensor,
+) -> tuple[float, float]:
+    """The worst error for a batch, and how far its maps of one class are apart."""
+    request = explained.request
+    inputs = request.prepared(given_inputs)
+    shape = tuple(given_inputs[0].shape)
+    try:
+        returned = run(*given_inputs, class_ids)
+        found = [torch.as_tensor(output).to(class_ids.device) for output in returned]
+    except Exception as failure:  # each runtime has its own, derived from nothing narrower
+        reason = first_line(failure)
+        raise ProofError(f"{runtime} fails on images {shape}: {reason}") from failure
+    *outputs, classes, maps = found
+    expected = explain_eagerly(request, inputs, class_ids)
+    if not torch.equal(classes, expected.classes):
+        expected = _agreed_on_ties(request, inputs, classes, expected)
+    given = Reference(tuple(outputs), classes, maps, expected.ranking)
+    worst = 0.0
+    for n, name in enumerate([*explained.card.outputs[:-2], "saliency_map"]):
+        error = _error(_part(given, n), _part(expected, n))
+        if not error <= TOLERANCE:
+            error = _within_rounding(name, n, request, inputs, given, expected, runtime)
+        worst = max(worst, error)
+    return worst, _contrast(given, expected)
 
 
 def rounding_notes(proof: Mapping[str, Any]) -> tuple[str, ...]:
