@@ -54,7 +54,7 @@ from camcore.export.pass_plan import (
 from camcore.export.passes import LINEAR_PASSES, PASSES, AblationBody
 from camcore.export.subject import MODEL, Subject, name_inputs, named_outputs
 from camcore.export.targets import Target, get_target
-from camcore.export.trace import Trace, check_model, first_line, hint, outputs_of, trace
+from camcore.export.trace import Trace, check_model, first_line, outputs_of, sizes_of, trace
 from camcore.export.updates import find_updates
 from camcore.methods import get_method
 from camcore.projection import Gram
@@ -515,7 +515,7 @@ def _gram(activation: fx.Node, layout: Layout) -> Gram:
 
     Kernels cannot tell where a size is free: there, the example's decides.
     """
-    sizes = [hint(size) for size in activation.meta["val"].shape[1:]]
+    sizes = sizes_of(activation)[1:]
     channels = sizes[0] if layout.kind == "channels_first" else sizes[-1]
     return "space" if math.prod(sizes) // channels <= channels else "channels"
 

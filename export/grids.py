@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from camcore.export.positions import Positions, grid_of
-from camcore.export.trace import hint
+from camcore.export.trace import sizes_of
 from camcore.layouts import channels_last_to_first, tokens_to_grid
 
 aten = torch.ops.aten
@@ -84,7 +84,7 @@ def find_layout(node: fx.Node, size: tuple[int, ...]) -> Layout | str:
     before them that still has one, and that they are in its order is checked where what happens
     between is known.
     """
-    shape = _sizes(node)
+    shape = sizes_of(node)
     if not _is_batch(_shape(node)[0]):
         return f"its first axis is not the batch, its shape is {_show(shape)}"
     if len(shape) == len(size) + 2:
@@ -96,7 +96,7 @@ def find_layout(node: fx.Node, size: tuple[int, ...]) -> Layout | str:
 
 def is_in_proportion(node: fx.Node, size: tuple[int, ...]) -> bool:
     """Whether a value has two neighbouring axes that are the image's, reduced alike."""
-    shape = _sizes(node)
+    shape = sizes_of(node)
     return len(shape) == len(size) + 2 and any(
         _is_grid(grid, size) for grid in (shape[2:], shape[1:-1])
     )
@@ -139,7 +139,7 @@ def _axes_of_map(node: fx.Node, size: tuple[int, ...]) -> tuple[int, ...] | None
     """The axes of a value that are the image's, if it is a map."""
     if not is_in_proportion(node, size) or not _is_batch(_shape(node)[0]):
         return None
-    layout = _layout_of_map(node, _sizes(node), size)
+    layout = _layout_of_map(node, sizes_of(node), size)
     if isinstance(layout, str):
         return None
     first = 1 if layout.kind == "channels_last" else 2
@@ -182,7 +182,7 @@ def _speaks_for_channels_last(node: fx.Node) -> bool:
         packet = getattr(current.target, "overloadpacket", None)
         if packet in _CHANNELS_FIRST | _CHANNELS_LAST:
             return packet in _CHANNELS_LAST
-        if current is not node and (packet in _MOVES or _sizes(current) != _sizes(node)):
+        if current is not node and (packet in _MOVES or sizes_of(current) != sizes_of(node)):
             continue  # behind it the axes may be others
         near = [*current.users, *([] if packet in _MOVES else current.all_input_nodes)]
         queue.extend(value for value in near if value not in seen)
@@ -195,7 +195,7 @@ def _grids_before(node: fx.Node, size: tuple[int, ...]) -> Iterator[tuple[int, .
     seen, queue = {node}, deque([node])
     while queue:
         current = queue.popleft()
-        shape = _sizes(current)
+        shape = sizes_of(current)
         if len(shape) == len(size) + 2 and _is_batch(_shape(current)[0]):
             yield from (grid for grid in (shape[2:], shape[1:-1]) if _is_grid(grid, size))
         if current.target is aten.im2col.default:
@@ -210,7 +210,7 @@ def _grid_of_patches(unfold: Any) -> tuple[int, ...]:
     x, *how = unfold.args
     return tuple(
         (length + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-        for length, kernel, dilation, padding, stride in zip(_sizes(x)[2:], *how, strict=True)
+        for length, kernel, dilation, padding, stride in zip(sizes_of(x)[2:], *how, strict=True)
     )
 
 
@@ -221,8 +221,3 @@ def _show(shape: Sequence[int | str]) -> str:
 def _shape(node: fx.Node) -> Sequence[int | torch.SymInt]:
     value = node.meta.get("val")
     return value.shape if isinstance(value, Tensor) else ()
-
-
-def _sizes(node: fx.Node) -> tuple[int, ...]:
-    """The sizes at the example image."""
-    return tuple(map(hint, _shape(node)))

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from camcore.errors import ExportError, unknown_name
 from camcore.export.grids import Layout, find_layout, is_in_proportion
-from camcore.export.trace import Trace, hint, outputs_of, trace
+from camcore.export.trace import Trace, hint, outputs_of, sizes_of, trace
 
 # What comes behind these has lost the image's grid, even where it still looks like one (VGG pools
 # to 7 x 7).
@@ -63,7 +63,7 @@ def list_layers(model: nn.Module, example: Tensor) -> list[LayerInfo]:
     for name, outputs in _outputs(traced.graph.graph).items():
         layout = _layout(traced, outputs)
         reason = layout if isinstance(layout, str) else layout.describe()
-        shape = tuple(hint(size) for size in outputs[-1].meta["val"].shape[1:]) if outputs else ()
+        shape = sizes_of(outputs[-1])[1:] if outputs else ()
         usable = name == chosen or isinstance(layout, Layout)
         if name == chosen:
             last = "the last output on the image's grid that the prediction looks at"
@@ -216,7 +216,7 @@ def _unfit_in_dense_models(traced: Trace, values: Iterable[fx.Node]) -> set[fx.N
 def _points(value: fx.Node, layout: Layout) -> int:
     if layout.kind == "tokens":
         return math.prod(layout.grid)
-    sizes = [hint(size) for size in value.meta["val"].shape]
+    sizes = sizes_of(value)
     return math.prod(sizes[1:-1] if layout.kind == "channels_last" else sizes[2:])
 
 

@@ -6,13 +6,14 @@ off them.
 """
 
 import math
+import operator
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx
 
-from camcore.export.trace import hint
+from camcore.export.trace import hint, sizes_of
 
 aten = torch.ops.aten
 
@@ -42,6 +43,7 @@ _MOVES = {
     aten.unflatten,
     aten.unsqueeze,
     aten.view,
+    aten._unsafe_view,
 }
 # A view may be possible for the values and not for their coordinates.
 _AS_RESHAPE = {aten.view, aten._unsafe_view}
@@ -59,6 +61,8 @@ _OF_CHANNELS = {aten.linear, aten.scaled_dot_product_attention}
 
 # What they give lies in the middle of what they take.
 _POOLS = {aten.amax.default, aten.max.dim, aten.mean.dim}
+
+_FOLLOWED = _MOVES | _IN_PLACE | _OF_CHANNELS | {aten.cat}
 
 
 class Positions:
@@ -85,7 +89,7 @@ class Positions:
         pending = [node]
         while pending:
             current = pending[-1]
-            sources = [value for value in current.all_input_nodes if _is_followed(current)]
+            sources = current.all_input_nodes if _is_followed(current) else []
             missing = [value for value in sources if value not in self._known]
             if missing:
                 pending += missing
@@ -99,7 +103,7 @@ class Positions:
         axes = self._start(node)
         if axes is None:
             return None
-        sizes = _sizes(node)
+        sizes = sizes_of(node)
         return [
             torch.arange(float(sizes[axis]))
             .reshape([-1 if n == axis else 1 for n in range(len(sizes))])
@@ -122,8 +126,7 @@ def grid_of(row: Tensor) -> tuple[tuple[int, ...], bool] | None:
 def _is_followed(node: fx.Node) -> bool:
     if node.op != "call_function":
         return False
-    known = _MOVES | _AS_RESHAPE | _IN_PLACE | _OF_CHANNELS | {aten.cat}
-    by_operator = _packet(node) in known or node.target in _POOLS
+    by_operator = _packet(node) in _FOLLOWED or node.target in _POOLS
     return by_operator or _is_pointwise(node) or _is_item(node)
 
 
@@ -139,7 +142,7 @@ def _moved(node: fx.Node, known: WeakKeyDictionary[fx.Node, _Coordinates]) -> _C
         return None
     if _is_item(node):
         return [values[node.args[1]] for values in given]  # type: ignore[index]
-    if packet in _MOVES | _AS_RESHAPE:
+    if packet in _MOVES:
         target = aten.reshape.default if packet in _AS_RESHAPE else node.target
         others, named = fx.map_arg((node.args[1:], node.kwargs), lambda n: hint(n.meta["val"]))
         return [target(values, *others, **named) for values in given]  # type: ignore[operator]
@@ -154,14 +157,17 @@ def _joined(node: fx.Node, known: WeakKeyDictionary[fx.Node, _Coordinates]) -> _
     parts: list[fx.Node] = node.args[0]  # type: ignore[assignment]
     found = [known[part] for part in parts]
     count = max((len(each) for each in found if each), default=0)
-    nowhere = [[torch.full(_sizes(part), math.nan)] * count for part in parts]
-    axes = zip(*(a or b for a, b in zip(found, nowhere, strict=True)), strict=True)
+    filled = [
+        each or [torch.full(sizes_of(part), math.nan)] * count
+        for part, each in zip(parts, found, strict=True)
+    ]
+    axes = zip(*filled, strict=True)
     return [torch.cat(axis, *node.args[1:], **node.kwargs) for axis in axes] or None  # type: ignore[arg-type]
 
 
 def _of_equal_shape(node: fx.Node, known: WeakKeyDictionary[fx.Node, _Coordinates]) -> _Coordinates:
-    sizes = _sizes(node)
-    found = (known[value] for value in node.all_input_nodes if _sizes(value) == sizes)
+    sizes = sizes_of(node)
+    found = (known[value] for value in node.all_input_nodes if sizes_of(value) == sizes)
     return next((each for each in found if each is not None), None)
 
 
@@ -178,7 +184,7 @@ def _spread(node: fx.Node, given: list[Tensor]) -> list[Tensor] | None:
     """The coordinates of tokens whose channels are mixed, which have to be the same for all."""
     if not all(_are_alike(values[0]) for values in given):
         return None
-    return [values[..., :1].expand(_sizes(node)) for values in given]
+    return [values[..., :1].expand(sizes_of(node)) for values in given]
 
 
 def _are_alike(coordinates: Tensor) -> bool:
@@ -195,9 +201,4 @@ def _is_pointwise(node: fx.Node) -> bool:
 
 
 def _is_item(node: fx.Node) -> bool:
-    return getattr(node.target, "__name__", "") == "getitem"
-
-
-def _sizes(node: fx.Node) -> list[int]:
-    value = node.meta.get("val")
-    return [hint(size) for size in value.shape] if isinstance(value, Tensor) else []
+    return node.target is operator.getitem

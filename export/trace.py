@@ -289,6 +289,12 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def sizes_of(node: fx.Node) -> tuple[int, ...]:
+    """The sizes of a value at the example image, none for what is no tensor."""
+    value = node.meta.get("val")
+    return tuple(map(hint, value.shape)) if isinstance(value, Tensor) else ()
+
+
 def hint(size: int | torch.SymInt) -> int:
     """The size at the example image."""
     return int(size.node.hint) if isinstance(size, torch.SymInt) else size  # type: ignore[arg-type]

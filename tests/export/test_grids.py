@@ -358,7 +358,7 @@ def test_patches_cut_by_hand() -> None:
         build(Unfolded, shape=(3, 32, 48)),
         None,
         images(2, 3, 32, 48),
-        lambda x: x.transpose(1, 2).unflatten(2, (8, 12)),
+        as_grid(0, 8, 12),
         found="norm",
     )
 
@@ -389,7 +389,7 @@ def test_tokens_in_another_order() -> None:
         model,
         None,
         images(2, 3, 32, 48),
-        lambda x: x.transpose(1, 2).unflatten(2, (4, 6)),
+        as_grid(0, 4, 6),
         found="after",
     )
 

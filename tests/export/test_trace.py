@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -61,13 +63,17 @@ def test_the_batch_of_the_example_does_not_matter(small_net: nn.Module, batch: i
         torch.testing.assert_close(graph(image), small_net(image))
 
 
-def test_a_fixed_size_is_found_and_told() -> None:
-    model = build(FixedSize, shape=(3, 16, 16))
-    traced = trace(model, torch.zeros(1, 3, 16, 16))
+def assert_fixed(make: Callable[[], nn.Module], size: tuple[int, int], note: str) -> None:
+    model = build(make, shape=(3, *size))
+    traced = trace(model, torch.zeros(1, 3, *size))
     assert not traced.dynamic_size
-    assert "the model fixes them" in traced.notes[0]
-    image = images(1, 3, 16, 16)
+    assert note in traced.notes[0]
+    image = images(1, 3, *size)
     torch.testing.assert_close(traced.graph(image), model(image))
+
+
+def test_a_fixed_size_is_found_and_told() -> None:
+    assert_fixed(FixedSize, (16, 16), "the model fixes them")
 
 
 def test_a_free_size_that_cannot_be_had() -> None:
@@ -89,12 +95,8 @@ def test_sizes_that_are_too_intricate_are_fixed() -> None:
         convs = [SamePadding(3 if n == 0 else 4, 4, 3, stride=2) for n in range(5)]
         return Classifier(nn.Sequential(*convs), 4)
 
-    model = build(make, shape=(3, 50, 64))
-    traced = trace(model, torch.zeros(1, 3, 50, 64))
-    assert not traced.dynamic_size
-    assert "from SamePadding on, follow from the image's in too intricate a way" in traced.notes[0]
-    image = images(1, 2, 50, 64)
-    torch.testing.assert_close(traced.graph(image), model(image))
+    note = "from SamePadding on, follow from the image's in too intricate a way"
+    assert_fixed(make, (50, 64), note)
     # No hook is left behind.
     assert not torch.nn.modules.module._global_forward_hooks
 
