@@ -70,7 +70,8 @@ def prove(path: Path, explained: Explained) -> dict[str, Any]:
         try:
             error, difference = _compared(explained, runtime, run, inputs, class_ids)
         except ProofError as failure:
-            if inputs[0].shape[2:] == request.inputs[0].shape[2:]:
+            image = request.prepared(inputs)[0]  # of pixels, the channels come last
+            if image.shape[2:] == request.inputs[0].shape[2:]:
                 raise
             raise ProofError(
                 f"{failure}. That is another size than the example's: should the file fail for "

@@ -267,6 +267,17 @@ def test_other_sizes_than_the_example_s_may_be_at_fault(tmp_path: Path) -> None:
     save(explain(model, EXAMPLE, layer="top", dynamic_size=False), path)
 
 
+@pytest.mark.parametrize("pixels", [False, True])
+def test_the_example_s_own_size_is_not_called_another(
+    pixels: bool, small_net: nn.Module, tmp_path: Path
+) -> None:
+    explained = explain(small_net, EXAMPLE, layer=LAYER, pixels=pixels, dynamic_size=False)
+    wrong = tampered(explained, lambda image, scores, classes, maps: (scores, classes, 2 * maps))
+    with pytest.raises(ProofError, match="saliency_map") as caught:
+        save(wrong, tmp_path / "model.onnx")
+    assert "another size" not in str(caught.value)
+
+
 class Rippled(nn.Module):
     """Waves so short that single precision hardly tells where on them a value is."""
 
