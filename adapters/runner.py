@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
-from array_api_compat import array_namespace, is_numpy_array
+from array_api_compat import array_namespace, is_numpy_array, to_device
 from numpy.typing import ArrayLike, NDArray
 
 from camcore.adapters.files import check_reopenable, read_card, unchanged
@@ -434,21 +434,20 @@ def _open_onnx(path: Path, card: Card, device: Device) -> Graph:
 
 def _run_bound(session: Any, names: list[str], feeds: Mapping[str, Any]) -> Sequence[Any]:
     """Run on another library's memory, and hand out results as arrays of that library, uncopied."""
-    import onnxruntime
-    from onnxruntime.capi.onnxruntime_pybind11_state import OrtValue as RawValue
+    from onnxruntime import OrtValue
 
     image = feeds["image"]
     xp = array_namespace(image)
     device_type, device_id = image.__dlpack_device__()
     binding = session.io_binding()
     for name, array in feeds.items():
+        # Not bind_cpu_input: it does not know inputs that have a default.
         if is_numpy_array(array):  # class_ids, steps and the first state
-            # Not bind_cpu_input: it does not know inputs that have a default.
-            value = onnxruntime.OrtValue.ortvalue_from_numpy(array)
+            value = OrtValue.ortvalue_from_numpy(array)
+        elif xp.isdtype(array.dtype, "bool"):  # which onnxruntime takes by DLPack from 1.32 on
+            value = OrtValue.ortvalue_from_numpy(np.from_dlpack(to_device(array, "cpu")).copy())
         else:
-            # The raw class: onnxruntime 1.22 has no public `OrtValue.from_dlpack` yet.
-            raw = RawValue.from_dlpack(_dense(array, xp).__dlpack__(), False)
-            value = onnxruntime.OrtValue(raw)
+            value = OrtValue.from_dlpack(_dense(array, xp))
         binding.bind_ortvalue_input(name, value)
     for name in names:
         binding.bind_output(name, "cuda" if device_type == _CUDA else "cpu", device_id)
@@ -456,7 +455,7 @@ def _run_bound(session: Any, names: list[str], feeds: Mapping[str, Any]) -> Sequ
     binding.synchronize_inputs()
     _stoppable(lambda how: session.run_with_iobinding(binding, how))
     binding.synchronize_outputs()
-    return [xp.from_dlpack(value._ortvalue) for value in binding.get_outputs()]
+    return [xp.from_dlpack(value) for value in binding.get_outputs()]
 
 
 def _stoppable(run: Callable[[Any], Any]) -> Any:

@@ -36,6 +36,20 @@ class WithTable(nn.Module):
         return {"embedding": embedding, "logits": self.fc(torch.cat([embedding, table], 1))}
 
 
+class WithMask(nn.Module):
+    """A picture in, and which channels of the layer count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Conv2d(3, 4, 3, stride=2)
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, image: Tensor, kept: Tensor) -> Tensor:
+        features = self.features(image).relu() * kept[:, :, None, None]
+        scores: Tensor = self.fc(features.mean((2, 3)))
+        return scores
+
+
 class TwoHeads(nn.Module):
     """Scores of three species, and of three breeds."""
 
@@ -62,6 +76,11 @@ def build_segmenter() -> nn.Module:
 def build_with_table() -> nn.Module:
     torch.manual_seed(1)
     return WithTable()
+
+
+def build_with_mask() -> nn.Module:
+    torch.manual_seed(4)
+    return WithMask()
 
 
 def build_painter() -> nn.Module:

@@ -31,8 +31,9 @@ from camcore.adapters.runner import (
 )
 from camcore.card import Card, ImageSpec, seal_onnx
 from camcore.errors import FileError, InputError, UnknownNameError
+from camcore.export import explain, save
 from camcore.export.targets import TARGETS
-from tests.adapters.nets import build_segmenter, build_with_table
+from tests.adapters.nets import build_segmenter, build_with_mask, build_with_table
 from tests.adapters.toy import CARD, onnx_content, reference, write_toy
 
 SUFFIXES = [".onnx", ".pt", ".pt2"]
@@ -421,6 +422,22 @@ def test_wrong_further_inputs(
 ) -> None:
     with pytest.raises(InputError if "unknown" not in message else UnknownNameError, match=message):
         load(with_table_folder / "table.onnx")(image(), *others, **named)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_mask_of_truth_values_beside_the_image(tmp_path: Path, suffix: str) -> None:
+    model = build_with_mask().eval()
+    example = (torch.zeros(1, 3, 24, 24), torch.ones(1, 4, dtype=torch.bool))
+    path = tmp_path / f"mask{suffix}"
+    save(explain(model, example), path)
+    runner = load(path)
+    tensor = torch.from_numpy(image())
+    kept = torch.tensor([[True, False, True, True], [False, True, True, False]])
+    with torch.no_grad():
+        expected = model(tensor, kept)
+    for given in (runner(tensor, kept), runner(image(), kept.numpy())):
+        np.testing.assert_allclose(np.asarray(given.scores), expected, rtol=1e-4, atol=1e-6)
+    assert not np.allclose(runner(tensor, ~kept).scores, expected, atol=1e-3)
 
 
 def test_inputs_that_a_file_does_not_have(toy_folder: Path) -> None:
