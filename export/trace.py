@@ -38,6 +38,9 @@ _LOSSES = (
 
 # A size that nothing else in a model has.
 _BATCH = 23
+# By how much each side grows to see what a model and its graph make of other sizes: the first
+# pleases patches and strides, the second leaves remainders.
+_GROWTHS = (16, 32, 48), (7, 9, 11)
 
 # How many operations tell a size from the image's. A handful do for most models; padding by
 # TensorFlow's rule takes three times as many from stride to stride, and hours to trace.
@@ -92,6 +95,7 @@ def trace(
             _try_another_size(model, inputs, axes, attention=dynamic_size is True)
             with nullcontext() if dynamic_size else _simple_sizes():
                 graph = _relative_to(root, _capture(model, inputs, free=axes))
+            _check_other_sizes(model, graph, inputs, axes)
             return Trace(graph, size, dynamic_size=True)
         except Exception as error:
             if dynamic_size:
@@ -163,14 +167,55 @@ def _try_another_size(
     Without `attention` a model that has any is refused. Its windows and positions are usually made
     for one size, and where they are not, tracing them for every size takes minutes (Swin: five).
     """
-    images, *others = inputs
-    shape = list(images.shape)
-    for growth, axis in enumerate(axes, 1):
-        shape[axis] += 16 * growth
     with torch.no_grad(), _AttentionWatch() as watch:
-        model(images.new_zeros(1, *shape[1:]), *[other[:1] for other in others])
+        model(*_grown(inputs, axes, _GROWTHS[0]))
     if watch.seen and not attention:
         raise ExportError("it has attention; dynamic_size=True tries to free them nevertheless")
+
+
+def _check_other_sizes(
+    model: nn.Module, graph: fx.GraphModule, inputs: tuple[Tensor, ...], axes: range
+) -> None:
+    """Raises an `ExportError` where the graph answers otherwise than the model.
+
+    Where a model asks for the remainder of its image's size (MobileNetV1 of `transformers`, to
+    pad), `torch.export` takes the example's for that of every size.
+    """
+    for growth in _GROWTHS:
+        others = _grown(inputs, axes, growth)
+        with torch.no_grad():
+            try:
+                expected = model(*others)
+            except Exception:  # a size that is not for this model
+                continue
+            given = graph(*others)
+        for ours, theirs in zip(_tensors(given), _tensors(expected), strict=True):
+            if not _agree(ours, theirs):
+                size = " x ".join(str(side) for side in others[0].shape[2:])
+                raise ExportError(f"traced for every size, it answers otherwise at {size}")
+
+
+def _grown(inputs: tuple[Tensor, ...], axes: range, growth: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """One larger image, and its other inputs."""
+    images, *others = inputs
+    shape = [1, *images.shape[1:]]
+    for axis, more in zip(axes, growth, strict=False):
+        shape[axis] += more
+    noise = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    return noise.to(images), *[other[:1] for other in others]
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
+
+
+def _agree(ours: Tensor, theirs: Tensor) -> bool:
+    """Whether two results are the same but for rounding."""
+    if ours.shape != theirs.shape or not theirs.numel():
+        return ours.shape == theirs.shape
+    ours, theirs = ours.double(), theirs.double()
+    bound = 1e-3 * float(theirs.abs().max())
+    return torch.allclose(ours, theirs, rtol=0.0, atol=bound, equal_nan=True)
 
 
 @contextmanager

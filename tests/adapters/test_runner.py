@@ -424,7 +424,7 @@ def test_wrong_further_inputs(
         load(with_table_folder / "table.onnx")(image(), *others, **named)
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", [".onnx", pytest.param(".pt2", marks=pytest.mark.slow)])
 def test_a_mask_of_truth_values_beside_the_image(tmp_path: Path, suffix: str) -> None:
     model = build_with_mask().eval()
     example = (torch.zeros(1, 3, 24, 24), torch.ones(1, 4, dtype=torch.bool))

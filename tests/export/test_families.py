@@ -133,8 +133,6 @@ FAST = [
     Case("resnet18"),
     Case("resnet18", suffix=".pt"),
     Case("resnet18", "layer2"),
-    Case("resnet18", "layer2", suffix=".pt"),
-    Case("resnet18", "layer2", suffix=".pt2"),
     Case("squeezenet1_1"),
 ]
 

@@ -138,7 +138,7 @@ def test_a_vit_without_a_class_token_is_read_to_the_end() -> None:
     check(model, None, images(2, 3, 24, 40), as_grid(0, 3, 5), found="norm")
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".pt", ".pt2"])
+@pytest.mark.parametrize("suffix", [".onnx", ".pt", pytest.param(".pt2", marks=pytest.mark.slow)])
 def test_vit_in_a_file(suffix: str, tmp_path: Path) -> None:
     model = build(lambda: ViT((24, 40)))
     path = tmp_path / f"model{suffix}"

@@ -85,10 +85,10 @@ def test_eager(model: nn.Module, choice: str, how: Any) -> None:
 @pytest.mark.parametrize(
     ("choice", "how", "suffix"),
     [
-        ("four", "mean", ".onnx"),
+        pytest.param("four", "mean", ".onnx", marks=pytest.mark.slow),
         ("in branches", "product", ".onnx"),
         ("in sequence", "mean", ".pt"),
-        ("all over", "product", ".pt2"),
+        pytest.param("all over", "product", ".pt2", marks=pytest.mark.slow),
     ],
 )
 def test_file(model: nn.Module, choice: str, how: Any, suffix: str, tmp_path: Path) -> None:
@@ -132,8 +132,8 @@ def test_other_methods(model: nn.Module, method: str, weighted: Any) -> None:
 
 
 PASSES = [
-    ("scorecam", "all over", ".onnx"),
-    ("ablationcam", "four", ".onnx"),
+    pytest.param("scorecam", "all over", ".onnx", marks=pytest.mark.slow),
+    pytest.param("ablationcam", "four", ".onnx", marks=pytest.mark.slow),
     ("reciprocam", "in branches", ".onnx"),
     ("ablationcam", "in sequence", ".pt"),
     ("scorecam", "in branches", ".pt2"),
@@ -178,7 +178,9 @@ def test_methods_of_many_passes(
         assert np.abs(alone - expected).max() > 0.01
 
 
-@pytest.mark.parametrize("method", ["scorecam", "ablationcam"])
+@pytest.mark.parametrize(
+    "method", ["scorecam", pytest.param("ablationcam", marks=pytest.mark.slow)]
+)
 def test_their_weights_are_stored_once(model: nn.Module, method: str, tmp_path: Path) -> None:
     """Each layer has a head and a tail of its own, of the same weights."""
     path = tmp_path / "model.onnx"

@@ -468,8 +468,14 @@ AT_THE_IMAGE: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("suffix", FORMATS)
-@pytest.mark.parametrize("method", AT_THE_IMAGE)
+@pytest.mark.parametrize(
+    ("method", "suffix"),
+    [
+        pytest.param(method, suffix, marks=[] if n % 3 == m else pytest.mark.slow)
+        for n, method in enumerate(AT_THE_IMAGE)
+        for m, suffix in enumerate(FORMATS)
+    ],
+)
 def test_what_happens_at_the_image_happens_to_the_prepared_one(
     method: str, suffix: str, tmp_path: Path
 ) -> None:

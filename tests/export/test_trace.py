@@ -101,6 +101,24 @@ def test_sizes_that_are_too_intricate_are_fixed() -> None:
     assert not torch.nn.modules.module._global_forward_hooks
 
 
+class PadsByRemainder(nn.Conv2d):
+    """A convolution of three columns, padded so that its stride of two leaves none out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, [1, 0] if x.shape[3] % 2 == 0 else [1, 1]))
+
+
+def test_a_size_whose_remainder_counts_is_fixed() -> None:
+    def make() -> nn.Module:
+        return Classifier(nn.Sequential(PadsByRemainder(3, 4, 3, stride=2)), 4)
+
+    assert_fixed(
+        make, (24, 24), "the model fixes them: traced for every size, it answers otherwise"
+    )
+    with pytest.raises(ExportError, match="at 31 x 33"):
+        trace(build(make, shape=(3, 24, 24)), torch.zeros(1, 3, 24, 24), dynamic_size=True)
+
+
 def test_a_fixed_size_on_request(small_net: nn.Module) -> None:
     traced = trace(small_net, torch.zeros(1, 3, 24, 24), dynamic_size=False)
     assert not traced.dynamic_size

@@ -255,6 +255,7 @@ class Bottleneck(nn.Module):
         return (self.second(self.first(x).relu()) + self.shortcut(x)).relu()  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_gradients_of_sizes_that_are_seen_to_meet_with_an_example_alone(tmp_path: Path) -> None:
     model = build(
         lambda: Classifier(nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), Bottleneck(4), Bottleneck(4)), 4)
