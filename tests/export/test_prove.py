@@ -246,25 +246,18 @@ def test_a_gradient_that_jumps(distance: float, sound: bool, tmp_path: Path) -> 
             prove(path, below)
 
 
-class Remainder(nn.Module):
-    """Looks at a size in Python, of which the trace keeps what is so for the example's."""
+def test_other_sizes_than_the_example_s_may_be_at_fault(
+    small_net: nn.Module, tmp_path: Path
+) -> None:
+    def by_height(image: Tensor, scores: Tensor, classes: Tensor, maps: Tensor) -> Any:
+        return scores, classes, maps * (image.shape[2] / EXAMPLE.shape[2])
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.top = nn.Conv2d(3, 4, 3)
-        self.fc = nn.Linear(4, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.top(x).tanh()
-        x = x * (1.0 if x.shape[2] % 3 == 1 else 2.0)
-        return self.fc(x.square().mean((2, 3)))  # type: ignore[no-any-return]
-
-
-def test_other_sizes_than_the_example_s_may_be_at_fault(tmp_path: Path) -> None:
-    model, path = build(Remainder), tmp_path / "model.onnx"
+    path = tmp_path / "model.onnx"
+    explained = explain(small_net, EXAMPLE, layer=LAYER)
     with pytest.raises(ProofError, match=r"dynamic_size=False .* makes one for the example's"):
-        save(explain(model, EXAMPLE, layer="top"), path)
-    save(explain(model, EXAMPLE, layer="top", dynamic_size=False), path)
+        save(tampered(explained, by_height), path)
+    fixed = explain(small_net, EXAMPLE, layer=LAYER, dynamic_size=False)
+    save(tampered(fixed, by_height), path)
 
 
 @pytest.mark.parametrize("pixels", [False, True])
