@@ -30,6 +30,14 @@ _RESIZES = {
     torch.ops.aten.upsample_bicubic2d.vec,
 }
 
+# Where queries meet keys, and what comes of them the values.
+_PRODUCTS = {
+    torch.ops.aten.matmul.default,
+    torch.ops.aten.bmm.default,
+    torch.ops.aten.einsum.default,
+    torch.ops.aten.scaled_dot_product_attention.default,
+}
+
 # torch.export's name for what it adds itself.
 _NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"
 
@@ -190,9 +198,36 @@ def _unfit_in_transformers(traced: Trace, values: Iterable[fx.Node]) -> set[fx.N
     tokens = [value for value, layout in layouts.items() if layout.kind == "tokens"]
     if not tokens:
         return set()
-    projections = {value for value in tokens if value.target is torch.ops.aten.linear.default}
+    linear = {value for value in tokens if value.target is torch.ops.aten.linear.default}
     odd = {value for value in layouts if not is_in_proportion(value, traced.size)} - set(tokens)
-    return _unread(traced, layouts) | projections | odd
+    return _unread(traced, layouts) | linear | _one_sided(traced.graph.graph, layouts) | odd
+
+
+def _one_sided(graph: fx.Graph, values: Iterable[fx.Node]) -> set[fx.Node]:
+    """What goes nowhere but into one side of an attention's product: queries, keys or values.
+
+    Linear operators make them, or convolutions (CvT), of which they come as maps.
+    """
+    data = set(graph.find_nodes(op="placeholder"))
+    for node in graph.nodes:
+        if not data.isdisjoint(node.all_input_nodes):
+            data.add(node)
+    # Where the ways from each value end: in a side of a product, or in the outputs. Two will do.
+    ends: dict[fx.Node, set[tuple[fx.Node, int]]] = {}
+    for node in reversed(graph.nodes):
+        found = {(node, 0)} if node.op == "output" else set()
+        for user in node.users:
+            inputs = tree_leaves(user.args)
+            if user.target in _PRODUCTS and len(data.intersection(inputs)) > 1:
+                found |= {(user, side) for side, value in enumerate(inputs) if value is node}
+            else:
+                found |= ends[user]
+        ends[node] = set(list(found)[:2])
+    return {
+        value
+        for value in values
+        if len(ends[value]) == 1 and all(end.op != "output" for end, _ in ends[value])
+    }
 
 
 def _unfit_in_dense_models(traced: Trace, values: Iterable[fx.Node]) -> set[fx.Node]:

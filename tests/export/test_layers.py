@@ -157,6 +157,37 @@ def test_the_default_of_a_transformer_is_what_its_last_attention_reads(transform
     assert layout == Layout("tokens", 2, (4, 3), prefix=2)
 
 
+def test_convolutions_may_make_queries_keys_and_values() -> None:
+    """They are maps, on a coarser grid than the tokens that they are made of."""
+
+    class Convolved(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches = nn.Conv2d(3, 8, 8, stride=8)
+            self.token = nn.Parameter(torch.zeros(1, 1, 8))
+            self.norm = nn.LayerNorm(8)
+            self.q, self.k, self.v = (nn.Conv2d(8, 8, 3, s, 1, groups=8) for s in (1, 2, 2))
+            self.fc = nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.patches(x)
+            token = self.token.expand(x.shape[0], 1, 8)
+            tokens = torch.cat([token, x.flatten(2).mT], dim=1)
+            normed = self.norm(tokens)
+            grid = normed[:, 1:].mT.reshape(x.shape)
+            q, k, v = (
+                torch.cat([normed[:, :1], make(grid).flatten(2).mT], dim=1)
+                for make in (self.q, self.k, self.v)
+            )
+            tokens = tokens + (q @ k.mT).softmax(2) @ v
+            return self.fc(tokens[:, 0])  # type: ignore[no-any-return]
+
+    model = build(Convolved, shape=(3, 48, 32))
+    rows = {row.name: row for row in list_layers(model, torch.zeros(1, 3, 48, 32))}
+    assert all(rows[name].usable for name in ("q", "k", "v"))
+    assert [name for name, row in rows.items() if row.default] == ["norm"]
+
+
 def test_tokens_are_laid_out_by_a_value_of_the_same_batch() -> None:
     """The stock attention splits (T, B, C) in three: 2 x 3 rows and columns of no image."""
 
