@@ -434,20 +434,14 @@ def _open_onnx(path: Path, card: Card, device: Device) -> Graph:
 
 def _run_bound(session: Any, names: list[str], feeds: Mapping[str, Any]) -> Sequence[Any]:
     """Run on another library's memory, and hand out results as arrays of that library, uncopied."""
-    from onnxruntime import OrtValue
-
     image = feeds["image"]
     xp = array_namespace(image)
     device_type, device_id = image.__dlpack_device__()
     binding = session.io_binding()
-    for name, array in feeds.items():
+    # Held until the run is over: a value of a NumPy array is but a view of it.
+    values = {name: _ort_value(array, xp) for name, array in feeds.items()}
+    for name, value in values.items():
         # Not bind_cpu_input: it does not know inputs that have a default.
-        if is_numpy_array(array):  # class_ids, steps and the first state
-            value = OrtValue.ortvalue_from_numpy(array)
-        elif xp.isdtype(array.dtype, "bool"):  # which onnxruntime takes by DLPack from 1.32 on
-            value = OrtValue.ortvalue_from_numpy(np.from_dlpack(to_device(array, "cpu")).copy())
-        else:
-            value = OrtValue.from_dlpack(_dense(array, xp))
         binding.bind_ortvalue_input(name, value)
     for name in names:
         binding.bind_output(name, "cuda" if device_type == _CUDA else "cpu", device_id)
@@ -456,6 +450,16 @@ def _run_bound(session: Any, names: list[str], feeds: Mapping[str, Any]) -> Sequ
     _stoppable(lambda how: session.run_with_iobinding(binding, how))
     binding.synchronize_outputs()
     return [xp.from_dlpack(value) for value in binding.get_outputs()]
+
+
+def _ort_value(array: Any, xp: Any) -> Any:
+    from onnxruntime import OrtValue
+
+    if is_numpy_array(array):  # class_ids, steps and the first state
+        return OrtValue.ortvalue_from_numpy(array)
+    if xp.isdtype(array.dtype, "bool"):  # which onnxruntime takes by DLPack from 1.32 on
+        return OrtValue.ortvalue_from_numpy(np.from_dlpack(to_device(array, "cpu")).copy())
+    return OrtValue.from_dlpack(_dense(array, xp))
 
 
 def _stoppable(run: Callable[[Any], Any]) -> Any:

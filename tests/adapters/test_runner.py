@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import array_api_strict
 import hypothesis
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from hypothesis import strategies as st
@@ -20,6 +22,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 import camcore.adapters
+import camcore.adapters.runner as runner_module
 from camcore.adapters.files import read_card
 from camcore.adapters.runner import (
     Explanation,
@@ -438,6 +441,31 @@ def test_a_mask_of_truth_values_beside_the_image(tmp_path: Path, suffix: str) ->
     for given in (runner(tensor, kept), runner(image(), kept.numpy())):
         np.testing.assert_allclose(np.asarray(given.scores), expected, rtol=1e-4, atol=1e-6)
     assert not np.allclose(runner(tensor, ~kept).scores, expected, atol=1e-3)
+
+
+def test_what_was_copied_lives_until_the_run_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnxruntime looks at a NumPy array's memory, and does not keep the array."""
+    made: list[weakref.ref[Any]] = []
+    alive: list[bool] = []
+    original, stoppable = onnxruntime.OrtValue.ortvalue_from_numpy, runner_module._stoppable
+
+    def noted(array: NDArray[Any]) -> Any:
+        made.append(weakref.ref(array))
+        return original(array)
+
+    def checked(run: Any) -> Any:
+        alive.extend(each() is not None for each in made)
+        return stoppable(run)
+
+    example = (torch.zeros(1, 3, 24, 24), torch.ones(1, 4, dtype=torch.bool))
+    save(explain(build_with_mask().eval(), example), tmp_path / "mask.onnx")
+    run = load(tmp_path / "mask.onnx")
+    monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_numpy", noted)
+    monkeypatch.setattr(runner_module, "_stoppable", checked)
+    run(torch.from_numpy(image()), torch.ones(2, 4, dtype=torch.bool))
+    assert alive == [True, True]  # the mask, and the ids of classes
 
 
 def test_inputs_that_a_file_does_not_have(toy_folder: Path) -> None:
