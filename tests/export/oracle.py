@@ -4,12 +4,13 @@ One image and one class at a time, through the model itself; the equations are l
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +20,15 @@ from tests.camcore import references
 
 # Relative to the largest expected value.
 TOLERANCE = 1e-4
+
+
+def in_turn(methods: Iterable[str], formats: Sequence[str]) -> list[Any]:
+    """Each method with each format, of which one in turn is tested always, the others if slow."""
+    return [
+        pytest.param(method, suffix, marks=[] if n % len(formats) == m else pytest.mark.slow)
+        for n, method in enumerate(methods)
+        for m, suffix in enumerate(formats)
+    ]
 
 
 class Result(NamedTuple):

@@ -24,7 +24,7 @@ from camcore.export.passes import (
 )
 from camcore.methods import METHODS
 from tests.export.models import NUM_CLASSES, Classifier, SmallNet, Transformer, build, images
-from tests.export.oracle import TOLERANCE, run_any_file, worst_error
+from tests.export.oracle import TOLERANCE, in_turn, run_any_file, worst_error
 from tests.export.pass_oracle import Objective, Place, finer, maps_of_passes, probability
 
 FORMATS = (".onnx", ".pt", ".pt2")
@@ -275,14 +275,7 @@ def test_files_of_a_fixed_size(
 # In steps.
 
 
-@pytest.mark.parametrize(
-    ("method", "suffix"),
-    [
-        pytest.param(method, suffix, marks=[] if n % 3 == m else pytest.mark.slow)
-        for n, method in enumerate(OPTIONS)
-        for m, suffix in enumerate(FORMATS)
-    ],
-)
+@pytest.mark.parametrize(("method", "suffix"), in_turn(OPTIONS, FORMATS))
 def test_files_in_steps(
     method: str, suffix: str, models: dict[str, nn.Module], tmp_path: Path
 ) -> None:

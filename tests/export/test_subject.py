@@ -18,7 +18,7 @@ from camcore.export import Explained, explain, save
 from camcore.export.subject import Subject, name_inputs, named_outputs, pick_output
 from camcore.export.targets import TARGETS
 from tests.export.models import Classifier, build, images
-from tests.export.oracle import TOLERANCE, maps_by_hand, run_any_file, worst_error
+from tests.export.oracle import TOLERANCE, in_turn, maps_by_hand, run_any_file, worst_error
 
 EXAMPLE = torch.zeros(1, 3, 24, 24)
 FORMATS = (".onnx", ".pt", ".pt2")
@@ -468,14 +468,7 @@ AT_THE_IMAGE: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("method", "suffix"),
-    [
-        pytest.param(method, suffix, marks=[] if n % 3 == m else pytest.mark.slow)
-        for n, method in enumerate(AT_THE_IMAGE)
-        for m, suffix in enumerate(FORMATS)
-    ],
-)
+@pytest.mark.parametrize(("method", "suffix"), in_turn(AT_THE_IMAGE, FORMATS))
 def test_what_happens_at_the_image_happens_to_the_prepared_one(
     method: str, suffix: str, tmp_path: Path
 ) -> None:
