@@ -3,8 +3,9 @@
 Each cell is one file: a model, a layer, a method and a format. It was written and proven as every
 file of `camcore.export.save` is, against eager PyTorch on images, batch sizes and classes that the
 export never saw, or it says what stood in the way. A process is started for each model, so that one
-that hangs, or takes all memory, costs its own cells alone. Cells that are in the JSON file already,
-from the same versions, are not run again, unless they ran out of time.
+that hangs, or takes all memory, costs its own cells alone; there it is traced once for all methods.
+Cells that are in the JSON file already, from the same versions, are not run again, unless they ran
+out of time.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +26,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from benchmarks.families import FAMILIES, Family
@@ -31,6 +34,8 @@ from benchmarks.report import markdown_table
 from camcore.errors import CamcoreError, ExportError
 from camcore.export import Explained, explain, save
 from camcore.export.prove import TOLERANCE
+from camcore.export.subject import Subject
+from camcore.export.trace import Trace, trace
 from camcore.export.write import capture
 from camcore.methods import METHODS, get_method
 
@@ -161,17 +166,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def fill(family: Family, cells: Sequence[Cell]) -> Iterator[Cell]:
     """The cells of one model and layer, each exported and proven, method by method."""
-    model = family.build()
+    model, traces = family.build(), Traces()
     example = torch.zeros(1, 3, family.size, family.size)
     layer = family.earlier if cells[0].layer == "earlier" else None
     for method in dict.fromkeys(cell.method for cell in cells):
         options = OPTIONS.get(method, {}) | family.explained | family.options.get(method, {})
         start = time.monotonic()
-        made, failed = _attempt(
-            lambda method=method, options=options: _captured(  # type: ignore[misc]
-                explain(model, example, method=method, layer=layer, **options)
+        with patch("camcore.export.compose.trace", traces):
+            made, failed = _attempt(
+                lambda method=method, options=options: _captured(  # type: ignore[misc]
+                    explain(model, example, method=method, layer=layer, **options)
+                )
             )
-        )
         if layer and get_method(method).needs in OF_THE_MODEL:
             failed = {"outcome": "not applicable", "reason": f"{method} takes no layer"}
         spent = time.monotonic() - start
@@ -182,6 +188,28 @@ def fill(family: Family, cells: Sequence[Cell]) -> Iterator[Cell]:
                 yield replace(cell, **failed, seconds=round(spent, 1))
             else:
                 yield _saved(cell, *made, spent)
+
+
+class Traces:
+    """`trace`, half of a cell's work, for methods of one model: what they share is traced once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], Trace] = {}
+
+    def __call__(
+        self,
+        subject: Subject,
+        inputs: tuple[Tensor, ...],
+        *,
+        dynamic_size: bool | None,
+        root: str,
+    ) -> Trace:
+        asked = subject.target.scores, subject.target.explained, dynamic_size
+        if asked not in self._known:
+            self._known[asked] = trace(subject, inputs, dynamic_size=dynamic_size, root=root)
+        known = self._known[asked]
+        # What is made of a graph changes it: each method has its own, of the same weights.
+        return replace(known, graph=fx.GraphModule(known.graph, deepcopy(known.graph.graph)))
 
 
 def _captured(explained: Explained) -> tuple[Explained, ExportedProgram]:

@@ -15,6 +15,7 @@ from benchmarks import matrix
 from benchmarks.families import FAMILIES, NUM_CLASSES, Family
 from benchmarks.matrix import OPTIONS, Cell, collect, fill, main, render
 from camcore.export.passes import PASSES
+from camcore.export.trace import Trace, trace
 from camcore.methods import METHODS
 
 MODEL = "squeezenet1_1"  # a name of the list; what it builds is replaced
@@ -85,6 +86,26 @@ def test_what_does_not_apply_and_what_fails() -> None:
     assert third.outcome == "failed"
     assert "grid_sampler" in third.reason
     assert "\n" not in third.reason
+
+
+@of_free_size
+def test_methods_share_a_trace_and_spoil_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def counted(*arguments: Any, **options: Any) -> Trace:
+        calls.append(options)
+        return trace(*arguments, **options)
+
+    monkeypatch.setattr(matrix, "trace", counted)
+    methods = ("layercam", "fullgrad", "finercam", "gradcam")
+    together = list(fill(TINY, cells("default", *methods)))
+    # FullGrad asks for a fixed size where a free one fails.
+    assert [options["dynamic_size"] for options in calls] == [None, False]
+    alone = [cell for method in methods for cell in fill(TINY, cells("default", method))]
+    assert [replace(cell, seconds=0) for cell in together] == [
+        replace(cell, seconds=0) for cell in alone
+    ]
+    assert [cell.outcome for cell in together] == ["exact", "failed", "exact", "exact"]
 
 
 def test_methods_that_ask_for_what_a_model_has_not() -> None:
