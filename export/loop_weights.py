@@ -4,6 +4,7 @@ All rules are onnxruntime's own ways turned round: seen with 1.31, and measured.
 """
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -50,19 +51,24 @@ def _reshaped(body: ir.Graph, weight: ir.Value) -> ir.Value:
     """The weight, reshaped to its own shape at the beginning of a graph."""
     assert weight.shape is not None
     name = f"{weight.name}.local"
-    shape = ir.tensor(np.array(weight.shape.numpy(), dtype=np.int64), name=f"{name}.shape")
-    constant = ir.Value(
-        name=shape.name,
-        shape=ir.Shape([weight.shape.rank()]),
-        type=ir.TensorType(ir.DataType.INT64),
-        const_value=shape,
-    )
-    body.register_initializer(constant)
-    node = ir.node("Reshape", [weight, constant])
+    shape = add_integers(body, f"{name}.shape", weight.shape.numpy())
+    node = ir.node("Reshape", [weight, shape])
     (output,) = node.outputs
     output.name, output.shape, output.type = name, weight.shape, weight.type
     body.insert_before(body[0], node)
     return output
+
+
+def add_integers(graph: ir.Graph, name: str, integers: Sequence[int]) -> ir.Value:
+    """A new constant of a graph, int64 (len(integers),)."""
+    value = ir.Value(
+        name=name,
+        shape=ir.Shape([len(integers)]),
+        type=ir.TensorType(ir.DataType.INT64),
+        const_value=ir.tensor(np.array(integers, dtype=np.int64), name=name),
+    )
+    graph.register_initializer(value)
+    return value
 
 
 def _transposed_before(loop: ir.Node, graph: ir.Graph) -> dict[tuple[str, str], ir.Value]:

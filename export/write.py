@@ -27,7 +27,7 @@ from torch.utils._sympy.value_ranges import ValueRanges
 from camcore.card import Card
 from camcore.errors import ExportError
 from camcore.export.compose import Explained
-from camcore.export.loop_weights import suit_weights_to_loops
+from camcore.export.loop_weights import add_integers, suit_weights_to_loops
 from camcore.export.passes import PassesBody, SteppedBody
 from camcore.export.pixels import as_pixels
 from camcore.export.rules import FREE_SIZE_RULES, ONNX_RULES
@@ -140,6 +140,7 @@ def to_onnx(program: ExportedProgram, card: Card) -> bytes:
     _free_names(model.graph)
     _name_axes(model.graph, card)
     _default_class_ids(model.graph.inputs[len(card.inputs) - 1], model.graph)
+    _keep_pads_apart(model.graph)
     suit_weights_to_loops(model.graph)
     foreign = {node.domain for node in model.graph.all_nodes()} - {""}
     if foreign or model.functions:
@@ -255,6 +256,24 @@ def _default_class_ids(class_ids: ir.Value, graph: ir.Graph) -> None:
     """Let a caller leave `class_ids` out: an initializer of the name of an input is its default."""
     class_ids.const_value = ir.tensor(np.array([[-1]], dtype=np.int64), name=class_ids.name)
     graph.register_initializer(class_ids)
+
+
+def _keep_pads_apart(graph: ir.Graph) -> None:
+    """Name the axes of a Pad before a MaxPool.
+
+    onnxruntime before 1.32 makes one of the two where they are not named. But what a MaxPool pads
+    is lower than all, not zero.
+    """
+    for node in list(graph.all_nodes()):
+        if node.op_type != "Pad" or len(node.inputs) > 3:
+            continue
+        x, *_ = node.inputs
+        after = {use.node.op_type for use in node.outputs[0].uses()}
+        if "MaxPool" in after and x is not None and x.shape is not None:
+            assert node.graph is not None
+            name = f"{node.outputs[0].name}.axes"
+            node.resize_inputs(4)
+            node.replace_input_with(3, add_integers(node.graph, name, range(x.shape.rank())))
 
 
 def to_torchscript(program: ExportedProgram, card: Card) -> bytes:

@@ -317,6 +317,27 @@ class WindowAttention(nn.Module):
         return y.permute(0, 1, 4, 2, 3).flatten(1, 2)
 
 
+def test_zeros_before_a_max_pool_are_not_taken_for_its_own_padding(tmp_path: Path) -> None:
+    class Padded(nn.Module):
+        """Begins as BiT does: at the edge of what is negative, pooling finds the zeros."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 8, 3)
+            self.last = nn.Conv2d(8, 8, 3)
+            self.fc = nn.Linear(8, 5)
+            nn.init.constant_(self.stem.bias, -3.0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.max_pool2d(F.pad(self.stem(x), (1, 1, 1, 1)), 3, stride=2)
+            return self.fc(self.last(x).mean((2, 3)))  # type: ignore[no-any-return]
+
+    # Scores and maps are compared where they are written.
+    for method in ("gradcam", "ablationcam"):
+        explained = explain(build(Padded), torch.zeros(1, 3, 20, 20), method=method, layer="stem")
+        save(explained, tmp_path / "padded.onnx")
+
+
 def test_attention_within_windows(tmp_path: Path) -> None:
     def make() -> nn.Module:
         layers = nn.Conv2d(3, 8, 3, 2), WindowAttention(), nn.Conv2d(8, 4, 3), nn.Tanh()
