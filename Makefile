@@ -46,6 +46,7 @@ bench: $(INSTALLED)  ## camcore beside plain onnxruntime and pytorch-grad-cam; w
 # The two below keep what other runs measured; METHODS="--models vit_b_16" and
 # PASSES="--cases 'scorecam/*'" do a part, or what takes longest.
 bench-methods: $(INSTALLED)  ## each method in each family of models, beside its peers; writes benchmarks/METHODS.md
+	$(BIN)/python -m pip install --quiet --editable '.[families]'
 	$(BIN)/python -m benchmarks.methods $(METHODS)
 
 bench-passes: $(INSTALLED)  ## methods of many passes beside their floor and their peers; writes benchmarks/PASSES.md

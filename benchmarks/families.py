@@ -37,7 +37,7 @@ class Family:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
             model = self.make().eval()
-            _enliven(model)
+            enliven(model)
             _calibrate(model, self.images(32))
         return model
 
@@ -49,7 +49,7 @@ class Family:
         return 2 * smooth + 0.5 * torch.randn(smooth.shape, generator=generator)
 
 
-def _enliven(model: nn.Module) -> None:
+def enliven(model: nn.Module) -> None:
     """Draw what libraries initialise to next to nothing, which would leave maps empty or alike.
 
     Classifiers, tokens and positions begin at zero, and the layer scale of ConvNeXt, CaiT and XCiT

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.book import About, Book
+from benchmarks.families import FAMILIES
 from benchmarks.files import (
     MAP_TOLERANCE,
     Session,
@@ -26,7 +27,7 @@ from benchmarks.files import (
 )
 from benchmarks.peers import NAMES, Peer, peers
 from benchmarks.report import Row, machine_facts, timed
-from benchmarks.subjects import build_model, make_image
+from benchmarks.subjects import build_model, make_image, native_size
 from benchmarks.timing import Effort, alternate
 from camcore.errors import CamcoreError
 from camcore.export import explain, save
@@ -36,11 +37,12 @@ LIMITS = {"gradcam": 1.10, "eigencam": 1.10}
 
 ABOUT = About(
     "Methods and families",
-    "Written by `make bench-methods` from `methods.json`; do not edit. torchvision's models with "
-    "weights=None: seeded, batch-norm statistics calibrated on noise; each at its default layer, "
-    "batch 1, 224 x 224, size fixed, the best class. Two contenders take turns in one process, a "
-    "tenth of a second at a time; a ratio is the median of the pairs' ratios, quartiles in "
-    "brackets.",
+    "Written by `make bench-methods` from `methods.json`; do not edit. Models without pretrained "
+    "weights: seeded, batch-norm statistics calibrated on noise; the names before a slash are "
+    "libraries, the others are torchvision's. Each at its default layer, batch 1, its own image "
+    "size (224 x 224 for most), size fixed, the best class. Two contenders take turns in one "
+    "process, a tenth of a second at a time; a ratio is the median of the pairs' ratios, quartiles "
+    "in brackets.",
     {
         "beside the prediction": "Time and nodes of the explained file beside the plain file, both "
         "in onnxruntime.",
@@ -48,14 +50,6 @@ ABOUT = About(
         "layer, image, class and number of threads. Times are compared only where no value of the "
         "two maps, on their scale from 0 to 1, differs by more than 1e-3.",
     },
-)
-
-MODELS = (
-    *("alexnet", "vgg16", "vgg19", "squeezenet1_1", "resnet18", "resnet50", "resnet101"),
-    *("resnext50_32x4d", "wide_resnet50_2", "densenet121", "googlenet"),
-    *("mobilenet_v2", "mobilenet_v3_large", "shufflenet_v2_x1_0", "mnasnet1_0"),
-    *("efficientnet_b0", "regnet_y_400mf", "convnext_tiny"),
-    *("vit_b_16", "swin_t", "swin_v2_t", "maxvit_t"),
 )
 
 
@@ -77,14 +71,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(name: str, methods: Sequence[str], plan: Plan) -> Iterator[Row]:
-    model, image = build_model(name), make_image()
-    plain = plan.folder / f"{name}.onnx"
+    model = build_model(name)
+    image = make_image(native_size(model))
+    plain = plan.folder / f"{name.replace('/', '-')}.onnx"
     write_plain(model, image, plain, dynamic_size=False)
+    asked = FAMILIES[name].explained
     for method in methods:
-        file = plan.folder / f"{name}-{method}.onnx"
+        file = plain.with_stem(f"{plain.stem}-{method}")
         subject = {"model": name, "size": "fixed", "device": "cpu"}
         try:
-            explained = explain(model, image, method=method, dynamic_size=False)
+            explained = explain(model, image, method=method, dynamic_size=False, **asked)
             card = save(explained, file)
         except CamcoreError as error:
             reason = str(error).partition(". ")[0]
@@ -116,7 +112,7 @@ def measure(name: str, methods: Sequence[str], plan: Plan) -> Iterator[Row]:
             **subject,
             **timed(alternate(base, ours, plan.effort)),
         )
-        for library, theirs in peers(method, model, explained):
+        for library, theirs in peers(method, explained, image):
             yield _beside(library, theirs, ours, method, subject, plan)
         file.unlink()
 
@@ -152,7 +148,7 @@ def _beside(
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.methods", description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--models", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--methods", nargs="+", choices=list(NAMES), default=list(NAMES))
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "methods.json")
     return parser

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from benchmarks.subjects import make_image
 from camcore.export import Explained
 
 # Returns the map, (H, W) behind axes of one.
@@ -38,48 +39,117 @@ NAMES: dict[str, dict[str, str]] = {
 }
 
 
-def peers(method: str, model: nn.Module, explained: Explained) -> Iterator[tuple[str, Peer]]:
+@dataclass(frozen=True)
+class Question:
+    """What all are asked: the map of the best class of an image, as an explained file gives it.
+
+    `model` returns a tensor of scores, `layers` are modules of it, none where the method takes
+    none.
+    """
+
+    model: nn.Module
+    layers: tuple[nn.Module, ...]
+    image: Tensor
+    explained: Explained
+
+    @classmethod
+    def of(cls, explained: Explained, image: Tensor) -> "Question":
+        model = explained.request.subject.user_model
+        layer = dict(model.named_modules()).get(explained.card.layer)
+        made: dict[nn.Module, Any] = {}
+        hooks = [
+            module.register_forward_hook(lambda module, _, output: made.update({module: output}))
+            for module in (layer.modules() if layer else ())
+        ]
+        with torch.no_grad():
+            returned = model(image)
+        for hook in hooks:
+            hook.remove()
+        if layer:
+            # Where it returns a record, the module inside that made the record's tensor.
+            (value, *_) = tree_leaves(made[layer])
+            layer = next(module for module in reversed(made) if made[module] is value)
+        if not isinstance(returned, Tensor):
+            # As the documentation of others says: a model of several outputs is wrapped.
+            model = OneOutput(model, str(explained.card.explained))
+        return cls(model, () if layer is None else (layer,), image, explained)
+
+    @torch.no_grad()
+    def best_class(self) -> int:
+        *_, ranking, _ = self.explained.request.subject(self.image)
+        return int(ranking[0].argmax())
+
+
+class OneOutput(nn.Module):
+    """A model that returns one of its outputs."""
+
+    def __init__(self, model: nn.Module, output: str) -> None:
+        super().__init__()
+        self.model, self.output = model, output
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.model(image)[self.output]  # type: ignore[no-any-return]
+
+
+def peers(method: str, explained: Explained, image: Tensor) -> Iterator[tuple[str, Peer]]:
     """Who else has the method, one after the other: hooks are gone when the next one comes.
 
-    TorchCAM and Captum know activations with channels first only.
+    TorchCAM and Captum explain classes, not pixels, and know activations with channels first only.
     """
-    kinds = {layout.kind for layout in explained.request.layouts}
+    request = explained.request
+    question = Question.of(explained, image)
+    usual = {layout.kind for layout in request.layouts} == {"channels_first"}
+    usual &= request.subject.target.name != "segmentation"
     for library, name in NAMES[method].items():
-        if library == "pytorch-grad-cam" or kinds == {"channels_first"}:
-            with _LIBRARIES[library](name, model, explained) as peer:
+        if usual or library == "pytorch-grad-cam":
+            with _LIBRARIES[library](name, question) as peer:
                 yield library, peer
-            model.zero_grad()
+            question.model.zero_grad()
 
 
 @contextmanager
-def _pytorch_grad_cam(name: str, model: nn.Module, explained: Explained) -> Iterator[Peer]:
+def _pytorch_grad_cam(name: str, question: Question) -> Iterator[Peer]:
     import pytorch_grad_cam
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputReST
 
     # It is told where rows and columns are, unless channels come first.
     transforms = [
         layout.channels_first
-        for layout in explained.request.layouts
+        for layout in question.explained.request.layouts
         if layout.kind != "channels_first"
     ]
-    image = make_image()
-    targets = None
-    if explained.request.subject.target.name == "rest":
-        # ShapleyCAM's, which its README passes by hand.
-        targets = [ClassifierOutputReST(_best_class(model, image))]
-    with getattr(pytorch_grad_cam, name)(model, _layers(model, explained), *transforms) as cam:
-        yield lambda: cam(image, targets)
+    targets = _target(question)
+    model, layers = question.model, list(question.layers)
+    with getattr(pytorch_grad_cam, name)(model, layers, *transforms) as cam:
+        yield lambda: cam(question.image, targets)
+        # On leaving it would detach them in place, which views do not allow.
+        cam.activations_and_grads.gradients.clear()
+
+
+def _target(question: Question) -> list[Any] | None:
+    """What is passed to pytorch-grad-cam by hand, as its documentation says."""
+    from pytorch_grad_cam.utils import model_targets
+
+    best = question.best_class()
+    match question.explained.request.subject.target.name:
+        case "rest":
+            return [model_targets.ClassifierOutputReST(best)]
+        case "segmentation":
+            with torch.no_grad():
+                inside = question.model(question.image)[0].argmax(dim=0) == best
+            mask = inside.float().numpy()
+            return [model_targets.SemanticSegmentationTarget(best, mask)]
+        case _:
+            return None
 
 
 @contextmanager
-def _torchcam(name: str, model: nn.Module, explained: Explained) -> Iterator[Peer]:
+def _torchcam(name: str, question: Question) -> Iterator[Peer]:
     from torchcam import methods
 
-    image = make_image()
-    with getattr(methods, name)(model, explained.card.layer) as extractor:
+    with getattr(methods, name)(question.model, *question.layers) as extractor:
 
         def run() -> NDArray[Any]:
-            scores = model(image)
+            scores = question.model(question.image)
             (found,) = extractor(int(scores[0].argmax()), scores)
             array: NDArray[Any] = found.detach().numpy()
             return array
@@ -88,31 +158,21 @@ def _torchcam(name: str, model: nn.Module, explained: Explained) -> Iterator[Pee
 
 
 @contextmanager
-def _captum(name: str, model: nn.Module, explained: Explained) -> Iterator[Peer]:
+def _captum(name: str, question: Question) -> Iterator[Peer]:
     from captum import attr
 
-    image = make_image()
-    attribution = getattr(attr, name)(model, *_layers(model, explained))
+    image = question.image
+    attribution = getattr(attr, name)(question.model, *question.layers)
 
     def run() -> NDArray[Any]:
-        best = _best_class(model, image)
+        with torch.no_grad():
+            best = int(question.model(image)[0].argmax())
         found = attribution.attribute(image, target=best, relu_attributions=True).detach()
         found = attr.LayerAttribution.interpolate(found, tuple(image.shape[2:]), "bilinear")
         array: NDArray[Any] = ((found - found.min()) / (found.max() - found.min())).numpy()
         return array
 
     yield run
-
-
-@torch.no_grad()
-def _best_class(model: nn.Module, image: Tensor) -> int:
-    return int(model(image)[0].argmax())
-
-
-def _layers(model: nn.Module, explained: Explained) -> list[nn.Module]:
-    """None where the method takes no layer."""
-    layer = dict(model.named_modules()).get(explained.card.layer)
-    return [] if layer is None else [layer]
 
 
 _LIBRARIES = {"pytorch-grad-cam": _pytorch_grad_cam, "TorchCAM": _torchcam, "Captum": _captum}

@@ -1,4 +1,4 @@
-"""What is measured: torchvision models without pretrained weights, and one image."""
+"""What is measured: models without pretrained weights, and one image."""
 
 from dataclasses import dataclass
 
@@ -7,6 +7,8 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.families import enliven
 
 SEED = 1
 SIZE = 224
@@ -37,34 +39,63 @@ SUBJECTS = {
 
 
 def build_model(name: str) -> nn.Module:
-    """A seeded torchvision model in eval mode, weights=None, with batch-norm statistics of its own.
+    """A seeded model in eval mode, without weights, with batch-norm statistics of its own.
+
+    `name` is torchvision's, or `timm/` and a name of timm's, or `transformers/` and what stands
+    before `ForImageClassification`, which is built as its configuration is by default.
 
     Untrained, a model's running statistics say mean 0 and variance 1, which is far from the truth:
-    activations vanish or grow with depth, and maps degenerate. One pass over noise mends that. And
-    the classifier of ViT begins at zero, so that nothing would speak for any class.
+    activations vanish or grow with depth, and maps degenerate. One pass over noise mends that.
     """
     torch.manual_seed(SEED)
-    model: nn.Module = getattr(torchvision.models, name)(weights=None)
-    for module in model.modules():
-        if isinstance(module, nn.Linear) and not module.weight.any():
-            nn.init.normal_(module.weight, std=0.02)
+    model = _make(name)
+    enliven(model)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = None  # a plain average, here of one batch
+    size = native_size(model)
     with torch.no_grad():
-        model.train()(torch.randn(8, 3, SIZE, SIZE))
+        model.train()(torch.randn(8, 3, size, size))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return model.eval()
 
 
-def make_image() -> Tensor:
-    """One image (1, 3, 224, 224), normalised: smooth blobs and some noise, always the same."""
+def _make(name: str) -> nn.Module:
+    library, _, kind = name.rpartition("/")
+    model: nn.Module
+    if library == "timm":
+        import timm
+
+        model = timm.create_model(kind, pretrained=False)
+    elif library == "transformers":
+        import transformers
+
+        classifier = getattr(transformers, f"{kind}ForImageClassification")
+        model = classifier(classifier.config_class(num_labels=1000))
+    else:
+        segments = name in torchvision.models.list_models(torchvision.models.segmentation)
+        options = {"weights_backbone": None} if segments else {}
+        model = torchvision.models.get_model(name, weights=None, **options)
+    return model
+
+
+def native_size(model: nn.Module) -> int:
+    """The height and width of the images that a model is made for."""
+    if isinstance(model, torchvision.models.Inception3):
+        return 299
+    if hasattr(model, "pretrained_cfg"):  # timm's
+        return int(model.pretrained_cfg["input_size"][-1])  # type: ignore[index]
+    return getattr(getattr(model, "config", None), "image_size", SIZE)  # transformers'
+
+
+def make_image(size: int = SIZE) -> Tensor:
+    """One image (1, 3, size, size), normalised: smooth blobs and some noise, always the same."""
     generator = torch.Generator().manual_seed(SEED)
     coarse = torch.randn(1, 3, 7, 7, generator=generator)
-    noise = torch.randn(1, 3, SIZE, SIZE, generator=generator)
-    return F.interpolate(coarse, size=(SIZE, SIZE), mode="bilinear") + 0.5 * noise
+    noise = torch.randn(1, 3, size, size, generator=generator)
+    return F.interpolate(coarse, size=(size, size), mode="bilinear") + 0.5 * noise
 
 
 def tail_share(model: nn.Module, layer: str, image: Tensor) -> float:
