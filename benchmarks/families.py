@@ -7,6 +7,7 @@ downloaded.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -89,40 +90,47 @@ def _calibrate(model: nn.Module, images: Tensor) -> None:
         norm.eval()
 
 
-def _torchvision(name: str, earlier: str, size: int = 64, **options: Any) -> Family:
-    def make() -> nn.Module:
-        from torchvision import models
+def make_model(name: str, num_classes: int | None = None, **options: Any) -> nn.Module:
+    """A model without pretrained weights, as its library makes it.
 
-        return models.get_model(  # type: ignore[no-any-return]
-            name, weights=None, num_classes=NUM_CLASSES, **options
-        )
+    `name` is torchvision's, or `timm/` and a name of timm's, or `transformers/` and what stands
+    before `ForImageClassification`, whose configuration `options` are; `num_classes` None gives as
+    many as the pretrained weights are for.
+    """
+    library, _, kind = name.rpartition("/")
+    if library == "transformers":
+        import transformers
 
-    return Family(name, make, earlier, size)
+        classifier = getattr(transformers, f"{kind}ForImageClassification")
+        config = classifier.config_class(num_labels=num_classes or 1000, **options)
+        return classifier(config)  # type: ignore[no-any-return]
+    if num_classes is not None:
+        options["num_classes"] = num_classes
+    if library == "timm":
+        import timm
+
+        return timm.create_model(kind, pretrained=False, **options)
+    from torchvision import models
+
+    if name in models.list_models(models.segmentation):
+        options["weights_backbone"] = None  # else it is downloaded
+    return models.get_model(name, weights=None, **options)  # type: ignore[no-any-return]
+
+
+def _family(name: str, earlier: str, size: int = 64, **options: Any) -> Family:
+    return Family(name, partial(make_model, name, NUM_CLASSES, **options), earlier, size)
 
 
 def _segmentation(name: str, earlier: str) -> Family:
-    family = _torchvision(name, earlier, weights_backbone=None)
-    return Family(name, family.make, earlier, explained={"target": "segmentation", "output": "out"})
+    return replace(_family(name, earlier), explained={"target": "segmentation", "output": "out"})
 
 
 def _timm(name: str, earlier: str, size: int = 64, **options: Any) -> Family:
-    def make() -> nn.Module:
-        import timm
-
-        return timm.create_model(name, pretrained=False, num_classes=NUM_CLASSES, **options)
-
-    return Family(f"timm/{name}", make, earlier, size)
+    return _family(f"timm/{name}", earlier, size, **options)
 
 
 def _transformers(name: str, earlier: str, **options: Any) -> Family:
-    def make() -> nn.Module:
-        import transformers
-
-        kind = getattr(transformers, f"{name}ForImageClassification")
-        config = kind.config_class(num_labels=NUM_CLASSES, **options)
-        return kind(config)  # type: ignore[no-any-return]
-
-    return Family(f"transformers/{name}", make, earlier)
+    return _family(f"transformers/{name}", earlier, **options)
 
 
 # Without the auxiliary heads, which take no part in a prediction.
@@ -139,33 +147,31 @@ _SMALL_VIT = {
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
-        _torchvision("alexnet", "features.7", size=128),
-        _torchvision("vgg16", "features.16"),
-        _torchvision("vgg19", "features.18"),
+        _family("alexnet", "features.7", size=128),
+        _family("vgg16", "features.16"),
+        _family("vgg19", "features.18"),
         # Its default layer has but one channel for each class.
-        replace(
-            _torchvision("squeezenet1_1", "features.7"), options={"ablationcam": {"ratio": 1.0}}
-        ),
-        _torchvision("resnet18", "layer2"),
-        _torchvision("resnet50", "layer3"),
-        _torchvision("resnet101", "layer3"),
-        _torchvision("resnext50_32x4d", "layer3"),
-        _torchvision("wide_resnet50_2", "layer3"),
-        _torchvision("densenet121", "features.denseblock3"),
-        _torchvision("googlenet", "inception4a", **_PLAIN_INCEPTION),
-        _torchvision("inception_v3", "Mixed_6a", size=107, **_PLAIN_INCEPTION),
-        _torchvision("mobilenet_v2", "features.10"),
-        _torchvision("mobilenet_v3_large", "features.10"),
-        _torchvision("shufflenet_v2_x1_0", "stage3"),
-        _torchvision("mnasnet1_0", "layers.10"),
-        _torchvision("efficientnet_b0", "features.5", size=96),
-        _torchvision("efficientnet_v2_s", "features.5"),
-        _torchvision("regnet_y_400mf", "trunk_output.block3"),
-        _torchvision("convnext_tiny", "features.5"),
-        _torchvision("vit_b_16", "encoder.layers.encoder_layer_8", image_size=64),
-        _torchvision("swin_t", "features.5", size=128),
-        _torchvision("swin_v2_t", "features.5", size=128),
-        _torchvision("maxvit_t", "blocks.2", size=224),
+        replace(_family("squeezenet1_1", "features.7"), options={"ablationcam": {"ratio": 1.0}}),
+        _family("resnet18", "layer2"),
+        _family("resnet50", "layer3"),
+        _family("resnet101", "layer3"),
+        _family("resnext50_32x4d", "layer3"),
+        _family("wide_resnet50_2", "layer3"),
+        _family("densenet121", "features.denseblock3"),
+        _family("googlenet", "inception4a", **_PLAIN_INCEPTION),
+        _family("inception_v3", "Mixed_6a", size=107, **_PLAIN_INCEPTION),
+        _family("mobilenet_v2", "features.10"),
+        _family("mobilenet_v3_large", "features.10"),
+        _family("shufflenet_v2_x1_0", "stage3"),
+        _family("mnasnet1_0", "layers.10"),
+        _family("efficientnet_b0", "features.5", size=96),
+        _family("efficientnet_v2_s", "features.5"),
+        _family("regnet_y_400mf", "trunk_output.block3"),
+        _family("convnext_tiny", "features.5"),
+        _family("vit_b_16", "encoder.layers.encoder_layer_8", image_size=64),
+        _family("swin_t", "features.5", size=128),
+        _family("swin_v2_t", "features.5", size=128),
+        _family("maxvit_t", "blocks.2", size=224),
         _segmentation("fcn_resnet50", "backbone.layer3"),
         _segmentation("deeplabv3_resnet50", "backbone.layer3"),
         _segmentation("lraspp_mobilenet_v3_large", "backbone.10"),

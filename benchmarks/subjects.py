@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.families import enliven
+from benchmarks.families import enliven, make_model
 
 SEED = 1
 SIZE = 224
@@ -39,16 +39,13 @@ SUBJECTS = {
 
 
 def build_model(name: str) -> nn.Module:
-    """A seeded model in eval mode, without weights, with batch-norm statistics of its own.
-
-    `name` is torchvision's, or `timm/` and a name of timm's, or `transformers/` and what stands
-    before `ForImageClassification`, which is built as its configuration is by default.
+    """A seeded model of `make_model` in eval mode, with batch-norm statistics of its own.
 
     Untrained, a model's running statistics say mean 0 and variance 1, which is far from the truth:
     activations vanish or grow with depth, and maps degenerate. One pass over noise mends that.
     """
     torch.manual_seed(SEED)
-    model = _make(name)
+    model = make_model(name)
     enliven(model)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
@@ -60,25 +57,6 @@ def build_model(name: str) -> nn.Module:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return model.eval()
-
-
-def _make(name: str) -> nn.Module:
-    library, _, kind = name.rpartition("/")
-    model: nn.Module
-    if library == "timm":
-        import timm
-
-        model = timm.create_model(kind, pretrained=False)
-    elif library == "transformers":
-        import transformers
-
-        classifier = getattr(transformers, f"{kind}ForImageClassification")
-        model = classifier(classifier.config_class(num_labels=1000))
-    else:
-        segments = name in torchvision.models.list_models(torchvision.models.segmentation)
-        options = {"weights_backbone": None} if segments else {}
-        model = torchvision.models.get_model(name, weights=None, **options)
-    return model
 
 
 def native_size(model: nn.Module) -> int:
