@@ -56,28 +56,37 @@ class Question:
     def of(cls, explained: Explained, image: Tensor) -> "Question":
         model = explained.request.subject.user_model
         layer = dict(model.named_modules()).get(explained.card.layer)
-        made: dict[nn.Module, Any] = {}
-        hooks = [
-            module.register_forward_hook(lambda module, _, output: made.update({module: output}))
-            for module in (layer.modules() if layer else ())
-        ]
-        with torch.no_grad():
-            returned = model(image)
-        for hook in hooks:
-            hook.remove()
-        if layer:
-            # Where it returns a record, the module inside that made the record's tensor.
+        made = _returned_by_modules(model, image)
+        layers: tuple[nn.Module, ...] = ()
+        if layer is not None:
+            # Itself, or where it returns a record, the module inside that made its tensor.
             (value, *_) = tree_leaves(made[layer])
-            layer = next(module for module in reversed(made) if made[module] is value)
-        if not isinstance(returned, Tensor):
+            layers = (next(each for each in layer.modules() if made.get(each) is value),)
+        if not isinstance(made[model], Tensor):
             # As the documentation of others says: a model of several outputs is wrapped.
             model = OneOutput(model, str(explained.card.explained))
-        return cls(model, () if layer is None else (layer,), image, explained)
+        return cls(model, layers, image, explained)
 
     @torch.no_grad()
     def best_class(self) -> int:
         *_, ranking, _ = self.explained.request.subject(self.image)
         return int(ranking[0].argmax())
+
+
+def _returned_by_modules(model: nn.Module, image: Tensor) -> dict[nn.Module, Any]:
+    """What the model and each of its modules return for an image."""
+    made: dict[nn.Module, Any] = {}
+    hooks = [
+        module.register_forward_hook(lambda module, _, output: made.update({module: output}))
+        for module in model.modules()
+    ]
+    try:
+        with torch.no_grad():
+            model(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return made
 
 
 class OneOutput(nn.Module):
@@ -98,8 +107,8 @@ def peers(method: str, explained: Explained, image: Tensor) -> Iterator[tuple[st
     """
     request = explained.request
     question = Question.of(explained, image)
-    usual = {layout.kind for layout in request.layouts} == {"channels_first"}
-    usual &= request.subject.target.name != "segmentation"
+    kinds = {layout.kind for layout in request.layouts}
+    usual = kinds == {"channels_first"} and request.subject.target.name != "segmentation"
     for library, name in NAMES[method].items():
         if usual or library == "pytorch-grad-cam":
             with _LIBRARIES[library](name, question) as peer:
@@ -129,11 +138,11 @@ def _target(question: Question) -> list[Any] | None:
     """What is passed to pytorch-grad-cam by hand, as its documentation says."""
     from pytorch_grad_cam.utils import model_targets
 
-    best = question.best_class()
     match question.explained.request.subject.target.name:
         case "rest":
-            return [model_targets.ClassifierOutputReST(best)]
+            return [model_targets.ClassifierOutputReST(question.best_class())]
         case "segmentation":
+            best = question.best_class()
             with torch.no_grad():
                 inside = question.model(question.image)[0].argmax(dim=0) == best
             mask = inside.float().numpy()
