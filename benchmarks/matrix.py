@@ -18,7 +18,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -26,16 +25,14 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from benchmarks.families import FAMILIES, Family
 from benchmarks.report import markdown_table
+from benchmarks.traces import Traces
 from camcore.errors import CamcoreError, ExportError
 from camcore.export import Explained, explain, save
 from camcore.export.prove import TOLERANCE
-from camcore.export.subject import Subject
-from camcore.export.trace import Trace, trace
 from camcore.export.write import capture
 from camcore.methods import METHODS, get_method
 
@@ -172,7 +169,7 @@ def fill(family: Family, cells: Sequence[Cell]) -> Iterator[Cell]:
     for method in dict.fromkeys(cell.method for cell in cells):
         options = OPTIONS.get(method, {}) | family.explained | family.options.get(method, {})
         start = time.monotonic()
-        with patch("camcore.export.compose.trace", traces):
+        with traces.shared():
             made, failed = _attempt(
                 lambda method=method, options=options: _captured(  # type: ignore[misc]
                     explain(model, example, method=method, layer=layer, **options)
@@ -188,28 +185,6 @@ def fill(family: Family, cells: Sequence[Cell]) -> Iterator[Cell]:
                 yield replace(cell, **failed, seconds=round(spent, 1))
             else:
                 yield _saved(cell, *made, spent)
-
-
-class Traces:
-    """`trace`, half of a cell's work, for methods of one model: what they share is traced once."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[Any, ...], Trace] = {}
-
-    def __call__(
-        self,
-        subject: Subject,
-        inputs: tuple[Tensor, ...],
-        *,
-        dynamic_size: bool | None,
-        root: str,
-    ) -> Trace:
-        asked = subject.target.scores, subject.target.explained, dynamic_size
-        if asked not in self._known:
-            self._known[asked] = trace(subject, inputs, dynamic_size=dynamic_size, root=root)
-        known = self._known[asked]
-        # What is made of a graph changes it: each method has its own, of the same weights.
-        return replace(known, graph=fx.GraphModule(known.graph, deepcopy(known.graph.graph)))
 
 
 def _captured(explained: Explained) -> tuple[Explained, ExportedProgram]:

@@ -29,6 +29,7 @@ from benchmarks.peers import NAMES, Peer, peers
 from benchmarks.report import Row, machine_facts, timed
 from benchmarks.subjects import build_model, make_image, native_size
 from benchmarks.timing import Effort, alternate
+from benchmarks.traces import Traces
 from camcore.errors import CamcoreError
 from camcore.export import explain, save
 
@@ -75,12 +76,13 @@ def measure(name: str, methods: Sequence[str], plan: Plan) -> Iterator[Row]:
     image = make_image(native_size(model))
     plain = plan.folder / f"{name.replace('/', '-')}.onnx"
     write_plain(model, image, plain, dynamic_size=False)
-    asked = FAMILIES[name].explained
+    asked, traces = FAMILIES[name].explained, Traces()
     for method in methods:
         file = plain.with_stem(f"{plain.stem}-{method}")
         subject = {"model": name, "size": "fixed", "device": "cpu"}
         try:
-            explained = explain(model, image, method=method, dynamic_size=False, **asked)
+            with traces.shared():
+                explained = explain(model, image, method=method, dynamic_size=False, **asked)
             card = save(explained, file)
         except CamcoreError as error:
             reason = str(error).partition(". ")[0]

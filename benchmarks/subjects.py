@@ -37,6 +37,11 @@ SUBJECTS = {
     "vgg16": Subject(("features.20",), last_limit=1.15),
 }
 
+_OPTIONS = {
+    # PyTorch's exporter, which writes the plain file, fails on the other kind of its attention.
+    "transformers/Swin": {"attn_implementation": "eager"}
+}
+
 
 def build_model(name: str) -> nn.Module:
     """A seeded model of `make_model` in eval mode, with batch-norm statistics of its own.
@@ -45,7 +50,7 @@ def build_model(name: str) -> nn.Module:
     activations vanish or grow with depth, and maps degenerate. One pass over noise mends that.
     """
     torch.manual_seed(SEED)
-    model = make_model(name)
+    model = make_model(name, **_OPTIONS.get(name, {}))
     enliven(model)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks import matrix
+from benchmarks import matrix, traces
 from benchmarks.families import FAMILIES, NUM_CLASSES, Family
 from benchmarks.matrix import OPTIONS, Cell, collect, fill, main, render
 from camcore.export.passes import PASSES
@@ -96,7 +96,7 @@ def test_methods_share_a_trace_and_spoil_nothing(monkeypatch: pytest.MonkeyPatch
         calls.append(options)
         return trace(*arguments, **options)
 
-    monkeypatch.setattr(matrix, "trace", counted)
+    monkeypatch.setattr(traces, "trace", counted)
     methods = ("layercam", "fullgrad", "finercam", "gradcam")
     together = list(fill(TINY, cells("default", *methods)))
     # FullGrad asks for a fixed size where a free one fails.
