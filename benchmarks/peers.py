@@ -1,9 +1,10 @@
 """Other libraries' maps in eager PyTorch, each made as its README says, for the best class."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn
 
 import torch
 from numpy.typing import NDArray
@@ -103,7 +104,8 @@ class OneOutput(nn.Module):
 def peers(method: str, explained: Explained, image: Tensor) -> Iterator[tuple[str, Peer]]:
     """Who else has the method, one after the other: hooks are gone when the next one comes.
 
-    TorchCAM and Captum explain classes, not pixels, and know activations with channels first only.
+    One that cannot be set up for the model raises what its library says when it is asked. TorchCAM
+    and Captum explain classes, not pixels, and know activations with channels first only.
     """
     request = explained.request
     question = Question.of(explained, image)
@@ -111,9 +113,18 @@ def peers(method: str, explained: Explained, image: Tensor) -> Iterator[tuple[st
     usual = kinds == {"channels_first"} and request.subject.target.name != "segmentation"
     for library, name in NAMES[method].items():
         if usual or library == "pytorch-grad-cam":
-            with _LIBRARIES[library](name, question) as peer:
+            with ExitStack() as stack:
+                peer: Peer
+                try:
+                    peer = stack.enter_context(_LIBRARIES[library](name, question))
+                except Exception as error:
+                    peer = partial(_raise, error)
                 yield library, peer
             question.model.zero_grad()
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
 
 
 @contextmanager
@@ -131,7 +142,7 @@ def _pytorch_grad_cam(name: str, question: Question) -> Iterator[Peer]:
     with getattr(pytorch_grad_cam, name)(model, layers, *transforms) as cam:
         yield lambda: cam(question.image, targets)
         # On leaving it would detach them in place, which views do not allow.
-        cam.activations_and_grads.gradients.clear()
+        getattr(cam, "base_cam", cam).activations_and_grads.gradients.clear()
 
 
 def _target(question: Question) -> list[Any] | None:

@@ -55,3 +55,36 @@ def test_all_give_the_same_map(target: str) -> None:
     assert asked == (known if target == "logit" else ["pytorch-grad-cam"])
     # No hook is left behind.
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_finercam_wraps_another() -> None:
+    image = images(1, 1, 32, 32)
+    model = build(lambda: Net(pixels=False))
+    explained = explain(model, image, layer="backbone", method="finercam")
+    asked = dict(peers("finercam", explained, image))
+    assert list(asked) == list(NAMES["finercam"])
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+class Squeezed(nn.Module):
+    """Its head is one linear layer, but not the only one of the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, stride=2)
+        self.squeeze, self.last = nn.Linear(6, 6), nn.Conv2d(6, 8, 3)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, image: Tensor) -> Tensor:
+        features = self.stem(image)
+        features = features * self.squeeze(features.mean((2, 3)))[..., None, None]
+        return self.head(self.last(features).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_a_library_that_cannot_says_so_when_asked() -> None:
+    image = images(1, 1, 32, 32)
+    explained = explain(build(Squeezed), image, method="cam")
+    ((library, theirs),) = peers("cam", explained, image)
+    assert library == "TorchCAM"
+    with pytest.raises(ValueError, match="multiple fully connected layers"):
+        theirs()
