@@ -142,7 +142,8 @@ def _pytorch_grad_cam(name: str, question: Question) -> Iterator[Peer]:
     with getattr(pytorch_grad_cam, name)(model, layers, *transforms) as cam:
         yield lambda: cam(question.image, targets)
         # On leaving it would detach them in place, which views do not allow.
-        getattr(cam, "base_cam", cam).activations_and_grads.gradients.clear()
+        seen = getattr(cam, "base_cam", cam).activations_and_grads
+        seen.activations, seen.gradients = [], []
 
 
 def _target(question: Question) -> list[Any] | None:

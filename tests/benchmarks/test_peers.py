@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import Permute
 
 from benchmarks.files import map_difference
 from benchmarks.peers import NAMES, peers
@@ -57,12 +59,29 @@ def test_all_give_the_same_map(target: str) -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_finercam_wraps_another() -> None:
+class Turned(nn.Module):
+    """Its last layer returns a view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, stride=2)
+        self.last = Permute([0, 3, 1, 2])
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, image: Tensor) -> Tensor:
+        features = self.last(torch.tanh(self.stem(image)).permute(0, 2, 3, 1))
+        return self.head(features.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("method", ["gradcam", "finercam", "shapleycam"])
+def test_layers_that_return_views(method: str) -> None:
     image = images(1, 1, 32, 32)
-    model = build(lambda: Net(pixels=False))
-    explained = explain(model, image, layer="backbone", method="finercam")
-    asked = dict(peers("finercam", explained, image))
-    assert list(asked) == list(NAMES["finercam"])
+    model = build(Turned)
+    explained = explain(model, image, layer="last", method=method)
+    ours = explained(image).saliency_map[0, 0].numpy()
+    for library, theirs in peers(method, explained, image):
+        if library == "pytorch-grad-cam":
+            assert map_difference(ours, np.squeeze(theirs())) < 1e-4
     assert not any(module._forward_hooks for module in model.modules())
 
 
