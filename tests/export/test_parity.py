@@ -1,5 +1,6 @@
 """pytorch-grad-cam 1.5.7 on the same model and images: who moves over gets the same picture."""
 
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from camcore.export import explain
 from camcore.export.write import capture, to_onnx
@@ -76,3 +78,26 @@ def test_onnx(method: str, layer: str, model: nn.Module, tmp_path: Path) -> None
     path.write_bytes(to_onnx(capture(explained), explained.card))
     given = run_file(path, IMAGE, IDS).saliency_map[:, 0]
     np.testing.assert_allclose(given, peer_maps(method, layer, model), rtol=0, atol=1e-4)
+
+
+class Overwritten(PlainNet):
+    """As torchvision's DenseNet: a ReLU works in place on what the last layer returns."""
+
+    def __init__(self, inplace: bool) -> None:
+        super().__init__()
+        self.deep = self.deep[:-1]
+        self.inplace = inplace
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features = F.relu(self.deep(self.stem(x)), inplace=self.inplace)
+        return self.fc(features.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_the_peers_activations_are_overwritten() -> None:
+    """A divergence: there the map is of what a later operator makes of the layer's tensor."""
+    kept, overwritten = (build(partial(Overwritten, inplace), seed=1) for inplace in (False, True))
+    expected = peer_maps("gradcam", "deep", kept)
+    assert np.abs(peer_maps("gradcam", "deep", overwritten) - expected).max() > 0.1
+    explained = explain(overwritten, torch.zeros(1, 3, 24, 24), method="gradcam", layer="deep")
+    given = explained(IMAGE, IDS).saliency_map[:, 0].numpy()
+    np.testing.assert_allclose(given, expected, rtol=0, atol=1e-4)
