@@ -239,6 +239,8 @@ def test_a_gradient_that_jumps(distance: float, sound: bool, tmp_path: Path) -> 
     below, above = (explained(value + side * distance * abs(value)) for side in (-1, 1))
     path = tmp_path / "model.onnx"
     path.write_bytes(write.to_onnx(write.capture(above), above.card))
+    model: Any = below.request.subject.user_model
+    model.kept = {"of its last run": model.top(EXAMPLE[:, :1])}  # as LeViT keeps its biases
     if sound:
         assert prove(path, below)["worst_relative_error"] > TOLERANCE
     else:
