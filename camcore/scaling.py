@@ -58,8 +58,8 @@ def resize(maps: Array, size: Size, /, *, align_corners: bool = False) -> Array:
     With `align_corners` the first and the last pixel stay where they are, as in
     `torch.nn.UpsamplingBilinear2d`; of one new pixel it is the first.
 
-    One matrix product per axis, so that the same lines run in every library, and a graph with fixed
-    sizes holds two constants.
+    One matrix product per axis whose size changes, so that the same lines run in every library, and
+    a graph with fixed sizes holds two constants.
 
     >>> import numpy as np
     >>> resize(np.asarray([0.0, 1.0]), (4,))
@@ -151,8 +151,10 @@ def _min_max(maps: Array, spatial_ndim: int, eps: float = NORMALIZE_EPS) -> Arra
 
 def _interpolate(maps: Array, size: Size, align_corners: bool = False) -> Array:
     for axis in reversed(space(len(size))):
-        matrix = _interpolation_matrix(maps, maps.shape[axis], size[axis], align_corners)
-        maps = multiply_along(matrix, maps, axis)
+        old, new = maps.shape[axis], size[axis]
+        if known((old, new)) == [new, new]:
+            continue
+        maps = multiply_along(_interpolation_matrix(maps, old, new, align_corners), maps, axis)
     return maps
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import camcore
 from tests.backends import Backend
@@ -81,6 +82,17 @@ def test_resize_is_exact_for_large_sizes() -> None:
 def test_resize_to_the_same_size_changes_nothing(backend: Backend) -> None:
     values = backend.rounded(np.random.default_rng(0).normal(size=(2, 5, 7)), "float32")
     backend.assert_close(camcore.resize(backend.array(values), (5, 7)), values, "float32")
+
+
+def test_an_axis_that_keeps_its_size_costs_no_product() -> None:
+    def products(*size: int) -> int:
+        graph = make_fx(lambda maps: camcore.resize(maps, size))(torch.zeros(2, 5, 7)).graph
+        targets = [str(node.target) for node in graph.nodes]
+        return sum(target.startswith(("aten.mm", "aten.bmm")) for target in targets)
+
+    assert products(5, 7) == 0
+    assert products(9, 7) == products(5, 9) == 1
+    assert products(7, 5) == 2
 
 
 @given(data=st.data())
