@@ -125,14 +125,6 @@ def _segmentation(name: str, earlier: str) -> Family:
     return replace(_family(name, earlier), explained={"target": "segmentation", "output": "out"})
 
 
-def _timm(name: str, earlier: str, size: int = 64, **options: Any) -> Family:
-    return _family(f"timm/{name}", earlier, size, **options)
-
-
-def _transformers(name: str, earlier: str, **options: Any) -> Family:
-    return _family(f"transformers/{name}", earlier, **options)
-
-
 # Without the auxiliary heads, which take no part in a prediction.
 _PLAIN_INCEPTION = {"aux_logits": False, "init_weights": True}
 _SMALL_VIT = {
@@ -175,34 +167,34 @@ FAMILIES: dict[str, Family] = {
         _segmentation("fcn_resnet50", "backbone.layer3"),
         _segmentation("deeplabv3_resnet50", "backbone.layer3"),
         _segmentation("lraspp_mobilenet_v3_large", "backbone.10"),
-        _timm("resnet18", "layer3"),
-        _timm("convnext_atto", "stages.2"),
-        _timm("vit_little_patch16_reg1_gap_256", "blocks.10", img_size=64),
-        _timm("vit_small_patch16_dinov3", "blocks.8", img_size=64),
-        _timm("swin_tiny_patch4_window7_224", "layers.2", size=224),
+        _family("timm/resnet18", "layer3"),
+        _family("timm/convnext_atto", "stages.2"),
+        _family("timm/vit_little_patch16_reg1_gap_256", "blocks.10", img_size=64),
+        _family("timm/vit_small_patch16_dinov3", "blocks.8", img_size=64),
+        _family("timm/swin_tiny_patch4_window7_224", "layers.2", size=224),
         # Not before its last convolutions: PyTorch 2.15's batch norm, going back for a single image
         # from a gradient that is a view of tokens, mixes up the channels, and the proof with it.
-        _timm("efficientformer_l1", "stages.3.blocks.3", size=224),
-        _timm("cait_xxs24_224", "blocks.20", img_size=64),
+        _family("timm/efficientformer_l1", "stages.3.blocks.3", size=224),
+        _family("timm/cait_xxs24_224", "blocks.20", img_size=64),
         # Of images of 64 some layers have 2 x 2 points: none lies as far out as FEM looks for.
-        _timm("coat_lite_tiny", "serial_blocks3.1", size=128, img_size=128),
-        _timm("crossvit_tiny_240", "blocks.1.blocks.1", size=240),
-        _timm("levit_128s", "stages.1", size=224),
-        _timm("pit_ti_224", "transformers.1.blocks", size=224),
-        _timm("pvt_v2_b0", "stages.2", size=128),
-        _timm("mobilevit_xxs", "stages.3", size=128),
-        _timm("xcit_nano_12_p16_224", "blocks.8", img_size=64),
-        _transformers(
-            "ResNet",
+        _family("timm/coat_lite_tiny", "serial_blocks3.1", size=128, img_size=128),
+        _family("timm/crossvit_tiny_240", "blocks.1.blocks.1", size=240),
+        _family("timm/levit_128s", "stages.1", size=224),
+        _family("timm/pit_ti_224", "transformers.1.blocks", size=224),
+        _family("timm/pvt_v2_b0", "stages.2", size=128),
+        _family("timm/mobilevit_xxs", "stages.3", size=128),
+        _family("timm/xcit_nano_12_p16_224", "blocks.8", img_size=64),
+        _family(
+            "transformers/ResNet",
             "resnet.encoder.stages.1",
             embedding_size=16,
             hidden_sizes=[16, 24, 32],
             depths=[1, 2, 1],
             layer_type="basic",
         ),
-        _transformers("ViT", "vit.layers.1", **_SMALL_VIT),
-        _transformers(
-            "Swin",
+        _family("transformers/ViT", "vit.layers.1", **_SMALL_VIT),
+        _family(
+            "transformers/Swin",
             "swin.encoder.layers.0",
             image_size=64,
             patch_size=4,
@@ -211,7 +203,11 @@ FAMILIES: dict[str, Family] = {
             num_heads=[2, 4],
             window_size=4,
         ),
-        _transformers("Dinov2", "dinov2.encoder.layer.1", **_SMALL_VIT),
-        _transformers("Dinov2WithRegisters", "dinov2_with_registers.encoder.layer.1", **_SMALL_VIT),
+        _family("transformers/Dinov2", "dinov2.encoder.layer.1", **_SMALL_VIT),
+        _family(
+            "transformers/Dinov2WithRegisters",
+            "dinov2_with_registers.encoder.layer.1",
+            **_SMALL_VIT,
+        ),
     )
 }
