@@ -20,6 +20,7 @@ from camcore.export.updates import ELEMENTWISE
 aten = torch.ops.aten
 
 _TOKENS = 1  # the axis of (B, T, C)
+_NOWHERE = -(2**63)  # what is counted from the end of a slice has no place known before it
 _SUMS = {aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor}
 
 
@@ -36,9 +37,9 @@ def narrow(tail: fx.GraphModule, explained: int) -> fx.GraphModule | None:
     for choice in module.graph.find_nodes(op="call_function", target=aten.select.int):
         if choice not in leading or not _chooses_a_token(choice):
             continue
-        rows = _row_by_row(module, choice, leading)
-        if any(node.target is aten.linear.default for node in rows):
-            _add_scores(module, choice, rows, leading & dependents([choice]), scores)
+        places = _places(module, choice, leading)
+        if any(node.target is aten.linear.default for node in places):
+            _add_scores(module, choice, places, leading & dependents([choice]), scores)
             return module
     return None
 
@@ -60,15 +61,38 @@ def _chooses_a_token(choice: fx.Node) -> bool:
     return value.ndim == 3 and axis in (_TOKENS, _TOKENS - 3) and isinstance(place, int)
 
 
-def _row_by_row(module: fx.GraphModule, choice: fx.Node, leading: set[fx.Node]) -> list[fx.Node]:
-    """The operators before the choice of whose tokens it alone has use, in their order."""
+def _places(module: fx.GraphModule, choice: fx.Node, leading: set[fx.Node]) -> dict[fx.Node, int]:
+    """The operators of whose tokens the choice alone has use, in their order: where its token is.
+
+    The last one is the choice itself, with the place in its source.
+    """
     kept = set(outputs_of(module))
-    found: set[fx.Node] = {choice}
+    place: Any = choice.args[2]
+    found: dict[fx.Node, int] = {choice: place}
     for node in reversed(module.graph.nodes):
         users = [user for user in node.users if user in leading]
-        if users and found.issuperset(users) and node not in kept and _treats_each_token(node):
-            found.add(node)
-    return [node for node in module.graph.nodes if node in found and node is not choice]
+        if users and found.keys() >= {*users} and node not in kept and _treats_each_token(node):
+            places = {_place_before(user, found[user]) for user in users}
+            if len(places) == 1 and _NOWHERE not in places:
+                found[node] = places.pop()
+    return {node: found[node] for node in module.graph.nodes if node in found}
+
+
+def _place_before(node: fx.Node, place: int) -> int:
+    """Where the token at a place of an operator's result was before."""
+    if not _slices_tokens(node):
+        return place
+    start: Any = node.args[2]
+    return _NOWHERE if place < 0 else place + start
+
+
+def _slices_tokens(node: fx.Node) -> bool:
+    """Whether it takes tokens that stand side by side, from a known place on."""
+    if node.target is not aten.slice.Tensor or len(node.args) < 3:
+        return False
+    _, axis, start, *others = node.args
+    known = isinstance(start, int) and start >= 0
+    return known and axis in (_TOKENS, _TOKENS - 3) and others[1:] in ([], [1])
 
 
 def _treats_each_token(node: fx.Node) -> bool:
@@ -80,7 +104,7 @@ def _treats_each_token(node: fx.Node) -> bool:
     if node.target is aten.layer_norm.default:
         return len(node.args[1]) == 1  # type: ignore[arg-type]
     if node.target is aten.slice.Tensor:
-        return bool(len(node.args) > 1 and node.args[1] == 0)
+        return _slices_tokens(node) or bool(len(node.args) > 1 and node.args[1] == 0)
     if node.target in _SUMS:
         return all(_has_tokens(each, value) or each.meta["val"].ndim < 2 for each in _tensors(node))
     return operator_of(node) in ELEMENTWISE
@@ -101,28 +125,34 @@ def _has_tokens(node: fx.Node, like: Tensor) -> bool:
 def _add_scores(
     module: fx.GraphModule,
     choice: fx.Node,
-    rows: list[fx.Node],
+    places: dict[fx.Node, int],
     behind: set[fx.Node],
     scores: fx.Node,
 ) -> None:
     graph = module.graph
-    place: Any = choice.args[2]
     twins: dict[fx.Node, fx.Node] = {}
+    chosen: dict[tuple[fx.Node, int], fx.Node] = {}
 
-    def chosen(node: fx.Node, like: Tensor) -> fx.Node:
-        if node not in twins and _has_tokens(node, like):
-            twins[node] = graph.call_function(aten.select.int, (node, _TOKENS, place))
-        return twins.get(node, node)
+    def one_token(node: fx.Node, like: Tensor, place: int) -> fx.Node:
+        if node in twins or not _has_tokens(node, like):
+            return twins.get(node, node)
+        if (node, place) not in chosen:
+            chosen[node, place] = graph.call_function(aten.select.int, (node, _TOKENS, place))
+        return chosen[node, place]
 
     with graph.inserting_before(graph.output_node()):
-        for node in rows:
-            twins[node] = graph.node_copy(node, partial(chosen, like=node.meta["val"]))
-        twins[choice] = twins[choice.args[0]]  # type: ignore[index]
+        for node, place in places.items():
+            source: Any = node.args[0]
+            if node is choice or _slices_tokens(node):
+                twins[node] = one_token(source, source.meta["val"], _place_before(node, place))
+            else:
+                choose = partial(one_token, like=node.meta["val"], place=place)
+                twins[node] = graph.node_copy(node, choose)
         for node in list(graph.nodes):
             if node in behind and node is not choice:
                 twins[node] = graph.node_copy(node, lambda each: twins.get(each, each))
         outputs = outputs_of(module)
     graph.output_node().args = ((*outputs, twins[scores]),)
-    for twin in twins.values():
+    for twin in (*twins.values(), *chosen.values()):
         twin.meta.pop("val", None)
     module.recompile()
