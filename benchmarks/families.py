@@ -39,7 +39,7 @@ class Family:
             torch.manual_seed(SEED)
             model = self.make().eval()
             enliven(model)
-            _calibrate(model, self.images(32))
+            calibrate(model, self.images(32))
         return model
 
     def images(self, batch: int) -> Tensor:
@@ -64,7 +64,7 @@ def enliven(model: nn.Module) -> None:
             nn.init.constant_(parameter, 0.5)
 
 
-def _calibrate(model: nn.Module, images: Tensor) -> None:
+def calibrate(model: nn.Module, images: Tensor) -> None:
     """Give norms weights of their own, and batch norms the statistics of images.
 
     Untrained, a deep network may turn rounding errors into percents: each kink of a ReLU adds to

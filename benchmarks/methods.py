@@ -21,6 +21,7 @@ from benchmarks.families import FAMILIES
 from benchmarks.files import (
     MAP_TOLERANCE,
     Session,
+    check_map,
     compare_files,
     map_difference,
     write_plain,
@@ -39,7 +40,7 @@ LIMITS = {"gradcam": 1.10, "eigencam": 1.10}
 ABOUT = About(
     "Methods and families",
     "Written by `make bench-methods` from `methods.json`; do not edit. Models without pretrained "
-    "weights: seeded, batch-norm statistics calibrated on noise; the names before a slash are "
+    "weights: seeded, batch norms calibrated on noise; the names before a slash are "
     "libraries, the others are torchvision's. Each at its default layer, batch 1, its own image "
     "size (224 x 224 for most), size fixed, the best class. Two contenders take turns in one "
     "process, a tenth of a second at a time; a ratio is the median of the pairs' ratios, quartiles "
@@ -137,11 +138,13 @@ def _beside(
         "facts": facts,
         **subject,
     }
+    mine = np.squeeze(ours()[-1])
     try:
+        check_map(mine)  # an empty map agrees with any other empty one
         found = np.squeeze(theirs())
     except Exception as error:
         return Row(**row, refused=f"{type(error).__name__}: {str(error).partition('.')[0]}")
-    facts["map_difference"] = difference = map_difference(np.squeeze(ours()[-1]), found)
+    facts["map_difference"] = difference = map_difference(mine, found)
     if not difference <= MAP_TOLERANCE:  # NaN too
         return Row(**row, refused=f"the maps differ by {difference:.1e}")
     return Row(**row, **timed(alternate(ours, theirs, plan.effort)))
