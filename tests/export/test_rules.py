@@ -563,6 +563,41 @@ def test_attention_is_folded(lead: Shape, mask_lead: int | None, options: dict[s
     torch.testing.assert_close(graph(*inputs), attend(*inputs), rtol=1e-9, atol=ATOL)
 
 
+CUBIC = aten.upsample_bicubic2d.vec
+
+
+def cubic_traced(x: Tensor, *arguments: Any, mode: str) -> fx.GraphModule:
+    return make_fx(
+        lambda x: CUBIC(x, *arguments),
+        decomposition_table=ONNX_RULES,
+        tracing_mode=mode,
+        pre_dispatch=True,
+    )(x)
+
+
+@pytest.mark.parametrize("corners", [True, False])
+@pytest.mark.parametrize(
+    "target", [((13, 5), None), ((6, 9), None), (None, (2.0, 3.0)), (None, (0.6, 1.5))]
+)
+def test_cubic_interpolation_becomes_products(target: Any, corners: bool) -> None:
+    """What is interpolated is an identity for each axis, not the image."""
+    size, factors = target
+    x = random(2, 3, 6, 7)
+    graph = cubic_traced(x, size, corners, factors, mode="real")
+    graph.graph.eliminate_dead_code()
+    calls = graph.graph.find_nodes(op="call_function", target=CUBIC)
+    assert [tuple(call.args[0].meta["val"].shape) for call in calls] == [(1, 1, 6, 6), (1, 1, 7, 7)]
+    torch.testing.assert_close(graph(x), CUBIC(x, size, corners, factors), rtol=1e-9, atol=ATOL)
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(3, "symbolic"), (1, "real")])
+def test_cubic_interpolation_stands_aside(channels: int, mode: str) -> None:
+    """Of a free size, whose matrices could not wait, and of what is as small as these."""
+    graph = cubic_traced(random(2, channels, 6, 7), (13, 5), False, None, mode=mode)
+    graph.graph.eliminate_dead_code()
+    assert operators(graph) == {CUBIC}
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @given(bound=st.floats(-60, 60), other=st.floats(-60, 60))
 def test_the_number_next_to_a_bound(dtype: torch.dtype, bound: float, other: float) -> None:

@@ -350,6 +350,26 @@ def test_attention_within_windows(tmp_path: Path) -> None:
     assert_same(run_file(path, image, ids), explain_by_hand(model, "features", image, ids))
 
 
+@pytest.mark.parametrize("dynamic_size", [True, False])
+def test_cubic_interpolation_around_the_layer(dynamic_size: bool, tmp_path: Path) -> None:
+    """Between fixed sizes a file interpolates no image, which onnxruntime is slow at."""
+
+    def make() -> nn.Module:
+        def scaled(by: float) -> nn.Module:
+            return nn.Upsample(scale_factor=by, mode="bicubic")
+
+        layers = scaled(0.75), nn.Conv2d(3, 8, 3, 2), nn.Tanh(), scaled(2), nn.Conv2d(8, 4, 3)
+        return Classifier(nn.Sequential(*layers, nn.Tanh()), 4)
+
+    model, path = build(make), tmp_path / "cubic.onnx"
+    example = torch.zeros(1, 3, 24, 32)
+    save(explain(model, example, layer="features.2", dynamic_size=dynamic_size), path)
+    for batch in (5, 2):
+        image, ids = images(batch, 3, 24, 32), torch.tensor([[1, 0]])
+        assert_same(run_file(path, image, ids), explain_by_hand(model, "features.2", image, ids))
+    assert dynamic_size == ("Resize" in {node.op_type for node in onnx.load(path).graph.node})
+
+
 def test_an_operator_that_onnx_does_not_have_is_named() -> None:
     class Bessel(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
