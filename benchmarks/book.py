@@ -36,6 +36,7 @@ class Book:
         for row in rows:
             print(line(row), flush=True)
             entry = asdict(row) | {"measured": self._machine}
+            self._rows = {k: old for k, old in self._rows.items() if not _gives_way(old, entry)}
             self._rows[_key(entry)] = entry
             results = {"rows": [self._rows[key] for key in sorted(self._rows)]}
             self._path.write_text(json.dumps(results, indent=1) + "\n")
@@ -46,6 +47,12 @@ class Book:
 def _key(row: Mapping[str, Any]) -> str:
     facts = [str(row["facts"].get(name) or "").rjust(4) for name in _TOLD_APART]
     return "/".join([row["section"], row["model"], row["layer"], *facts])
+
+
+def _gives_way(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether they are of one thing, which was refused once before its layer was known."""
+    unknown = "" in (old["layer"], new["layer"])
+    return unknown and _key({**old, "layer": ""}) == _key({**new, "layer": ""})
 
 
 def render(results: Mapping[str, Any], about: About) -> str:

@@ -1,6 +1,7 @@
 """The figures of many passes: what is measured by default, and what stays in the file."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,3 +77,13 @@ def test_what_was_measured_before_stays(tmp_path: Path) -> None:
     assert "1.500x" not in table
     assert "cores 1." in table
     assert "cores 2." in table
+
+
+def test_what_was_refused_gives_way(tmp_path: Path) -> None:
+    """A refusal may come before the layer is known, and the row has none."""
+    path = tmp_path / "passes.json"
+    refused = replace(row(1.0), layer="", ratio=None, refused="empty")
+    for entered in ([refused, row(2.5, channels=16)], [row(1.5)], [refused]):
+        Book(path, "PASSES.md", {"cores": 1}, ABOUT).enter(entered)
+        rows = json.loads(path.read_text())["rows"]
+        assert sorted(each["layer"] for each in rows) == sorted([entered[0].layer, "layer3"])
