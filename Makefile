@@ -28,6 +28,7 @@ test: $(INSTALLED)  ## the test suite
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'
 
 test-slow: $(INSTALLED)  ## the long tail: every model family, every format
+	$(BIN)/python -m pip install --quiet --editable '.[families]'
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow
 
 lint: $(INSTALLED)  ## format and lint check
