@@ -69,7 +69,7 @@ DEFAULTS = {
     "timm/swin_tiny_patch4_window7_224": ("norm", "channels last"),
     "timm/efficientformer_l1": ("norm", "7 x 7 tokens"),
     "timm/cait_xxs24_224": ("blocks_token_only.1.norm1", "4 x 4 tokens behind 1 other"),
-    "timm/coat_lite_tiny": ("serial_blocks4.1.norm1", "2 x 2 tokens behind 1 other"),
+    "timm/coat_lite_tiny": ("serial_blocks4.1.norm1", "4 x 4 tokens behind 1 other"),
     "timm/crossvit_tiny_240": ("blocks.2.fusion.1.norm1", "20 x 20 tokens behind 1 other"),
     "timm/levit_128s": ("stages", "4 x 4 tokens"),
     "timm/pit_ti_224": ("transformers.2.blocks.3.norm1", "7 x 7 tokens behind 1 other"),
