@@ -5,6 +5,7 @@ VENV ?= .venv
 WORKERS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+FAMILIES := $(VENV)/.families
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow lint types bench bench-methods bench-passes matrix demo-weights clean
@@ -18,6 +19,11 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[export,run,test,bench,dev]'
 	touch $@
 
+# Model libraries beside torchvision.
+$(FAMILIES): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable '.[families]'
+	touch $@
+
 setup: $(INSTALLED)  ## make the virtual environment and install everything into it
 
 # The README's picture is the demo's own, made again by adding --picture docs/demo.png.
@@ -27,8 +33,7 @@ demo: $(INSTALLED)  ## export the shipped classifier, run it, write overlays to 
 test: $(INSTALLED)  ## the test suite
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'
 
-test-slow: $(INSTALLED)  ## the long tail: every model family, every format
-	$(BIN)/python -m pip install --quiet --editable '.[families]'
+test-slow: $(FAMILIES)  ## the long tail: every model family, every format
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow
 
 lint: $(INSTALLED)  ## format and lint check
@@ -46,16 +51,14 @@ bench: $(INSTALLED)  ## camcore beside plain onnxruntime and pytorch-grad-cam; w
 
 # The two below keep what other runs measured; METHODS="--models vit_b_16" and
 # PASSES="--cases 'scorecam/*'" do a part, or what takes longest.
-bench-methods: $(INSTALLED)  ## each method in each family of models, beside its peers; writes benchmarks/METHODS.md
-	$(BIN)/python -m pip install --quiet --editable '.[families]'
+bench-methods: $(FAMILIES)  ## each method in each family of models, beside its peers; writes benchmarks/METHODS.md
 	$(BIN)/python -m benchmarks.methods $(METHODS)
 
 bench-passes: $(INSTALLED)  ## methods of many passes beside their floor and their peers; writes benchmarks/PASSES.md
 	$(BIN)/python -m benchmarks.passes $(PASSES)
 
 # What is known already from the same versions stays; MATRIX="--minutes 30 --methods gradcam" does less.
-matrix: $(INSTALLED)  ## which models, methods and formats work (hours); writes docs/SUPPORT.md
-	$(BIN)/python -m pip install --quiet --editable '.[families]'
+matrix: $(FAMILIES)  ## which models, methods and formats work (hours); writes docs/SUPPORT.md
 	$(BIN)/python -m benchmarks.matrix $(MATRIX)
 
 demo-weights: $(INSTALLED)  ## train the demo classifier again (minutes on two cores)
