@@ -539,6 +539,16 @@ def test_forward_rule_stands_aside(count: int) -> None:
     assert operators(graph) == {aten._adaptive_avg_pool2d.default}
 
 
+def traced_for_onnx(
+    function: Callable[..., Tensor], *inputs: Tensor, mode: str = "symbolic"
+) -> fx.GraphModule:
+    traced: fx.GraphModule = make_fx(
+        function, decomposition_table=ONNX_RULES, tracing_mode=mode, pre_dispatch=True
+    )(*inputs)
+    traced.graph.eliminate_dead_code()
+    return traced
+
+
 @pytest.mark.parametrize("lead", [(6,), (2, 3, 4), (2, 1, 3, 2)])
 @pytest.mark.parametrize(
     ("mask_lead", "options"),
@@ -553,9 +563,7 @@ def test_attention_is_folded(lead: Shape, mask_lead: int | None, options: dict[s
     def attend(*inputs: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(*inputs, **options)
 
-    graph = make_fx(
-        attend, decomposition_table=ONNX_RULES, tracing_mode="symbolic", pre_dispatch=True
-    )(*inputs)
+    graph = traced_for_onnx(attend, *inputs)
     (attention,) = graph.graph.find_nodes(
         op="call_function", target=aten.scaled_dot_product_attention.default
     )
@@ -566,15 +574,6 @@ def test_attention_is_folded(lead: Shape, mask_lead: int | None, options: dict[s
 CUBIC = aten.upsample_bicubic2d.vec
 
 
-def cubic_traced(x: Tensor, *arguments: Any, mode: str) -> fx.GraphModule:
-    return make_fx(
-        lambda x: CUBIC(x, *arguments),
-        decomposition_table=ONNX_RULES,
-        tracing_mode=mode,
-        pre_dispatch=True,
-    )(x)
-
-
 @pytest.mark.parametrize("corners", [True, False])
 @pytest.mark.parametrize(
     "target", [((13, 5), None), ((6, 9), None), (None, (2.0, 3.0)), (None, (0.6, 1.5))]
@@ -583,8 +582,7 @@ def test_cubic_interpolation_becomes_products(target: Any, corners: bool) -> Non
     """What is interpolated is an identity for each axis, not the image."""
     size, factors = target
     x = random(2, 3, 6, 7)
-    graph = cubic_traced(x, size, corners, factors, mode="real")
-    graph.graph.eliminate_dead_code()
+    graph = traced_for_onnx(lambda x: CUBIC(x, size, corners, factors), x, mode="real")
     calls = graph.graph.find_nodes(op="call_function", target=CUBIC)
     assert [tuple(call.args[0].meta["val"].shape) for call in calls] == [(1, 1, 6, 6), (1, 1, 7, 7)]
     torch.testing.assert_close(graph(x), CUBIC(x, size, corners, factors), rtol=1e-9, atol=ATOL)
@@ -593,8 +591,8 @@ def test_cubic_interpolation_becomes_products(target: Any, corners: bool) -> Non
 @pytest.mark.parametrize(("channels", "mode"), [(3, "symbolic"), (1, "real")])
 def test_cubic_interpolation_stands_aside(channels: int, mode: str) -> None:
     """Of a free size, whose matrices could not wait, and of what is as small as these."""
-    graph = cubic_traced(random(2, channels, 6, 7), (13, 5), False, None, mode=mode)
-    graph.graph.eliminate_dead_code()
+    x = random(2, channels, 6, 7)
+    graph = traced_for_onnx(lambda x: CUBIC(x, (13, 5), False, None), x, mode=mode)
     assert operators(graph) == {CUBIC}
 
 
