@@ -368,9 +368,16 @@ def render(content: Mapping[str, Any]) -> str:
 
 
 def _options() -> str:
+    of_models = [
+        f"{name}'s {_told(each.options)}" for name, each in FAMILIES.items() if each.options
+    ]
+    return "; ".join([_told(OPTIONS), *of_models])
+
+
+def _told(options: Mapping[str, Mapping[str, Any]]) -> str:
     return "; ".join(
-        f"{method} with " + ", ".join(f"`{name}={value}`" for name, value in options.items())
-        for method, options in OPTIONS.items()
+        f"{method} with " + ", ".join(f"`{name}={value}`" for name, value in each.items())
+        for method, each in options.items()
     )
 
 
