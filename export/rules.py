@@ -47,6 +47,12 @@ def _own_rules() -> dict[torch._ops.OpOverload, Rule]:
         aten.threshold_backward.default: threshold_backward,
         aten.slice_backward.default: slice_backward,
         aten.select_backward.default: select_backward,
+        aten.reflection_pad1d_backward.default: reflection_pad_backward,
+        aten.reflection_pad2d_backward.default: reflection_pad_backward,
+        aten.reflection_pad3d_backward.default: reflection_pad_backward,
+        aten.replication_pad1d_backward.default: replication_pad_backward,
+        aten.replication_pad2d_backward.default: replication_pad_backward,
+        aten.replication_pad3d_backward.default: replication_pad_backward,
     }
 
 
@@ -209,17 +215,32 @@ def batch_norm_backward(
     eps: float,
     output_mask: Sequence[bool],
 ) -> tuple[Tensor, None, None]:
-    """Input gradient of batch norm with fixed statistics: G weight / sqrt(running_var + eps)."""
+    """Input gradient of batch norm with fixed statistics: G weight / sqrt(running_var + eps).
+
+    Instance norm arrives here as well: one batch, whose channels are those of all images, with
+    statistics of its own.
+    """
     _parameters_are_frozen("batch norm", output_mask)
-    if train or running_var is None:
+    per_channel = (-1, *[1] * (grad.ndim - 2))
+    if not train and running_var is not None:
+        scale = torch.rsqrt(running_var + eps)
+        if weight is not None:
+            scale = scale * weight
+        return grad * scale.reshape(per_channel), None, None
+    if not isinstance(x.shape[0], int) or x.shape[0] != 1:
         raise NotImplementedError(
             "batch norm with batch statistics mixes the images of a batch: no image has a gradient "
             "of its own"
         )
-    scale = torch.rsqrt(running_var + eps)
     if weight is not None:
-        scale = scale * weight
-    return grad * scale.reshape(-1, *[1] * (grad.ndim - 2)), None, None
+        grad = grad * weight.reshape(per_channel)
+    space = list(range(2, x.ndim))
+    centred = x - x.mean(space, keepdim=True)
+    inverse_deviation = torch.rsqrt((centred * centred).mean(space, keepdim=True) + eps)
+    normed = centred * inverse_deviation
+    along = (grad * normed).mean(space, keepdim=True)
+    grad = grad - grad.mean(space, keepdim=True) - normed * along
+    return grad * inverse_deviation, None, None
 
 
 def max_pool_backward(
@@ -384,6 +405,40 @@ def select_backward(grad: Tensor, input_sizes: Sequence[int], dim: int, index: i
     size = input_sizes[dim]
     before = index + size if index < 0 else index
     return _pad(grad.unsqueeze(dim), dim, before, size - before - 1)
+
+
+def reflection_pad_backward(grad: Tensor, x: Tensor, padding: Sequence[int]) -> Tensor:
+    """Input gradient of padding with a mirror image, as one matrix product an axis."""
+
+    def mirrored(position: Tensor, size: Size) -> Tensor:
+        return size - 1 - (size - 1 - position.abs()).abs()
+
+    return _padding_backward(grad, x, padding, mirrored)
+
+
+def replication_pad_backward(grad: Tensor, x: Tensor, padding: Sequence[int]) -> Tensor:
+    """Input gradient of padding with the value at the border, as one matrix product an axis."""
+
+    def nearest(position: Tensor, size: Size) -> Tensor:
+        return torch.clamp(position, min=0, max=size - 1)
+
+    return _padding_backward(grad, x, padding, nearest)
+
+
+def _padding_backward(
+    grad: Tensor, x: Tensor, padding: Sequence[int], source: Callable[[Tensor, Size], Tensor]
+) -> Tensor:
+    """G of each position goes to the point of X that it was copied from.
+
+    `source` tells that point from the position, which is below 0 or from I on in the padding.
+    """
+    for n, (before, after) in enumerate(zip(padding[::2], padding[1::2], strict=True), 1):
+        axis = x.ndim - n
+        size = x.shape[axis]
+        position = torch.arange(size + before + after, device=grad.device) - before
+        copied = source(position, size)[:, None] == torch.arange(size, device=grad.device)
+        grad = _along(axis, grad, copied.to(grad.dtype))
+    return grad
 
 
 def _spread(values: Tensor, dim: int, step: int) -> Tensor:

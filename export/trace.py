@@ -1,6 +1,7 @@
 """Step 1, trace: an eager model becomes one functional ATen graph."""
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -35,6 +36,14 @@ _LOSSES = (
     torch.ops.aten.nll_loss_forward.default,
     torch.ops.aten.nll_loss2d_forward.default,
 )
+
+# Layers that take one step after the other. Without a gradient rule of their own they are unrolled.
+_RECURRENT = {
+    torch.ops.aten.lstm,
+    torch.ops.aten.gru,
+    torch.ops.aten.rnn_tanh,
+    torch.ops.aten.rnn_relu,
+}
 
 # A size that nothing else in a model has.
 _BATCH = 23
@@ -95,6 +104,7 @@ def trace(
             _try_another_size(model, inputs, axes, attention=dynamic_size is True)
             with nullcontext() if dynamic_size else _simple_sizes():
                 graph = _relative_to(root, _capture(model, inputs, free=axes))
+            _check_steps(graph)
             _check_other_sizes(model, graph, inputs, axes)
             return Trace(graph, size, dynamic_size=True)
         except Exception as error:
@@ -171,6 +181,18 @@ def _try_another_size(
         model(*_grown(inputs, axes, _GROWTHS[0]))
     if watch.seen and not attention:
         raise ExportError("it has attention; dynamic_size=True tries to free them nevertheless")
+
+
+def _check_steps(graph: fx.GraphModule) -> None:
+    """Raises an `ExportError` where a recurrent layer takes a free number of steps."""
+    for node in graph.graph.nodes:
+        if getattr(node.target, "overloadpacket", None) in _RECURRENT:
+            sequence, batch_first = node.args[0].meta["val"], node.args[-1]
+            if isinstance(sequence.shape[1 if batch_first else 0], torch.SymInt):
+                raise ExportError(
+                    f"{module_of(node) or 'it'} is recurrent, and as many steps are written as the "
+                    "example's size makes"
+                )
 
 
 def _check_other_sizes(
@@ -266,13 +288,15 @@ def _capture(model: nn.Module, inputs: tuple[Tensor, ...], *, free: Sequence[int
         rest = any(p.kind is p.VAR_POSITIONAL for p in signature(model.forward).parameters.values())
         shapes += (others,) if rest else others
     # The plain form of attention has gradient rules; the fused kernels have none.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+        # Recurrent layers bundle their weights anew when they are called.
+        warnings.filterwarnings("ignore", message="The tensor attribute.* assigned during export")
         # What a model makes at its first run and keeps (LeViT its biases) must be tensors of its
         # own, not the tracer's.
         model(*(value[:1] for value in inputs))
         exported = torch.export.export(model, inputs, dynamic_shapes=shapes)
         known = torch.export.default_decompositions()
-        rules = {loss: known[loss] for loss in _LOSSES} | {torch.ops.aten.copy.default: _copied}
+        rules = {loss: known[loss] for loss in _LOSSES} | _OWN_FORMS
         graph = exported.run_decompositions(rules).module(check_guards=False)
     assert isinstance(graph, fx.GraphModule)
     return without_assertions(_frozen(graph))
@@ -281,6 +305,24 @@ def _capture(model: nn.Module, inputs: tuple[Tensor, ...], *, free: Sequence[int
 def _copied(x: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
     """What is left of writing into a slice (`x[:, 1:] += y`), which autograd has no formula for."""
     return source.to(x.dtype).expand_as(x)
+
+
+def _padded(
+    x: Tensor, padding: Sequence[int], mode: str = "constant", value: float | None = None
+) -> Any:
+    """Circular padding as what it puts together; PyTorch writes it into memory, piece by piece."""
+    if mode != "circular":
+        return NotImplemented
+    for n, (before, after) in enumerate(zip(padding[::2], padding[1::2], strict=True), 1):
+        axis = x.ndim - n
+        size = x.shape[axis]
+        left, right = x.narrow(axis, size - before, before), x.narrow(axis, 0, after)
+        x = torch.cat([left, x, right], dim=axis)
+    return x
+
+
+# Forms of operators that can be traced again, for gradients and for files.
+_OWN_FORMS = {torch.ops.aten.copy.default: _copied, torch.ops.aten.pad.default: _padded}
 
 
 def _relative_to(root: str, graph: fx.GraphModule) -> fx.GraphModule:

@@ -155,7 +155,13 @@ def to_onnx(program: ExportedProgram, card: Card) -> bytes:
             f"{_LARGEST_ONNX / 1e9} GB. Write .pt2 instead"
         )
     proto = ir.to_proto(model)
-    onnx.checker.check_model(_without_weights(proto), full_check=True)
+    try:
+        onnx.checker.check_model(_without_weights(proto), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(
+            f"the ONNX graph is not sound: {first_line(error)}. TorchScript (.pt) and .pt2 may "
+            "hold it"
+        ) from error
     content: bytes = proto.SerializeToString()
     return content
 

@@ -113,6 +113,37 @@ class Branches(nn.Module):
         return self.fc(self.mixed(x).relu().mean((2, 3)))  # type: ignore[no-any-return]
 
 
+class Borders(nn.Module):
+    """Borders of every kind, and norms whose statistics are each image's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.norm = nn.InstanceNorm2d(8, affine=True)
+        self.around = nn.Conv2d(8, 6, 3, padding=(1, 2), padding_mode="circular")
+        self.fc = nn.Linear(6, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Of what goes straight into such a norm, the gradient's mean is zero, and so is the map.
+        x = F.pad(self.stem(x).tanh(), (1, 3, 2, 0), mode="reflect")
+        x = F.pad(self.around(self.norm(x)), (0, 2, 3, 1), mode="replicate")
+        return self.fc(F.instance_norm(x).amax((2, 3)))  # type: ignore[no-any-return]
+
+
+class Recurrent(nn.Module):
+    """Reads its columns one after the other, as text recognition does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, stride=4)
+        self.reader = nn.LSTM(8, 6, batch_first=True, bidirectional=True)
+        self.fc = nn.Linear(12, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        columns, _ = self.reader(self.stem(x).mean(2).transpose(1, 2))
+        return self.fc(columns[:, -1])  # type: ignore[no-any-return]
+
+
 class GridSampler(nn.Module):
     """A spatial transformer: `grid_sample` has no gradient rule."""
 

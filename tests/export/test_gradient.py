@@ -14,6 +14,7 @@ from camcore.export.layers import find_activation
 from camcore.export.trace import trace
 from tests.export.models import (
     NUM_CLASSES,
+    Borders,
     Branches,
     Classifier,
     GridSampler,
@@ -149,7 +150,9 @@ class Written(nn.Module):
         return self.fc(y.square().mean((2, 3)))  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("make", [Attention, PooledTokens, Wide, Hidden, Written, Branches])
+@pytest.mark.parametrize(
+    "make", [Attention, PooledTokens, Wide, Hidden, Written, Branches, Borders]
+)
 def test_other_tails(make: type[nn.Module]) -> None:
     model = build(make)
     # The rows of tokens are as many as the image has patches, of a size that is not free.

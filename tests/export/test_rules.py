@@ -111,6 +111,14 @@ def batch_norm_without_weight(x: Tensor) -> Tensor:
     return F.batch_norm(x, MEAN, VARIANCE, training=False)
 
 
+def instance_norm(x: Tensor) -> Tensor:
+    return F.instance_norm(x, weight=SCALE, bias=SHIFT, eps=1e-3)
+
+
+def pad(*padding: int, mode: str) -> Forward:
+    return lambda x: F.pad(x, padding, mode=mode)
+
+
 def pool(function: Callable[..., Tensor], *arguments: Any, **options: Any) -> Forward:
     return lambda x: function(rectified(x) + 0.1 * x, *arguments, **options)
 
@@ -153,6 +161,9 @@ CASES = {
     "batch_norm": Case("native_batch_norm_backward", batch_norm, TWO),
     "batch_norm_plain": Case("native_batch_norm_backward", batch_norm_without_weight, TWO),
     "batch_norm_1d": Case("native_batch_norm_backward", batch_norm, ONE),
+    "instance_norm": Case("native_batch_norm_backward", instance_norm, TWO),
+    "instance_norm_plain": Case("native_batch_norm_backward", F.instance_norm, TWO),
+    "instance_norm_3d": Case("native_batch_norm_backward", instance_norm, THREE),
     "max_pool_ties": Case("max_pool2d_with_indices_backward", tied(F.max_pool2d, 3, 2, 1), TWO),
     "max_pool_ceil": Case(
         "max_pool2d_with_indices_backward", tied(F.max_pool2d, 3, 2, ceil_mode=True), TWO
@@ -201,6 +212,12 @@ CASES = {
     "clamp_at_its_bounds": Case("hardtanh_backward", lambda x: F.relu6(7 * tied(F.relu)(x)), TWO),
     "relu": Case("threshold_backward", F.relu, TWO),
     "relu_at_zero": Case("threshold_backward", lambda x: F.relu(tied(F.relu)(x)), TWO),
+    "pad_mirrored": Case("reflection_pad2d_backward", pad(3, 1, 0, 2, mode="reflect"), TWO),
+    "pad_mirrored_1d": Case("reflection_pad1d_backward", pad(4, 5, mode="reflect"), ONE),
+    "pad_mirrored_3d": Case("reflection_pad3d_backward", pad(*[1] * 6, mode="reflect"), THREE),
+    "pad_replicated": Case("replication_pad2d_backward", pad(3, 1, 0, 2, mode="replicate"), TWO),
+    "pad_replicated_1d": Case("replication_pad1d_backward", pad(40, 5, mode="replicate"), ONE),
+    "pad_replicated_3d": Case("replication_pad3d_backward", pad(*[2] * 6, mode="replicate"), THREE),
     "slice": Case("slice_backward", lambda x: x[:, 1:3], TWO),
     "slice_steps": Case("slice_backward", lambda x: x[:, :, 1::3], TWO),
     "slice_steps_short_of_the_end": Case("slice_backward", lambda x: x[..., 0:7:2], TWO),

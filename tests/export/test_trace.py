@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from camcore.errors import ExportError, InputError
 from camcore.export.trace import first_line, module_of, trace
-from tests.export.models import Classifier, SmallNet, build, images
+from tests.export.models import Classifier, Recurrent, SmallNet, build, images
 
 
 class FixedSize(nn.Module):
@@ -117,6 +117,22 @@ def test_a_size_whose_remainder_counts_is_fixed() -> None:
     )
     with pytest.raises(ExportError, match="at 31 x 33"):
         trace(build(make, shape=(3, 24, 24)), torch.zeros(1, 3, 24, 24), dynamic_size=True)
+
+
+def test_the_steps_of_a_recurrent_layer_are_fixed() -> None:
+    assert_fixed(Recurrent, (16, 24), "the model fixes them: reader is recurrent")
+    with pytest.raises(ExportError, match=r"reader is recurrent.*dynamic_size"):
+        trace(build(Recurrent), torch.zeros(1, 3, 16, 24), dynamic_size=True)
+
+
+def test_circular_padding_at_other_sizes() -> None:
+    def make() -> nn.Module:
+        return nn.Sequential(nn.CircularPad2d((3, 1, 0, 2)), nn.ReflectionPad2d(1))
+
+    model = make().eval()
+    graph = trace(model, torch.zeros(1, 3, 8, 10)).graph
+    image = images(2, 2, 13, 7)
+    torch.testing.assert_close(graph(image), model(image), rtol=0.0, atol=0.0)
 
 
 def test_a_fixed_size_on_request(small_net: nn.Module) -> None:

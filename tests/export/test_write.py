@@ -21,7 +21,7 @@ from camcore.card import KEY, Card, onnx_is_sealed, read_extra, zip_is_sealed
 from camcore.errors import ExportError
 from camcore.export import Explained, explain, save, write
 from tests.export.conftest import LAYER
-from tests.export.models import Classifier, SmallNet, build, images
+from tests.export.models import Borders, Classifier, Recurrent, SmallNet, build, images
 from tests.export.oracle import (
     TOLERANCE,
     assert_same,
@@ -336,6 +336,35 @@ def test_zeros_before_a_max_pool_are_not_taken_for_its_own_padding(tmp_path: Pat
     for method in ("gradcam", "ablationcam"):
         explained = explain(build(Padded), torch.zeros(1, 3, 20, 20), method=method, layer="stem")
         save(explained, tmp_path / "padded.onnx")
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_borders_of_every_kind(suffix: str, tmp_path: Path) -> None:
+    model, path = build(Borders), tmp_path / f"borders{suffix}"
+    save(explain(model, torch.zeros(1, 3, 16, 20), layer="stem"), path)
+    for batch, size in ((1, (16, 20)), (3, (23, 18))):
+        image, ids = images(batch, batch, *size), torch.tensor([[-1, 2]])
+        assert_same(run_file(path, image, ids), explain_by_hand(model, "stem", image, ids))
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_recurrent_layers(suffix: str, tmp_path: Path) -> None:
+    model, path = build(Recurrent), tmp_path / f"recurrent{suffix}"
+    save(explain(model, torch.zeros(1, 3, 8, 12), layer="stem"), path)
+    for batch in (1, 3):
+        image, ids = images(batch, batch, 8, 12), torch.tensor([[-1, 2]])
+        assert_same(run_file(path, image, ids), explain_by_hand(model, "stem", image, ids))
+
+
+def test_a_graph_that_the_checker_refuses(
+    explained: Explained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(graph: Any) -> None:
+        graph[0].op_type = "NoSuchOperator"
+
+    monkeypatch.setattr(write, "suit_weights_to_loops", spoil)
+    with pytest.raises(ExportError, match="not sound"):
+        write.to_onnx(write.capture(explained), explained.card)
 
 
 def test_attention_within_windows(tmp_path: Path) -> None:
