@@ -652,8 +652,16 @@ def _cubic_resampling(x: Tensor, output_size: Sequence[int] | None, *options: An
     return x
 
 
+def _times_a_size(x: Tensor, factor: Any) -> Any:
+    """A product with a number that follows from free sizes, as gradients of variances have it."""
+    if isinstance(factor, int | float):
+        return NotImplemented
+    return x * torch.scalar_tensor(factor, dtype=x.dtype, device=x.device)
+
+
 # Forward operators that the ONNX exporter, or onnxruntime, takes well in one form only.
 ONNX_RULES: dict[torch._ops.OpOverload, Rule] = {
+    aten.mul.Scalar: _times_a_size,
     aten.scaled_dot_product_attention.default: _folded_attention,
     aten.upsample_bicubic2d.vec: _cubic_resampling,
 }

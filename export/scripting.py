@@ -14,7 +14,12 @@ from camcore.export.trace import outputs_of
 aten = torch.ops.aten
 
 # What is asked of symbolic sizes, and of the integers they are in TorchScript.
-_OF_SIZES: dict[Any, Any] = {torch.sym_min: min, torch.sym_max: max, torch.sym_sum: sum}
+_OF_SIZES: dict[Any, Any] = {
+    torch.sym_float: float,
+    torch.sym_max: max,
+    torch.sym_min: min,
+    torch.sym_sum: sum,
+}
 
 
 def scriptable(module: fx.GraphModule, names: Sequence[str] = ()) -> fx.GraphModule:

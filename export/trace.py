@@ -119,7 +119,14 @@ def trace(
     except CamcoreError:
         raise
     except Exception as error:
-        raise ExportError(f"torch.export cannot trace the model: {first_line(error)}") from error
+        # Nothing but the batch is free here.
+        fixed = "specialized it to be a constant" in str(error)
+        advice = (
+            ". The batch has to stay free: len(x) fixes it, x.shape[0] does not" if fixed else ""
+        )
+        raise ExportError(
+            f"torch.export cannot trace the model: {first_line(error)}{advice}"
+        ) from error
     notes = (f"height and width are fixed {reason}",)
     return Trace(graph, size, dynamic_size=False, notes=notes)
 

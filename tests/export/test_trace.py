@@ -198,6 +198,15 @@ def test_a_model_that_branches_on_values_is_refused() -> None:
         trace(Branching().eval(), torch.zeros(1, 3, 24, 24))
 
 
+def test_a_model_that_fixes_its_batch_is_refused() -> None:
+    class Counting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean((2, 3)) + torch.zeros(len(x), 3)
+
+    with pytest.raises(ExportError, match=r"cannot trace.*len\(x\) fixes it"):
+        trace(Counting().eval(), torch.zeros(1, 3, 8, 8))
+
+
 def test_what_a_model_keeps_from_its_first_run_is_its_own() -> None:
     class Keeping(nn.Module):
         def __init__(self) -> None:

@@ -21,7 +21,15 @@ from camcore.card import KEY, Card, onnx_is_sealed, read_extra, zip_is_sealed
 from camcore.errors import ExportError
 from camcore.export import Explained, explain, save, write
 from tests.export.conftest import LAYER
-from tests.export.models import Borders, Classifier, Recurrent, SmallNet, build, images
+from tests.export.models import (
+    Borders,
+    Classifier,
+    Recurrent,
+    SmallNet,
+    Statistics,
+    build,
+    images,
+)
 from tests.export.oracle import (
     TOLERANCE,
     assert_same,
@@ -339,8 +347,9 @@ def test_zeros_before_a_max_pool_are_not_taken_for_its_own_padding(tmp_path: Pat
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_borders_of_every_kind(suffix: str, tmp_path: Path) -> None:
-    model, path = build(Borders), tmp_path / f"borders{suffix}"
+@pytest.mark.parametrize("make", [Borders, Statistics])
+def test_other_layers_at_other_sizes(make: type[nn.Module], suffix: str, tmp_path: Path) -> None:
+    model, path = build(make), tmp_path / f"model{suffix}"
     save(explain(model, torch.zeros(1, 3, 16, 20), layer="stem"), path)
     for batch, size in ((1, (16, 20)), (3, (23, 18))):
         image, ids = images(batch, batch, *size), torch.tensor([[-1, 2]])
