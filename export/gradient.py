@@ -17,7 +17,7 @@ from camcore.errors import ExportError
 from camcore.export.cut import cut, repeat_batch
 from camcore.export.guided import GuidedReLUs
 from camcore.export.narrow import narrow
-from camcore.export.rules import KEPT, OWN_OPERATORS, POOLS, RULES
+from camcore.export.rules import KEPT, OWN_OPERATORS, POOLS, RULES, RULES_FOR_INFINITY
 from camcore.export.trace import first_line, module_of, outputs_of
 
 aten = torch.ops.aten
@@ -174,7 +174,7 @@ def _trace_joint(
         with sdpa_kernel(SDPBackend.MATH), fx_traceback.preserve_node_meta():
             graph = make_fx(
                 joint,
-                decomposition_table=RULES,
+                decomposition_table=RULES_FOR_INFINITY if _may_be_infinite(tail) else RULES,
                 tracing_mode="symbolic",
                 _allow_non_fake_inputs=True,
             )(*activations, *crossing, seed)
@@ -188,6 +188,15 @@ def _trace_joint(
     traced = _without_stand_ins(_with_weights_of(tail, graph))
     _check_rules(traced)
     return traced
+
+
+def _may_be_infinite(tail: fx.GraphModule) -> bool:
+    """Whether a gradient in the tail is infinite at zero, as that of a root behind a ReLU."""
+    return any(
+        node.target is aten.sqrt.default
+        or (node.target is aten.pow.Tensor_Scalar and 0 < node.args[1] < 1)
+        for node in tail.graph.nodes
+    )
 
 
 class _Recorder(fx.Interpreter):

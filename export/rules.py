@@ -504,6 +504,13 @@ OWN_OPERATORS: dict[torch._ops.OpOverload, Rule] = {
 
 RULES: dict[torch._ops.OpOverload, Rule] = _pytorch_rules() | _own_rules()
 
+# For gradients that may be infinite, which a product with zero makes NaN of: there PyTorch's rules,
+# slower for a choice between two arrays, stop them as autograd does.
+RULES_FOR_INFINITY = RULES | {
+    operator: _pytorch_rules()[operator]
+    for operator in (aten.threshold_backward.default, aten.hardtanh_backward.default)
+}
+
 
 def _kept(operator: torch._ops.OpOverload, input_gradient: Rule) -> torch._ops.OpOverload:
     """A stand-in that autograd takes for one opaque operator with a rule of its own.
