@@ -411,7 +411,8 @@ def reflection_pad_backward(grad: Tensor, x: Tensor, padding: Sequence[int]) -> 
     """Input gradient of padding with a mirror image, as one matrix product an axis."""
 
     def mirrored(position: Tensor, size: Size) -> Tensor:
-        return size - 1 - (size - 1 - position.abs()).abs()
+        from_the_end = (position.abs() - (size - 1)).abs()
+        return -from_the_end + (size - 1)
 
     return _padding_backward(grad, x, padding, mirrored)
 
