@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from camcore.errors import ExportError
 from camcore.export.bodies import GUIDED, Request
 from camcore.export.pass_reference import pass_maps
 from camcore.export.passes import PASSES
-from camcore.export.watch import AttentionWatch, SoundBatchNorms
+from camcore.export.trace import first_line
+from camcore.export.watch import AttentionWatch, SoundBatchNorms, twice_differentiable
 
 
 class Reference(NamedTuple):
@@ -95,10 +96,9 @@ class _Run:
             self.layers = [_Recorded(each.detach(), each) for each in watch.deltas()]
         else:
             layers = [layer for layer in request.layers if layer]
-            # Fused attention has no second derivatives.
             twice = request.method.needs == "gradients_and_hessian_products"
-            attention = sdpa_kernel(SDPBackend.MATH) if twice else nullcontext()
-            with _recorded(model, layers) as recorded, attention:
+            forms = twice_differentiable() if twice else nullcontext()
+            with _recorded(model, layers) as recorded, forms:
                 *outputs, ranking, self.scores = _observe(request, image + delta, others)
             recorded[""] = [_Recorded(image, delta)]
             self.layers = [recorded[layer][-1] for layer in request.layers]
@@ -118,9 +118,15 @@ class _Run:
             (gradient,) = torch.autograd.grad(self._total(classes), delta, create_graph=True)
         if not gradient.requires_grad:
             return torch.zeros_like(value)
-        (product,) = torch.autograd.grad(
-            gradient, delta, value, retain_graph=True, materialize_grads=True
-        )
+        try:
+            (product,) = torch.autograd.grad(
+                gradient, delta, value, retain_graph=True, materialize_grads=True
+            )
+        except RuntimeError as error:
+            raise ExportError(
+                "PyTorch has no second derivatives of the model, beside which the file's could be "
+                f"proven: {first_line(error)}. Choose a later layer, or another method"
+            ) from error
         return product
 
     def _total(self, classes: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Watching the user's own model while it runs eagerly, for the reference."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 from unittest.mock import patch
@@ -9,6 +10,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from camcore.errors import ExportError
@@ -32,6 +34,22 @@ class SoundBatchNorms(TorchFunctionMode):
         if func in _BATCH_NORMS and result.requires_grad:
             result.register_hook(lambda gradient: gradient.contiguous())
         return result
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """While it lasts, operators are computed in forms whose gradients PyTorch can differentiate."""
+    with sdpa_kernel(SDPBackend.MATH), _PlainHardSigmoids():
+        yield
+
+
+class _PlainHardSigmoids(TorchFunctionMode):
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is F.hardsigmoid:
+            return F.relu6(args[0] + 3) / 6
+        return func(*args, **(kwargs or {}))
 
 
 class AttentionWatch(TorchFunctionMode):

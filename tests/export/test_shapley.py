@@ -96,6 +96,54 @@ def test_a_linear_score_gives_gradcam(small_net: nn.Module) -> None:
     torch.testing.assert_close(pair[0], pair[1])
 
 
+class Gate(nn.Module):
+    """Squeeze and excitation, as MobileNet-v3 has it."""
+
+    def __init__(self, hard: nn.Module) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(8, 8, 1)
+        self.hard = hard
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.hard(self.squeeze(x.mean((2, 3), keepdim=True)))
+
+
+class PlainHardSigmoid(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu6(x + 3) / 6
+
+
+class DirectHardSigmoid(nn.Module):
+    """Called so that nobody sees it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return aten.hardsigmoid(x)  # type: ignore[no-any-return]
+
+
+def gated(hard: nn.Module) -> nn.Module:
+    def make() -> nn.Module:
+        return Classifier(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh(), Gate(hard)), 8)
+
+    return build(make)
+
+
+def test_hard_sigmoids(tmp_path: Path) -> None:
+    """PyTorch differentiates them once."""
+    model, twin = gated(nn.Hardsigmoid()), gated(PlainHardSigmoid())
+    explained = explain(model, EXAMPLE, method="shapleycam", layer="features.0")
+    save(explained, tmp_path / "model.onnx")
+    image, ids = images(1, 3, 24, 24), torch.tensor([[4, 0, 1]])
+    expected = by_hand(twin, "features.0", image, ids)
+    assert worst_error(explained(image, ids).saliency_map.numpy(), expected) < 1e-4
+
+
+def test_second_derivatives_that_pytorch_does_not_have(tmp_path: Path) -> None:
+    model = gated(DirectHardSigmoid())
+    explained = explain(model, EXAMPLE, method="shapleycam", layer="features.0")
+    with pytest.raises(ExportError, match="no second derivatives of the model"):
+        save(explained, tmp_path / "model.onnx")
+
+
 def test_files(small_net: nn.Module, tmp_path: Path) -> None:
     explained = explain(small_net, EXAMPLE, method="shapleycam", layer=LAYER)
     cases = (
