@@ -127,8 +127,6 @@ def _segmentation(name: str, earlier: str) -> Family:
 
 # Without the auxiliary heads, which take no part in a prediction.
 _PLAIN_INCEPTION = {"aux_logits": False, "init_weights": True}
-# With these weights a rectified map of the earlier layer is empty for every image.
-_UNRECTIFIED_HIRESCAM = {"hirescam": {"relu": False}}
 _SMALL_VIT = {
     "hidden_size": 48,
     "num_hidden_layers": 3,
@@ -161,7 +159,7 @@ FAMILIES: dict[str, Family] = {
         _family("efficientnet_b0", "features.5", size=96),
         _family("efficientnet_v2_s", "features.5"),
         _family("regnet_y_400mf", "trunk_output.block3"),
-        replace(_family("convnext_tiny", "features.5"), options=_UNRECTIFIED_HIRESCAM),
+        _family("convnext_tiny", "features.5"),
         _family("vit_b_16", "encoder.layers.encoder_layer_8", image_size=64),
         _family("swin_t", "features.5", size=128),
         _family("swin_v2_t", "features.5", size=128),
@@ -194,10 +192,7 @@ FAMILIES: dict[str, Family] = {
             depths=[1, 2, 1],
             layer_type="basic",
         ),
-        replace(
-            _family("transformers/ViT", "vit.layers.1", **_SMALL_VIT),
-            options=_UNRECTIFIED_HIRESCAM,
-        ),
+        _family("transformers/ViT", "vit.layers.1", **_SMALL_VIT),
         _family(
             "transformers/Swin",
             "swin.encoder.layers.0",
