@@ -44,6 +44,8 @@ def twice_differentiable() -> Iterator[None]:
 
 
 class _PlainHardSigmoids(TorchFunctionMode):
+    """PyTorch differentiates its own once, and no more."""
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
