@@ -226,9 +226,12 @@ def test_resnet18(layer: str) -> None:
 
 @pytest.mark.parametrize("target", ["probability", "binary"])
 def test_another_target(target: str) -> None:
-    count = 1 if target == "binary" else NUM_CLASSES
-    model = build(SmallNet)
-    model.fc = nn.Sequential(nn.Linear(12, count), nn.Tanh()).eval()
+    def make() -> nn.Module:
+        model = SmallNet()
+        model.fc = nn.Sequential(nn.Linear(12, 1 if target == "binary" else NUM_CLASSES), nn.Tanh())
+        return model
+
+    model = build(make)
     explained = explain(model, EXAMPLE, method="shapleycam", layer="top", target=target)
     image, ids = images(1, 2, 24, 24), torch.tensor([[1, 0]])
 
