@@ -508,7 +508,7 @@ RULES: dict[torch._ops.OpOverload, Rule] = _pytorch_rules() | _own_rules()
 # For gradients that may be infinite, which a product with zero makes NaN of: there PyTorch's rules,
 # slower for a choice between two arrays, stop them as autograd does.
 RULES_FOR_INFINITY = RULES | {
-    operator: _pytorch_rules()[operator]
+    operator: decomposition_table[operator]
     for operator in (aten.threshold_backward.default, aten.hardtanh_backward.default)
 }
 

@@ -126,10 +126,7 @@ def test_the_steps_of_a_recurrent_layer_are_fixed() -> None:
 
 
 def test_circular_padding_at_other_sizes() -> None:
-    def make() -> nn.Module:
-        return nn.Sequential(nn.CircularPad2d((3, 1, 0, 2)), nn.ReflectionPad2d(1))
-
-    model = make().eval()
+    model = nn.Sequential(nn.CircularPad2d((3, 1, 0, 2)), nn.ReflectionPad2d(1)).eval()
     graph = trace(model, torch.zeros(1, 3, 8, 10)).graph
     image = images(2, 2, 13, 7)
     torch.testing.assert_close(graph(image), model(image), rtol=0.0, atol=0.0)

@@ -21,14 +21,7 @@ from camcore.card import KEY, Card, onnx_is_sealed, read_extra, zip_is_sealed
 from camcore.errors import ExportError
 from camcore.export import Explained, explain, save, write
 from tests.export.conftest import LAYER
-from tests.export.models import (
-    Borders,
-    Classifier,
-    Recurrent,
-    SmallNet,
-    build,
-    images,
-)
+from tests.export.models import Borders, Classifier, Recurrent, SmallNet, build, images
 from tests.export.oracle import (
     TOLERANCE,
     assert_same,
