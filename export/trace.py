@@ -3,14 +3,16 @@
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from inspect import signature
+from io import StringIO
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -119,16 +121,25 @@ def trace(
     except CamcoreError:
         raise
     except Exception as error:
-        # Nothing but the batch is free here.
-        fixed = "specialized it to be a constant" in str(error)
-        advice = (
-            ". The batch has to stay free: len(x) fixes it, x.shape[0] does not" if fixed else ""
-        )
-        raise ExportError(
-            f"torch.export cannot trace the model: {first_line(error)}{advice}"
-        ) from error
+        raise ExportError(f"torch.export cannot trace the model: {_reason(error)}") from error
     notes = (f"height and width are fixed {reason}",)
     return Trace(graph, size, dynamic_size=False, notes=notes)
+
+
+def _reason(error: Exception) -> str:
+    """Why torch.export gave up where nothing but the batch is free, and what to do about it."""
+    if isinstance(error, GuardOnDataDependentSymNode):
+        place = str(error).partition("The following call raised this error:\n")[2].splitlines()
+        told = ": " + ", ".join(map(str.strip, place[:2])) if place else ""
+        return (
+            f"its Python code decides by values of the image, which a graph cannot{told}. Compute "
+            "both results, and choose with torch.where"
+        )
+    if "specialized it to be a constant" in str(error):
+        return (
+            f"{first_line(error)}. The batch has to stay free: len(x) fixes it, x.shape[0] does not"
+        )
+    return first_line(error)
 
 
 def example_batch(example: Tensor) -> Tensor:
@@ -301,7 +312,8 @@ def _capture(model: nn.Module, inputs: tuple[Tensor, ...], *, free: Sequence[int
         # What a model makes at its first run and keeps (LeViT its biases) must be tensors of its
         # own, not the tracer's.
         model(*(value[:1] for value in inputs))
-        exported = torch.export.export(model, inputs, dynamic_shapes=shapes)
+        with redirect_stderr(StringIO()):  # where PyTorch prints what it has of a failed graph
+            exported = torch.export.export(model, inputs, dynamic_shapes=shapes)
         known = torch.export.default_decompositions()
         rules = {loss: known[loss] for loss in _LOSSES} | _OWN_FORMS
         graph = exported.run_decompositions(rules).module(check_guards=False)
