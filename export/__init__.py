@@ -12,6 +12,7 @@ from camcore.errors import FileError, InputError
 from camcore.export.collection import no_garbage_collection
 from camcore.export.compose import Explained, Explanation, explain
 from camcore.export.layers import LayerInfo, list_layers
+from camcore.export.modes import plain_modes
 from camcore.export.prove import prove as prove_file
 from camcore.export.prove import rounding_notes
 from camcore.export.write import WRITERS, capture
@@ -19,6 +20,7 @@ from camcore.export.write import WRITERS, capture
 __all__ = ["Card", "Explained", "Explanation", "LayerInfo", "explain", "list_layers", "save"]
 
 
+@plain_modes()
 def save(explained: Explained, path: str | os.PathLike[str]) -> Card:
     """Write an explained model, prove the file, and only then give it its name.
 

@@ -37,12 +37,14 @@ from camcore.export.cut import Cut, cut, dependents
 from camcore.export.gradient import Gradient, trace_gradient, trace_second_order
 from camcore.export.grids import Layout
 from camcore.export.layers import (
-    check_layer_name,
+    Layer,
     default_layer,
     find_activation,
     layout_of,
+    name_layers,
     usable_layers,
 )
+from camcore.export.modes import plain_modes
 from camcore.export.pass_plan import (
     check_channels,
     check_layout,
@@ -113,12 +115,13 @@ def _record(names: tuple[str, ...]) -> Callable[..., Any]:
 
 
 @no_garbage_collection()
+@plain_modes()
 def explain(
     model: nn.Module,
     example: Tensor | tuple[Tensor, ...],
     *,
     method: str = "gradcam",
-    layer: str | Sequence[str] | None = None,
+    layer: Layer | Sequence[Layer] | None = None,
     target: str | Target | Callable[[Any], Tensor] | None = None,
     output: str | int | None = None,
     relu: bool | None = None,
@@ -144,7 +147,7 @@ def explain(
         example: images of a shape that the model accepts, or a tuple of all its inputs, images
             first; only the shapes matter.
         method: a name of `camcore.methods.METHODS`.
-        layer: the name of the module to explain, as in `model.named_modules()`, or several; None
+        layer: the module to explain or its name, as in `model.named_modules()`, or several; None
             takes the last one whose output lies on the image's grid. For `legrad`, modules with
             attention in them; None takes all.
         target: what is explained: a name of `camcore.export.targets.TARGETS`, or any function from
@@ -183,10 +186,8 @@ def explain(
     for name in options:
         if name not in chosen.options:
             raise unknown_name(f"option of {method}", name, chosen.options)
-    layers = (layer,) if isinstance(layer, str) else tuple(layer or ())
-    for name in layers:
-        check_layer_name(model, name)
     check_model(model)
+    layers = name_layers(model, layer)
     inputs = _as_inputs(example)
     spec = image_spec or ImageSpec(None, None)
     subject = Subject(

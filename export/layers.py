@@ -1,7 +1,7 @@
 """Layers: which named modules can be explained, which is the default, and what each returns."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
-from camcore.errors import ExportError, unknown_name
+from camcore.errors import ExportError, InputError, unknown_name
 from camcore.export.grids import Layout, find_layout, is_in_proportion
+from camcore.export.modes import plain_modes
 from camcore.export.trace import Trace, hint, outputs_of, sizes_of, trace
 
 # What comes behind these has lost the image's grid, even where it still looks like one (VGG pools
@@ -38,6 +39,9 @@ _PRODUCTS = {
     torch.ops.aten.scaled_dot_product_attention.default,
 }
 
+# A module inside the model, or its name.
+Layer = str | nn.Module
+
 # torch.export's name for what it adds itself.
 _NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"
 
@@ -54,6 +58,7 @@ class LayerInfo:
     reason: str
 
 
+@plain_modes()
 def list_layers(model: nn.Module, example: Tensor) -> list[LayerInfo]:
     """Every named module that takes part in the prediction, in the order of execution.
 
@@ -107,11 +112,32 @@ def default_layer(traced: Trace) -> str:
     return (fit or list(candidates))[-1]
 
 
-def check_layer_name(model: nn.Module, layer: str) -> None:
-    """Raises an `UnknownNameError` where the model has no module of that name."""
-    names = [name for name, _ in model.named_modules() if name]
-    if layer not in names:
-        raise unknown_name("layer", layer, names, "`camcore layers` lists them all")
+def name_layers(model: nn.Module, layer: Layer | Sequence[Layer] | None) -> tuple[str, ...]:
+    """The names of the modules to explain, which may be given themselves.
+
+    Raises:
+        InputError, UnknownNameError: the model has no such module.
+    """
+    if layer is None:
+        return ()
+    names = {module: name for name, module in model.named_modules() if name}
+    if isinstance(layer, Sequence) and not isinstance(layer, str):
+        return tuple(_name(names, each) for each in layer)
+    return (_name(names, layer),)
+
+
+def _name(names: Mapping[nn.Module, str], layer: Layer) -> str:
+    if isinstance(layer, str):
+        known = list(names.values())
+        if layer not in known:
+            raise unknown_name("layer", layer, known, "`camcore layers` lists them all")
+        return layer
+    if not isinstance(layer, nn.Module) or layer not in names:
+        raise InputError(
+            f"layer is {type(layer).__name__}, which is none of the modules inside this model; "
+            "expected one of them, or its name. `camcore layers` lists them all"
+        )
+    return names[layer]
 
 
 def find_activation(traced: Trace, layer: str) -> fx.Node:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._dynamo import OptimizedModule
 from torch.export import Dim
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -95,8 +96,9 @@ def trace(
         ExportError: `torch.export` cannot trace the model, or not with the freedom asked for.
     """
     inputs = example if isinstance(example, tuple) else (example,)
-    check_model(model.get_submodule(root))
-    _check_example(inputs)
+    user_model = model.get_submodule(root) if root else model
+    check_model(user_model)
+    _check_example(user_model, inputs)
     inputs = tuple(map(example_batch, inputs))
     axes = range(2, inputs[0].ndim)
     size = tuple(inputs[0].shape[axis] for axis in axes)
@@ -152,7 +154,17 @@ def example_batch(example: Tensor) -> Tensor:
 
 
 def check_model(model: nn.Module) -> None:
-    """Raises an `InputError` in training mode, and for weights that are not finite."""
+    """Raises an `InputError` for a model that cannot be traced as it is.
+
+    It is compiled or scripted, in training mode, or has weights that are not finite, that are not
+    there, or that autograd may not touch.
+    """
+    if isinstance(model, OptimizedModule):
+        raise InputError("the model is compiled; give the one inside, model._orig_mod")
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        raise InputError(
+            f"the model is {type(model).__name__}, expected a torch.nn.Module that is not scripted"
+        )
     modules = model.named_modules()
     training = [name or "the model itself" for name, module in modules if module.training]
     if training:
@@ -161,6 +173,13 @@ def check_model(model: nn.Module) -> None:
             "would answer differently each time. Call model.eval() first"
         )
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_meta:
+            raise InputError(f"{name!r} is on the meta device, without values; load weights first")
+        if tensor.is_inference():
+            raise InputError(
+                f"{name!r} was made under torch.inference_mode(), so that no gradient passes it; "
+                "explain a copy that is made outside, copy.deepcopy(model)"
+            )
         if tensor.is_floating_point() and not _is_finite(tensor):
             raise InputError(
                 f"the weights hold NaN or infinity in {name!r}; load sound weights first"
@@ -172,7 +191,7 @@ def _is_finite(tensor: Tensor) -> bool:
     return tensor.numel() == 0 or all(map(math.isfinite, torch.aminmax(tensor.detach())))
 
 
-def _check_example(inputs: tuple[Tensor, ...]) -> None:
+def _check_example(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     image, *others = inputs
     if image.ndim < 3 or not image.is_floating_point() or 0 in image.shape:
         raise InputError(
@@ -185,6 +204,17 @@ def _check_example(inputs: tuple[Tensor, ...]) -> None:
                 f"an input beside the images has shape {tuple(other.shape)}, expected a first axis "
                 f"of {image.shape[0]}, the batch"
             )
+    try:
+        with torch.no_grad():
+            model(*inputs)
+    except CamcoreError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
+        raise InputError(
+            f"the model does not take the example, of shape {shapes} and dtype {image.dtype}: "
+            f"{first_line(error)}. Expected images (B, C, H, W) and, in a tuple, what else it takes"
+        ) from error
 
 
 def _try_another_size(

@@ -160,7 +160,7 @@ def to_onnx(program: ExportedProgram, card: Card) -> bytes:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(
             f"the ONNX graph is not sound: {first_line(error)}. TorchScript (.pt) and .pt2 may "
-            "hold it"
+            "hold it, and a model in single precision, model.float(), is what every format knows"
         ) from error
     content: bytes = proto.SerializeToString()
     return content

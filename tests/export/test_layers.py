@@ -5,11 +5,11 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from camcore.errors import ExportError, UnknownNameError
+from camcore.errors import ExportError, InputError, UnknownNameError
 from camcore.export import LayerInfo, list_layers
 from camcore.export.cut import cut
 from camcore.export.grids import Layout
-from camcore.export.layers import check_layer_name, default_layer, find_activation, layout_of
+from camcore.export.layers import default_layer, find_activation, layout_of, name_layers
 from camcore.export.trace import Trace, trace
 from tests.export.models import Classifier, Transformer, build, images
 
@@ -65,8 +65,23 @@ def test_a_module_called_twice_is_explained_at_its_last_call(small_net: nn.Modul
 
 def test_unknown_names_are_answered_with_the_nearest(small_net: nn.Module) -> None:
     with pytest.raises(UnknownNameError, match=r"unknown layer 'block.conv'; nearest: block\.conv"):
-        check_layer_name(small_net, "block.conv")
-    check_layer_name(small_net, "block.conv1")
+        name_layers(small_net, "block.conv")
+    assert name_layers(small_net, "block.conv1") == ("block.conv1",)
+
+
+def test_layers_are_given_as_modules_too(small_net: nn.Module) -> None:
+    block = small_net.get_submodule("block")
+    assert name_layers(small_net, None) == ()
+    assert name_layers(small_net, block) == ("block",)
+    assert name_layers(small_net, [block, "block.conv1"]) == ("block", "block.conv1")
+    features = nn.Sequential(block)  # a sequence of modules is one layer
+    assert name_layers(nn.Sequential(features), features) == ("0",)
+
+
+@pytest.mark.parametrize("layer", [nn.ReLU(), 3, [["block"]]])
+def test_what_is_no_layer_is_refused(small_net: nn.Module, layer: Any) -> None:
+    with pytest.raises(InputError, match="none of the modules inside this model; expected one"):
+        name_layers(small_net, layer)
 
 
 class Pyramid(nn.Module):

@@ -386,7 +386,7 @@ def test_names_of_inputs_that_the_model_has_otherwise(tmp_path: Path) -> None:
 def test_the_wrong_number_of_inputs(with_vector: Any, count: int) -> None:
     model, _ = with_vector
     inputs = EXAMPLE, *(vectors(0, 1) * 2)[:count]
-    with pytest.raises(ExportError, match=r"forward\(\)"):
+    with pytest.raises(InputError, match=r"does not take the example, .*forward\(\)"):
         explain(model, inputs)
 
 
