@@ -207,8 +207,6 @@ def _check_example(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     try:
         with torch.no_grad():
             model(*inputs)
-    except CamcoreError:
-        raise
     except Exception as error:
         shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
         raise InputError(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torchvision.ops import SqueezeExcitation
 
 from camcore.errors import ExportError, InputError
 from camcore.export import explain, rules, save
@@ -96,18 +97,6 @@ def test_a_linear_score_gives_gradcam(small_net: nn.Module) -> None:
     torch.testing.assert_close(pair[0], pair[1])
 
 
-class Gate(nn.Module):
-    """Squeeze and excitation, as MobileNet-v3 has it."""
-
-    def __init__(self, hard: nn.Module) -> None:
-        super().__init__()
-        self.squeeze = nn.Conv2d(8, 8, 1)
-        self.hard = hard
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.hard(self.squeeze(x.mean((2, 3), keepdim=True)))
-
-
 class PlainHardSigmoid(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.relu6(x + 3) / 6
@@ -120,16 +109,19 @@ class DirectHardSigmoid(nn.Module):
         return aten.hardsigmoid(x)  # type: ignore[no-any-return]
 
 
-def gated(hard: nn.Module) -> nn.Module:
+def gated(hard: type[nn.Module]) -> nn.Module:
+    """With squeeze and excitation, as MobileNet-v3 has it."""
+
     def make() -> nn.Module:
-        return Classifier(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh(), Gate(hard)), 8)
+        gate = SqueezeExcitation(8, 8, activation=nn.Identity, scale_activation=hard)
+        return Classifier(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh(), gate), 8)
 
     return build(make)
 
 
 def test_hard_sigmoids(tmp_path: Path) -> None:
     """PyTorch differentiates them once."""
-    model, twin = gated(nn.Hardsigmoid()), gated(PlainHardSigmoid())
+    model, twin = gated(nn.Hardsigmoid), gated(PlainHardSigmoid)
     explained = explain(model, EXAMPLE, method="shapleycam", layer="features.0")
     save(explained, tmp_path / "model.pt")
     image, ids = images(1, 3, 24, 24), torch.tensor([[4, 0, 1]])
@@ -138,7 +130,7 @@ def test_hard_sigmoids(tmp_path: Path) -> None:
 
 
 def test_second_derivatives_that_pytorch_does_not_have() -> None:
-    model = gated(DirectHardSigmoid())
+    model = gated(DirectHardSigmoid)
     explained = explain(model, EXAMPLE, method="shapleycam", layer="features.0")
     with pytest.raises(ExportError, match="no second derivatives of the model"):
         explain_eagerly(explained.request, [images(1, 2, 24, 24)], torch.tensor([[0]]))
