@@ -4,12 +4,13 @@ Eagerly a loop is Python's. In an exported graph it is one `scan`, which becomes
 loop of TorchScript's, with the step in the file once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan_op
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 Size = int | torch.SymInt
@@ -141,5 +142,21 @@ def _scan(
         filled = [inside.get(id(leaf), leaf) for leaf in leaves]
         return combine(carried, tree_unflatten(filled, structure), numbers)
 
-    total, found = scan_op(flat, [start], [chunks], tuple(traced.values()))
+    total, found = scan_op(flat, [start], [chunks], _apart(traced.values()))
     return total, found
+
+
+def _apart(values: Iterable[Tensor | torch.SymInt]) -> tuple[Tensor | torch.SymInt, ...]:
+    """The values, with copies of those that share another one's memory, as slices of a tensor do.
+
+    The export to ONNX refuses a scan of such inputs.
+    """
+    storages: set[StorageWeakRef] = set()
+    apart: list[Tensor | torch.SymInt] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            storage = StorageWeakRef(value.untyped_storage())
+            value = value.clone() if storage in storages else value
+            storages.add(storage)
+        apart.append(value)
+    return tuple(apart)

@@ -43,14 +43,18 @@ class Looped(nn.Module):
 
     def forward(self, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         count = table.shape[0] if self.count is None else self.count
-        # Two parts of a model may share their weights.
+        # Two parts of a model may share their weights, and two values their memory.
         shared = weights_of(self.layer)
-        values = {"x": x, "shared": shared, "rest": (table, count, shared, "of no account")}
+        values = {
+            "x": (x[:, :1], x[:, 1:]),
+            "shared": shared,
+            "rest": (table, count, shared, "of no account"),
+        }
 
         def products(values: Any, numbers: Tensor) -> Tensor:
             table, count, weights, _ = values["rest"]
             rows = table.index_select(0, numbers.clamp(max=count - 1))
-            scaled = rows[:, None] * values["x"]
+            scaled = rows[:, None] * torch.cat(values["x"], dim=1)
             return torch.func.functional_call(self.layer, weights, (scaled,))
 
         def total(values: Any, numbers: Tensor) -> Tensor:
