@@ -155,7 +155,7 @@ def _apart(values: Iterable[Tensor | torch.SymInt]) -> tuple[Tensor | torch.SymI
     apart: list[Tensor | torch.SymInt] = []
     for value in values:
         if isinstance(value, Tensor):
-            storage = StorageWeakRef(value.untyped_storage())
+            storage = StorageWeakRef(value.untyped_storage())  # type: ignore[no-untyped-call]
             value = value.clone() if storage in storages else value
             storages.add(storage)
         apart.append(value)
