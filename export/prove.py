@@ -81,6 +81,12 @@ def prove(path: Path, explained: Explained) -> dict[str, Any]:
             ) from failure
         worst, contrast = max(worst, error), max(contrast, difference)
         images += len(inputs[0])
+    if contrast == 0 and worst > _TELLING:
+        raise ProofError(
+            f"nothing of the maps of {explained.card.layer} is right enough to show that they are "
+            f"the image's own: rounding errors move them by up to {worst:.0%} of the largest "
+            "value, in the file and in eager PyTorch. Choose another layer or another method"
+        )
     if contrast == 0:
         raise ProofError(
             f"the maps of {explained.card.layer} are the same for every image, in the file and in "

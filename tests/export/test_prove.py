@@ -274,19 +274,27 @@ def test_the_example_s_own_size_is_not_called_another(
 
 
 class Rippled(nn.Module):
-    """Waves so short that single precision hardly tells where on them a value is."""
+    """Scores with waves so short that single precision hardly tells where on them a value is."""
 
-    def __init__(self) -> None:
+    def __init__(self, frequency: float) -> None:
         super().__init__()
+        self.frequency = frequency
         self.top = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Tanh(), nn.Conv2d(16, 2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.sin(1e4 * self.top(x)).mean((2, 3))
+        x = self.top(x)
+        return (x + torch.sin(self.frequency * x) / self.frequency).mean((2, 3))
 
 
 def test_what_single_precision_cannot_do_is_said(tmp_path: Path) -> None:
-    explained = explain(build(Rippled), EXAMPLE, method="hirescam", layer="top")
+    model = build(lambda: Rippled(1e4))
+    explained = explain(model, EXAMPLE, method="hirescam", layer="top")
     card = save(explained, tmp_path / "model.onnx")
     assert card.proof["worst_relative_error"] > TOLERANCE
     *_, note = read_card(tmp_path / "model.onnx").notes
     assert "single precision is not enough" in note
+
+
+def test_maps_of_rounding_alone_are_refused(tmp_path: Path) -> None:
+    explained = explain(build(lambda: Rippled(1e8)), EXAMPLE, method="hirescam", layer="top")
+    assert_refused(explained, tmp_path / "model.onnx", "rounding errors move them by up to")
