@@ -98,13 +98,13 @@ def default_layer(traced: Trace) -> str:
     `layer4.2.relu`).
 
     Raises:
-        ExportError: no layer has spatial axes.
+        ExportError: no layer gives a map or a grid of tokens.
     """
     candidates = _candidates(traced)
     if not candidates:
         raise ExportError(
-            "no layer of the model has an output with spatial axes (B, C, H, W): there is nothing "
-            "to map"
+            "no layer of the model that leads to the prediction gives a map (B, C, H, W) or a grid "
+            "of tokens (B, T, C): there is nothing to map. Name a layer to hear what it gives"
         )
     values = dict.fromkeys(candidates.values())
     passed_over = _unfit_in_transformers(traced, values) | _unfit_in_dense_models(traced, values)

@@ -41,6 +41,7 @@ _MOVES = {
     aten.transpose,
     aten.unbind,
     aten.unflatten,
+    aten.unfold,
     aten.unsqueeze,
     aten.view,
     aten._unsafe_view,
@@ -58,11 +59,12 @@ _IN_PLACE = {
     aten.to,
 }
 _OF_CHANNELS = {aten.linear, aten.scaled_dot_product_attention}
+_JOINS = {aten.cat, aten.stack}
 
 # What they give lies in the middle of what they take.
 _POOLS = {aten.amax.default, aten.max.dim, aten.mean.dim}
 
-_FOLLOWED = _MOVES | _IN_PLACE | _OF_CHANNELS | {aten.cat}
+_FOLLOWED = _MOVES | _IN_PLACE | _OF_CHANNELS | _JOINS
 
 
 class Positions:
@@ -133,7 +135,7 @@ def _is_followed(node: fx.Node) -> bool:
 def _moved(node: fx.Node, known: WeakKeyDictionary[fx.Node, _Coordinates]) -> _Coordinates:
     """The coordinates of what an operator returns, from those of what it is given."""
     packet, x = _packet(node), node.args[0]
-    if packet is aten.cat:
+    if packet in _JOINS:
         return _joined(node, known)
     if _is_pointwise(node):
         return _of_equal_shape(node, known)
@@ -162,7 +164,7 @@ def _joined(node: fx.Node, known: WeakKeyDictionary[fx.Node, _Coordinates]) -> _
         for part, each in zip(parts, found, strict=True)
     ]
     axes = zip(*filled, strict=True)
-    return [torch.cat(axis, *node.args[1:], **node.kwargs) for axis in axes] or None  # type: ignore[arg-type]
+    return [node.target(list(axis), *node.args[1:], **node.kwargs) for axis in axes] or None  # type: ignore[operator]
 
 
 def _of_equal_shape(node: fx.Node, known: WeakKeyDictionary[fx.Node, _Coordinates]) -> _Coordinates:
@@ -181,10 +183,27 @@ def _averaged(node: fx.Node, given: list[Tensor]) -> _Coordinates:
 
 
 def _spread(node: fx.Node, given: list[Tensor]) -> list[Tensor] | None:
-    """The coordinates of tokens whose channels are mixed, which have to be the same for all."""
+    """The coordinates of tokens whose channels are mixed."""
     if not all(_are_alike(values[0]) for values in given):
-        return None
+        middles = _middles_of_patches(given) if _packet(node) is aten.linear else None
+        if middles is None:
+            return None
+        given = middles
     return [values[..., :1].expand(sizes_of(node)) for values in given]
+
+
+def _middles_of_patches(given: list[Tensor]) -> list[Tensor] | None:
+    """The middles of patches whose points are the channels, None where channels are no patches.
+
+    A patch extends along all axes, which a mixed row or column does not, and there is more than
+    one of them.
+    """
+    if any(_are_alike(values[0]) for values in given):
+        return None
+    middles = [values.mean(-1, keepdim=True) for values in given]
+    if all(_are_alike(values[0].flatten()) for values in middles):
+        return None
+    return middles
 
 
 def _are_alike(coordinates: Tensor) -> bool:

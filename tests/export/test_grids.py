@@ -363,6 +363,39 @@ def test_patches_cut_by_hand() -> None:
     )
 
 
+class Reshaped(nn.Module):
+    """Cuts its image into patches of 8 x 8 by reshaping, as ViTs without a convolution do."""
+
+    def __init__(self, *, columns: bool = False) -> None:
+        super().__init__()
+        self.order = (0, 4, 2, 3, 5, 1) if columns else (0, 2, 4, 3, 5, 1)
+        self.embed = nn.Linear(3 * 64, 12)
+        self.token = nn.Parameter(torch.randn(1, 1, 12))
+        self.block = Block(12, module=False)
+        self.fc = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        x = x.reshape(batch, channels, height // 8, 8, width // 8, 8).permute(self.order)
+        x = self.embed(x.reshape(batch, -1, 64 * channels))
+        x = torch.cat([self.token.expand(batch, -1, -1), x], dim=1)
+        return self.fc(self.block(x)[:, 0])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt", pytest.param(".pt2", marks=pytest.mark.slow)])
+def test_patches_cut_by_reshaping(suffix: str, tmp_path: Path) -> None:
+    model, path = build(Reshaped, shape=(3, 32, 48)), tmp_path / f"model{suffix}"
+    check(model, None, images(2, 3, 32, 48), as_grid(1, 4, 6), found="block.norm1", path=path)
+
+
+def test_patches_cut_column_by_column() -> None:
+    model = build(lambda: Reshaped(columns=True), shape=(3, 32, 48))
+    with pytest.raises(ExportError, match=r"'block' cannot .* 25 tokens are not in the order of"):
+        explain(model, torch.zeros(1, 3, 32, 48), layer="block")
+    with pytest.raises(ExportError, match=r"no layer of the model .* grid.*[Nn]ame a layer"):
+        explain(model, torch.zeros(1, 3, 32, 48))
+
+
 class Unrolled(nn.Module):
     """Brings the four tokens of a pool together first, and pools them later, as Hiera does."""
 

@@ -92,6 +92,43 @@ def test_coordinates(moves: str, mixing: bool, prefix: int) -> None:
     torch.testing.assert_close(row, expected, rtol=0, atol=1e-4, equal_nan=True)
 
 
+def by_reshape(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, T, 16 C), patches of 4 x 4 as einops cuts them."""
+    x = x.unflatten(3, (-1, 4)).unflatten(2, (-1, 4))
+    return x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+
+PATCHES: dict[str, Callable[[Tensor], Tensor]] = {
+    "reshape": by_reshape,
+    "unfold": lambda x: x.unfold(2, 4, 4).unfold(3, 4, 4).flatten(2, 3).transpose(1, 2).flatten(2),
+    "overlapping": lambda x: (
+        x.unfold(2, 4, 2).unfold(3, 6, 3).permute(0, 3, 2, 4, 5, 1).flatten(3).flatten(1, 2)
+    ),
+    "chunks": lambda x: torch.stack(
+        [patch for row in x.split(4, dim=2) for patch in row.split(4, dim=3)], dim=1
+    ).flatten(2),
+}
+
+
+class Patches(nn.Module):
+    """Embeds the patches of its image without a convolution."""
+
+    def __init__(self, cut: str) -> None:
+        super().__init__()
+        self.cut = PATCHES[cut]
+        width = self.cut(torch.zeros(1, CHANNELS, HEIGHT, WIDTH)).shape[2]
+        self.norm, self.linear = nn.LayerNorm(width), nn.Linear(width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.norm(self.cut(x)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("cut", PATCHES)
+def test_a_patch_is_in_the_middle_of_its_points(cut: str) -> None:
+    row = found(Patches(cut))
+    torch.testing.assert_close(row, PATCHES[cut](image_of_coordinates()).mean(2))
+
+
 class Unknown(nn.Module):
     """Its tokens are sorted: where each of them comes from depends on the image."""
 
@@ -110,7 +147,18 @@ class MixedTokens(nn.Module):
         return self.linear(x.flatten(2)).transpose(1, 2)  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("make", [Unknown, MixedTokens])
+class MixedColumns(nn.Module):
+    """Each of its tokens is made of the column that it is in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(HEIGHT, HEIGHT)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.transpose(2, 3)).transpose(2, 3).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("make", [Unknown, MixedTokens, MixedColumns])
 def test_what_is_not_known(make: type[nn.Module]) -> None:
     assert found(make()) is None
 
