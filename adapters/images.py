@@ -154,6 +154,8 @@ def prepare(image: NDArray[np.uint8], spec: ImageSpec) -> tuple[NDArray[Any], Pl
 
 def _check_spec(spec: ImageSpec) -> None:
     """Raises an `InputError` where `prepare` cannot do what the spec says."""
+    if spec.spatial_ndim != 2:
+        raise InputError(f"the graph's images have {' x '.join(spec.space)}; those of files do not")
     if spec.channels not in (1, 3):
         raise InputError(f"the graph takes {spec.channels} channels; an image file has 1 or 3")
     for field, known in (

@@ -294,7 +294,7 @@ def check_image(image: Any, spec: ImageSpec) -> int:
         says.
     """
     pixels = spec.dtype == "uint8"
-    size = (spec.height or "H", spec.width or "W")
+    size = [length or name[0].upper() for name, length in spec.space.items()]
     form = ("B", *size, spec.channels) if pixels else ("B", spec.channels, *size)
     expected = f"expected {spec.dtype} ({', '.join(map(str, form))})"
     try:
@@ -334,11 +334,12 @@ def _dtype_hint(given: str, spec: ImageSpec) -> str:
 def _form_hint(shape: Sequence[int], spec: ImageSpec) -> str:
     """What to do about an image of another form."""
     here, there, order = (3, 1, (0, 2, 3, 1)) if spec.dtype == "uint8" else (1, 3, (0, 3, 1, 2))
-    if len(shape) == 3:
+    if len(shape) == spec.spatial_ndim + 1:
         return "; add the batch axis: image[None]"
-    if len(shape) == 4 and shape[there] == spec.channels != shape[here]:
+    if len(shape) == 4 == spec.spatial_ndim + 2 and shape[there] == spec.channels != shape[here]:
         return f"; the channels stand elsewhere: take the axes in the order {order}"
-    return "; camcore.adapters.images.prepare resizes" if spec.height or spec.width else ""
+    resizes = spec.spatial_ndim == 2 and any(spec.space.values())
+    return "; camcore.adapters.images.prepare resizes" if resizes else ""
 
 
 def check_class_ids(class_ids: ClassIds, batch: int, num_classes: int) -> NDArray[np.int64]:

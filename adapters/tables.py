@@ -94,7 +94,8 @@ def card_table(file: Path, card: Card) -> Table:
     table = Table("", "", title=escape(str(file)), show_header=False)
     names = card.class_names or ("unnamed",)
     more = ", ..." if len(names) > 3 else ""
-    sizes = f"{card.image.height or 'any'} x {card.image.width or 'any'} (height x width)"
+    space = card.image.space
+    sizes = f"{' x '.join(str(n or 'any') for n in space.values())} ({' x '.join(space)})"
     in_graph = card.image.dtype == "uint8"
     rows = {
         "model": card.model or "unnamed",

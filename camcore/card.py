@@ -35,7 +35,9 @@ class ImageSpec:
     normalised with `mean` and `std`, one value per channel. With dtype `uint8` the graph does the
     scaling and normalising itself and takes (B, H, W, C); with `float32` it takes (B, C, H, W).
 
-    `height` and `width` are the sizes the graph accepts, None where any size is accepted.
+    `height` and `width` are the sizes the graph accepts, None where any size is accepted. With
+    `spatial_ndim` 3 it takes volumes (B, C, D, H, W), of which `depth` is the first size; with 1 it
+    takes (B, C, L), and `width` is the length.
     """
 
     height: int | None
@@ -48,6 +50,20 @@ class ImageSpec:
     crop: tuple[int, int] | None = None
     interpolation: str = "bilinear"
     colour: str = "RGB"
+    depth: int | None = None
+    spatial_ndim: int = 2
+
+    @property
+    def space(self) -> dict[str, int | None]:
+        """The spatial axes in order, with their sizes.
+
+        >>> ImageSpec(None, 500, spatial_ndim=1).space
+        {'length': 500}
+        """
+        names = ("length",) if self.spatial_ndim == 1 else ("depth", "height", "width")
+        sizes = (self.depth, self.height, self.width)
+        first = -self.spatial_ndim
+        return dict(zip(names[first:], sizes[first:], strict=True))
 
 
 @dataclass(frozen=True)

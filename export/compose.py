@@ -241,15 +241,18 @@ def explain(
             f"{len(class_names)} class names were given for a model of {num_classes} classes"
         )
     output_names, explained_output = _output_names(request)
-    height, width = (None, None) if traced.dynamic_size else traced.size[-2:]
+    sizes = [] if traced.dynamic_size else traced.size
+    depth, height, width = [None] * (3 - len(sizes)) + [*sizes]
     steps, state = plan_steps(request)
     card = Card(
         method=method,
         layer=_card_layer(request, layers),
         image=replace(
             spec,
+            depth=depth,
             height=height,
             width=width,
+            spatial_ndim=len(traced.size),
             channels=channels,
             dtype="uint8" if pixels else "float32",
         ),

@@ -57,7 +57,7 @@ def capture(explained: Explained) -> ExportedProgram:
         image = as_pixels(image)
     k = min(2, card.num_classes)
     class_ids = torch.full((len(image), k), -1, dtype=torch.int64, device=image.device)
-    spatial = request.spatial_axes if card.image.height is None else ()
+    spatial = request.spatial_axes if not any(card.image.space.values()) else ()
     free_image = dict.fromkeys([0, *spatial], Dim.DYNAMIC)
     free_others = [{0: Dim.DYNAMIC} for _ in others]
     # A model of one class can explain no more than that one.
@@ -226,7 +226,7 @@ def _free_names(graph: ir.Graph) -> None:
 def _name_axes(graph: ir.Graph, card: Card) -> None:
     *inputs, class_ids = graph.inputs[: len(card.inputs)]
     *outputs, classes, saliency_map = graph.outputs[: len(card.outputs)]
-    space = _SPACE[(saliency_map.shape or ir.Shape([])).rank() - 2]
+    space = list(card.image.space)
     image = inputs[0]
     channels_last = image.dtype == ir.DataType.UINT8
     names = ["batch", *space, "channels"] if channels_last else ["batch", "", *space]
@@ -244,9 +244,6 @@ def _name_axes(graph: ir.Graph, card: Card) -> None:
         _rename_free(steps, ["due"])
         for value in (state, graph.outputs[-1]):
             _rename_free(value, ["k" if axis == "classes" else str(axis) for axis in card.state])
-
-
-_SPACE = {1: ["length"], 2: ["height", "width"], 3: ["depth", "height", "width"]}
 
 
 def _rename_free(value: ir.Value, names: list[str]) -> None:

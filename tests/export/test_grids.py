@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from camcore.errors import ExportError
+from camcore.adapters.images import prepare
+from camcore.adapters.runner import load
+from camcore.errors import ExportError, InputError
 from camcore.export import explain, save
 from camcore.export.grids import Layout, find_layout
 from camcore.export.layers import find_activation
@@ -309,6 +311,28 @@ def test_three_axes(tmp_path: Path) -> None:
     image = images(2, 3, 8, 10, 12, channels=2)
     assert layout_at(model, "features.1", 2, 8, 10, 12) == Layout("channels_first", 3)
     check(model, "features.1", image, lambda x: x, path=tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+@pytest.mark.parametrize("size", [(40,), (8, 10, 12)], ids=["series", "volumes"])
+def test_a_runner_of_series_and_of_volumes(
+    size: tuple[int, ...], fixed: bool, tmp_path: Path
+) -> None:
+    conv = nn.Conv1d if len(size) == 1 else nn.Conv3d
+    model = build(lambda: Classifier(nn.Sequential(conv(2, 4, 3), nn.Tanh()), 4), shape=(2, *size))
+    explained = explain(model, torch.zeros(1, 2, *size), dynamic_size=not fixed)
+    save(explained, tmp_path / "model.onnx")
+    runner = load(tmp_path / "model.onnx")
+    assert tuple(runner.card.image.space.values()) == (size if fixed else (None,) * len(size))
+    image = images(3, 2, *[n if fixed else n + 2 for n in size], channels=2)
+    given, expected = runner(image.numpy(), [1, -1]), explained(image, torch.tensor([[1, -1]]))
+    np.testing.assert_allclose(given.saliency_map, expected.saliency_map, rtol=0, atol=1e-4)
+    with pytest.raises(InputError, match="add the batch axis"):
+        runner(image.numpy()[0])
+    with pytest.raises(
+        InputError, match=f"the graph's images have {' x '.join(runner.card.image.space)};"
+    ):
+        prepare(np.zeros((8, 8, 3), np.uint8), runner.card.image)
 
 
 # No grid, or none that can be told.
