@@ -25,8 +25,9 @@ aten = torch.ops.aten
 # Class, distillation and register tokens; no model known to us has more.
 _MOST_PREFIX_TOKENS = 16
 
+_CONVOLUTIONS = {aten.conv1d, aten.conv2d, aten.conv3d, aten.convolution}
 # These want their channels first, those last: it decides where sizes alone do not.
-_CHANNELS_FIRST = {aten.conv1d, aten.conv2d, aten.conv3d, aten.convolution, aten.batch_norm}
+_CHANNELS_FIRST = _CONVOLUTIONS | {aten.batch_norm}
 _CHANNELS_LAST = {aten.linear, aten.layer_norm}
 _MOVES = {aten.permute, aten.transpose, aten.movedim, aten.reshape, aten.view, aten.unflatten}
 
@@ -120,7 +121,7 @@ def _layout_of_tokens(node: fx.Node, shape: tuple[int, ...], size: tuple[int, ..
         others = row[0].isnan()
         prefix = int(others.sum())
         found = grid_of(row[:, ~others])
-        if found is not None and tokens - prefix > 1 and _is_grid(found[0], size):
+        if found is not None and tokens - prefix > 1:
             grid, in_order = found
             if not in_order:
                 return f"its {tokens} tokens are not in the order of the image's rows"
@@ -137,13 +138,23 @@ def _layout_of_tokens(node: fx.Node, shape: tuple[int, ...], size: tuple[int, ..
 
 def _axes_of_map(node: fx.Node, size: tuple[int, ...]) -> tuple[int, ...] | None:
     """The axes of a value that are the image's, if it is a map."""
-    if not is_in_proportion(node, size) or not _is_batch(_shape(node)[0]):
+    if not _shape(node) or not _is_batch(_shape(node)[0]):
+        return None
+    if _convolves_the_image(node, size):
+        return tuple(range(2, 2 + len(size)))
+    if not is_in_proportion(node, size):
         return None
     layout = _layout_of_map(node, sizes_of(node), size)
     if isinstance(layout, str):
         return None
     first = 1 if layout.kind == "channels_last" else 2
     return tuple(range(first, first + len(size)))
+
+
+def _convolves_the_image(node: fx.Node, size: tuple[int, ...]) -> bool:
+    """Whether a value is a convolution of something as large as the image, which may stretch it."""
+    packet = getattr(node.target, "overloadpacket", None)
+    return packet in _CONVOLUTIONS and sizes_of(node.all_input_nodes[0])[2:] == size
 
 
 def find_token_grid(node: fx.Node, tokens: int, size: tuple[int, ...]) -> Layout | str:

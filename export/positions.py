@@ -2,7 +2,7 @@
 
 Between a map and a row of its points models move values about: windows are cut out, and what is to
 be pooled is brought side by side. Coordinates are moved in place of the values, and the row is read
-off them.
+off them. They are fractions of the map's height and width, of the middle of each point.
 """
 
 import math
@@ -107,7 +107,7 @@ class Positions:
             return None
         sizes = sizes_of(node)
         return [
-            torch.arange(float(sizes[axis]))
+            ((torch.arange(float(sizes[axis])) + 0.5) / sizes[axis])
             .reshape([-1 if n == axis else 1 for n in range(len(sizes))])
             .expand(sizes)
             for axis in axes
@@ -115,14 +115,27 @@ class Positions:
 
 
 def grid_of(row: Tensor) -> tuple[tuple[int, ...], bool] | None:
-    """The grid that coordinates (D, T) fill, and whether row by row; None if they fill none."""
-    row = row.round(decimals=3)
+    """The grid of the whole image that coordinates (D, T) fill, and whether row by row.
+
+    None if they fill none, or one of a part of the image.
+    """
+    row = row.round(decimals=5)
     axes = [torch.unique(axis) for axis in row]
     grid = tuple(map(len, axes))
     if math.prod(grid) != row.shape[1] or torch.unique(row, dim=1).shape != row.shape:
         return None
+    if not all(map(_spans_the_image, axes)):
+        return None
     ordered = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)
     return grid, torch.equal(row, ordered)
+
+
+def _spans_the_image(points: Tensor) -> bool:
+    """Whether points in order are as many as find room, as far apart as they are; one may lack."""
+    if len(points) == 1:
+        return abs(float(points) - 0.5) < 1e-3
+    apart = float(points[-1] - points[0]) / (len(points) - 1)
+    return abs(len(points) * apart - 1) <= apart + 1e-3
 
 
 def _is_followed(node: fx.Node) -> bool:

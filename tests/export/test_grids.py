@@ -420,6 +420,36 @@ def test_patches_cut_column_by_column() -> None:
         explain(model, torch.zeros(1, 3, 32, 48))
 
 
+class Stretched(nn.Module):
+    """A ViT whose patches are longer along one axis, as those of videos and spectrograms are."""
+
+    def __init__(self, patch: tuple[int, ...]) -> None:
+        super().__init__()
+        convolution = nn.Conv2d if len(patch) == 2 else nn.Conv3d
+        self.patches = convolution(3, 12, patch, patch)
+        self.block = Block(12, module=False)
+        self.norm = nn.LayerNorm(12)
+        self.fc = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block(self.patches(x).flatten(2).transpose(1, 2))
+        return self.fc(self.norm(x).mean(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("size", "patch"), [((32, 48), (8, 2)), ((8, 32, 48), (2, 8, 16))], ids=["image", "video"]
+)
+def test_patches_that_are_no_squares(size: tuple[int, ...], patch: tuple[int, ...]) -> None:
+    grid = tuple(length // points for length, points in zip(size, patch, strict=True))
+    check(
+        build(lambda: Stretched(patch), shape=(3, *size)),
+        None,
+        images(2, 3, *size),
+        lambda x: x.transpose(1, 2).unflatten(2, grid),
+        found="norm",
+    )
+
+
 class Unrolled(nn.Module):
     """Brings the four tokens of a pool together first, and pools them later, as Hiera does."""
 

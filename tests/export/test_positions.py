@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
@@ -78,7 +78,8 @@ def image_of_coordinates() -> Tensor:
     rows, columns = torch.meshgrid(
         torch.arange(float(HEIGHT)), torch.arange(float(WIDTH)), indexing="ij"
     )
-    return torch.stack([rows, columns])[:, None].expand(-1, CHANNELS, -1, -1)
+    middles = torch.stack([(rows + 0.5) / HEIGHT, (columns + 0.5) / WIDTH])
+    return middles[:, None].expand(-1, CHANNELS, -1, -1)
 
 
 @pytest.mark.parametrize("moves", MOVES)
@@ -167,7 +168,6 @@ def test_what_is_not_known(make: type[nn.Module]) -> None:
     ("moves", "grid", "in_order"),
     [
         ("rows", (HEIGHT, WIDTH), True),
-        ("cropped", (HEIGHT - 4, WIDTH - 6), True),
         ("pooled", (HEIGHT // 2, WIDTH // 2), True),
         ("columns", (HEIGHT, WIDTH), False),
         ("windows", (HEIGHT, WIDTH), False),
@@ -183,10 +183,27 @@ def test_grids(moves: str, grid: tuple[int, int], in_order: bool) -> None:
 @pytest.mark.parametrize("tokens", [[0, 1, 2], [0, 1, 3, 3], [0, 0, 0, 0]])
 def test_points_that_fill_no_grid(tokens: list[int]) -> None:
     """Too few; one that is twice there, and another not; the same one always."""
-    row = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 1.0]])[:, tokens]
-    assert grid_of(row) is None
+    row = torch.tensor([[0.25, 0.25, 0.75, 0.75], [0.25, 0.75, 0.25, 0.75]])
+    assert grid_of(row) == ((2, 2), True)
+    assert grid_of(row[:, tokens]) is None
 
 
 def test_one_axis() -> None:
-    assert grid_of(torch.tensor([[0.5, 2.5, 4.5]])) == ((3,), True)
-    assert grid_of(torch.tensor([[2.5, 0.5, 4.5]])) == ((3,), False)
+    assert grid_of(torch.tensor([[1, 3, 5]]) / 6) == ((3,), True)
+    assert grid_of(torch.tensor([[3, 1, 5]]) / 6) == ((3,), False)
+
+
+@given(st.integers(1, 20), st.integers(1, 6), st.integers(0, 5))
+def test_patches_of_all_of_an_image(patches: int, size: int, left: int) -> None:
+    """A rest that is too small for another patch is left out at most."""
+    length = patches * size + min(left, size - 1)
+    middles = (torch.arange(patches) + 0.5) * size / length
+    assume(patches > 1 or length == size)
+    assert grid_of(middles[None]) == ((patches,), True)
+
+
+def test_patches_of_a_part_of_an_image() -> None:
+    middles = (torch.arange(8) + 0.5) / 8
+    for part in (middles[2:6], middles[:6], middles[:1]):
+        assert grid_of(part[None]) is None
+    assert found(Moving("cropped", True, 0)) is not None
