@@ -120,8 +120,8 @@ def _layout_of_tokens(node: fx.Node, shape: tuple[int, ...], size: tuple[int, ..
     if row is not None:
         others = row[0].isnan()
         prefix = int(others.sum())
-        found = grid_of(row[:, ~others])
-        if found is not None and tokens - prefix > 1:
+        found = grid_of(row[:, ~others]) if tokens - prefix > 1 else None
+        if found is not None:
             grid, in_order = found
             if not in_order:
                 return f"its {tokens} tokens are not in the order of the image's rows"

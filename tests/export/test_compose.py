@@ -324,7 +324,7 @@ def test_a_layer_without_spatial_axes(small_net: nn.Module) -> None:
 
 def test_a_model_without_spatial_axes() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5)).eval()
-    with pytest.raises(ExportError, match=r"no layer .* spatial axes"):
+    with pytest.raises(ExportError, match=r"no layer .* gives a map .* or a grid"):
         explain(model, torch.zeros(1, 3, 8, 8))
 
 

@@ -502,6 +502,28 @@ def test_a_class_token_behind_the_patches() -> None:
         explain(build(ClassTokenLast), torch.zeros(1, 3, 24, 40), layer="norm")
 
 
+class ClassTokenAlone(nn.Module):
+    """Its last layer normalises the class token and nothing of the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 8, 8)
+        self.token = nn.Parameter(torch.zeros(1, 1, 8))
+        self.block = Block(8, module=False)
+        self.norm = nn.LayerNorm(8)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = self.block(torch.cat([self.token.expand(x.shape[0], -1, -1), x], dim=1))
+        return self.fc(self.norm(x[:, :1]).flatten(1))  # type: ignore[no-any-return]
+
+
+def test_a_class_token_alone() -> None:
+    with pytest.raises(ExportError, match=r"'norm' cannot .* no row of tokens that fills a grid"):
+        explain(build(ClassTokenAlone), torch.zeros(1, 3, 24, 40), layer="norm")
+
+
 class Mixed(nn.Module):
     """Tokens that are mixed to another number of them fill no grid."""
 
