@@ -336,10 +336,11 @@ def _form_hint(shape: Sequence[int], spec: ImageSpec) -> str:
     here, there, order = (3, 1, (0, 2, 3, 1)) if spec.dtype == "uint8" else (1, 3, (0, 3, 1, 2))
     if len(shape) == spec.spatial_ndim + 1:
         return "; add the batch axis: image[None]"
-    if len(shape) == 4 == spec.spatial_ndim + 2 and shape[there] == spec.channels != shape[here]:
+    if spec.spatial_ndim != 2:
+        return ""
+    if len(shape) == 4 and shape[there] == spec.channels != shape[here]:
         return f"; the channels stand elsewhere: take the axes in the order {order}"
-    resizes = spec.spatial_ndim == 2 and any(spec.space.values())
-    return "; camcore.adapters.images.prepare resizes" if resizes else ""
+    return "" if spec.is_any_size else "; camcore.adapters.images.prepare resizes"
 
 
 def check_class_ids(class_ids: ClassIds, batch: int, num_classes: int) -> NDArray[np.int64]:

@@ -203,7 +203,7 @@ def _saved(cell: Cell, explained: Explained, program: ExportedProgram, spent: fl
     if card is not None:
         error = card.proof["worst_relative_error"]
         found = {"outcome": "exact" if error <= TOLERANCE else "rounding", "error": error}
-    free = explained.card.image.height is None
+    free = explained.card.image.is_any_size
     return replace(
         cell,
         **found,

@@ -65,6 +65,11 @@ class ImageSpec:
         first = -self.spatial_ndim
         return dict(zip(names[first:], sizes[first:], strict=True))
 
+    @property
+    def is_any_size(self) -> bool:
+        """Whether images of any size are accepted."""
+        return not any(self.space.values())
+
 
 @dataclass(frozen=True)
 class Card:

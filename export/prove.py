@@ -197,7 +197,7 @@ def _fresh_inputs(explained: Explained) -> Iterator[tuple[tuple[Tensor, ...], Te
     generator = torch.Generator().manual_seed(20180)
     for batch, growth, own, shared in cases:
         size = list(like.shape[2:])
-        if not any(explained.card.image.space.values()):
+        if explained.card.image.is_any_size:
             # Height and width by different amounts.
             size = [min(length, _SMALL) if many_passes else length for length in size]
             size = [length + growth * axis for axis, length in enumerate(size, 1)]

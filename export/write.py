@@ -57,7 +57,7 @@ def capture(explained: Explained) -> ExportedProgram:
         image = as_pixels(image)
     k = min(2, card.num_classes)
     class_ids = torch.full((len(image), k), -1, dtype=torch.int64, device=image.device)
-    spatial = request.spatial_axes if not any(card.image.space.values()) else ()
+    spatial = request.spatial_axes if card.image.is_any_size else ()
     free_image = dict.fromkeys([0, *spatial], Dim.DYNAMIC)
     free_others = [{0: Dim.DYNAMIC} for _ in others]
     # A model of one class can explain no more than that one.
