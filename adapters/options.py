@@ -117,12 +117,12 @@ def parse_target(text: str | None) -> Any:
     if text is None or ":" not in text:
         return text
     from camcore.adapters.zoo import find_object
-    from camcore.export.targets import Target
+    from camcore.export.trace.targets import Target
 
     found = find_object(text)
     if not (callable(found) or isinstance(found, Target)):
         raise InputError(
             f"--target {text} is {type(found).__name__}; expected a function from the model's "
-            "output to scores (B, N), or a camcore.export.targets.Target"
+            "output to scores (B, N), or a camcore.export.Target"
         )
     return found

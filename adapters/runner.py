@@ -41,7 +41,7 @@ _CPU, _CUDA = 1, 2  # DLPack's device types
 # Steps of less than so many seconds are taken several at once: each run costs a prediction more.
 _SECONDS_OF_STEPS = 0.5
 
-# Those of camcore.export.targets.TARGETS whose classes are the columns of the model's output.
+# Those of camcore.export.TARGETS whose classes are the columns of the model's output.
 _TARGETS_BY_CLASS = ("logit", "probability", "value", "rest", "finer")
 
 

@@ -17,7 +17,7 @@ from camcore.card import Card, ImageSpec
 from camcore.methods import METHODS, Method
 
 if TYPE_CHECKING:
-    from camcore.export.layers import LayerInfo
+    from camcore.export.find.layers import LayerInfo
 
 # In the table of layers.
 _GAP = 3  # columns between two cells

@@ -32,8 +32,8 @@ from benchmarks.report import markdown_table
 from benchmarks.traces import Traces
 from camcore.errors import CamcoreError, ExportError
 from camcore.export import Explained, explain, save
-from camcore.export.prove import TOLERANCE
-from camcore.export.write import capture
+from camcore.export.prove.prove import TOLERANCE
+from camcore.export.write.write import capture
 from camcore.methods import METHODS, get_method
 
 ROOT = Path(__file__).resolve().parent.parent

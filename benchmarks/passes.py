@@ -31,10 +31,10 @@ from benchmarks.subjects import build_model, make_image, tail_share
 from benchmarks.timing import compare
 from camcore.export import Explained, explain, save
 from camcore.export.cut import cut
-from camcore.export.layers import find_activation
-from camcore.export.pass_plan import fixed_passes
-from camcore.export.passes import PassesBody, ScoreBody
-from camcore.export.trace import trace
+from camcore.export.find.layers import find_activation
+from camcore.export.passes.body import PassesBody, ScoreBody
+from camcore.export.passes.plan import fixed_passes
+from camcore.export.trace.trace import trace
 
 ROOT = Path(__file__).resolve().parent.parent
 MEMORY_LIMIT = 500_000_000

@@ -9,8 +9,8 @@ from unittest.mock import patch
 
 from torch import Tensor, fx
 
-from camcore.export.subject import Subject
-from camcore.export.trace import Trace, trace
+from camcore.export.trace.subject import Subject
+from camcore.export.trace.trace import Trace, trace
 
 
 class Traces:

@@ -9,15 +9,26 @@ from pathlib import Path
 
 from camcore.card import Card, attach_zip, onnx_ending
 from camcore.errors import FileError, InputError
-from camcore.export.collection import no_garbage_collection
 from camcore.export.compose import Explained, Explanation, explain
-from camcore.export.layers import LayerInfo, list_layers
-from camcore.export.modes import plain_modes
-from camcore.export.prove import prove as prove_file
-from camcore.export.prove import rounding_notes
-from camcore.export.write import WRITERS, capture
+from camcore.export.find.layers import LayerInfo, list_layers
+from camcore.export.prove.prove import prove as prove_file
+from camcore.export.prove.prove import rounding_notes
+from camcore.export.trace.collection import no_garbage_collection
+from camcore.export.trace.modes import plain_modes
+from camcore.export.trace.targets import TARGETS, Target
+from camcore.export.write.write import WRITERS, capture
 
-__all__ = ["Card", "Explained", "Explanation", "LayerInfo", "explain", "list_layers", "save"]
+__all__ = [
+    "TARGETS",
+    "Card",
+    "Explained",
+    "Explanation",
+    "LayerInfo",
+    "Target",
+    "explain",
+    "list_layers",
+    "save",
+]
 
 
 @plain_modes()

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from camcore.card import ImageSpec
 from camcore.errors import InputError
 from camcore.export.cut import Cut
-from camcore.export.gradient import Gradient
-from camcore.export.grids import Layout
-from camcore.export.pixels import prepare
-from camcore.export.subject import Subject
+from camcore.export.find.grids import Layout
+from camcore.export.gradient.gradient import Gradient
+from camcore.export.trace.pixels import prepare
+from camcore.export.trace.subject import Subject
 from camcore.fullgrad import fullgrad_input
 from camcore.methods import Method
 from camcore.noise import normal_noise

@@ -13,9 +13,6 @@ from torch import Tensor, fx, nn
 import camcore
 from camcore.card import Card, ImageSpec
 from camcore.errors import ExportError, InputError, unknown_name
-from camcore.export.affine import is_affine
-from camcore.export.attention import find_attentions
-from camcore.export.biases import find_biases
 from camcore.export.bodies import (
     GUIDED,
     ActivationBody,
@@ -31,12 +28,13 @@ from camcore.export.bodies import (
     ShapleyBody,
     check_combination,
 )
-from camcore.export.classifier import pooled_linear_weight
-from camcore.export.collection import no_garbage_collection
 from camcore.export.cut import Cut, cut, dependents
-from camcore.export.gradient import Gradient, trace_gradient, trace_second_order
-from camcore.export.grids import Layout
-from camcore.export.layers import (
+from camcore.export.find.affine import is_affine
+from camcore.export.find.attention import find_attentions
+from camcore.export.find.biases import find_biases
+from camcore.export.find.classifier import pooled_linear_weight
+from camcore.export.find.grids import Layout
+from camcore.export.find.layers import (
     Layer,
     default_layer,
     find_activation,
@@ -44,8 +42,10 @@ from camcore.export.layers import (
     name_layers,
     usable_layers,
 )
-from camcore.export.modes import plain_modes
-from camcore.export.pass_plan import (
+from camcore.export.find.updates import find_updates
+from camcore.export.gradient.gradient import Gradient, trace_gradient, trace_second_order
+from camcore.export.passes.body import LINEAR_PASSES, PASSES, AblationBody
+from camcore.export.passes.plan import (
     check_channels,
     check_layout,
     check_passes,
@@ -53,11 +53,11 @@ from camcore.export.pass_plan import (
     fixed_passes,
     plan_steps,
 )
-from camcore.export.passes import LINEAR_PASSES, PASSES, AblationBody
-from camcore.export.subject import MODEL, Subject, name_inputs, named_outputs
-from camcore.export.targets import Target, get_target
-from camcore.export.trace import Trace, check_model, first_line, outputs_of, sizes_of, trace
-from camcore.export.updates import find_updates
+from camcore.export.trace.collection import no_garbage_collection
+from camcore.export.trace.modes import plain_modes
+from camcore.export.trace.subject import MODEL, Subject, name_inputs, named_outputs
+from camcore.export.trace.targets import Target, get_target
+from camcore.export.trace.trace import Trace, check_model, first_line, outputs_of, sizes_of, trace
 from camcore.methods import get_method
 from camcore.projection import Gram
 from camcore.scaling import How
@@ -150,7 +150,7 @@ def explain(
         layer: the module to explain or its name, as in `model.named_modules()`, or several; None
             takes the last one whose output lies on the image's grid. For `legrad`, modules with
             attention in them; None takes all.
-        target: what is explained: a name of `camcore.export.targets.TARGETS`, or any function from
+        target: what is explained: a name of `camcore.export.TARGETS`, or any function from
             the model's output to scores (B, N) or (B,); None takes the method's default, which is
             the class's logit for most.
         output: the name or index of the model's output that is explained, by default the first.

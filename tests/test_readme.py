@@ -7,7 +7,7 @@ import pytest
 from typer.main import get_command
 
 from camcore.adapters.cli import app
-from camcore.export.targets import TARGETS
+from camcore.export.trace.targets import TARGETS
 from camcore.methods import METHODS
 
 ROOT = Path(__file__).parents[1]

@@ -22,8 +22,8 @@ from camcore.adapters.images import prepare, read_image
 from camcore.card import Card, ImageSpec
 from camcore.errors import ExportError, ProofError
 from camcore.export import explain, save
-from camcore.export.layers import LayerInfo
-from camcore.export.targets import TARGETS
+from camcore.export.find.layers import LayerInfo
+from camcore.export.trace.targets import TARGETS
 from tests.adapters.nets import build_two_heads
 from tests.adapters.toy import CARD, reference, write_toy
 

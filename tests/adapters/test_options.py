@@ -8,7 +8,7 @@ import pytest
 from camcore.adapters import options
 from camcore.adapters.options import add_channels, parse_options, parse_output, parse_target
 from camcore.errors import InputError, UnknownNameError
-from camcore.export.targets import TARGETS, Target
+from camcore.export.trace.targets import TARGETS, Target
 from camcore.methods import METHODS
 
 
@@ -104,7 +104,7 @@ def test_targets_by_name_are_left_to_the_exporter() -> None:
 
 
 TARGET_MODULE = """
-from camcore.export.targets import segmentation
+from camcore.export.trace.targets import segmentation
 
 def ratio(output):
     return output["logits"].softmax(1)

@@ -35,7 +35,7 @@ from camcore.adapters.runner import (
 from camcore.card import Card, ImageSpec, seal_onnx
 from camcore.errors import FileError, InputError, UnknownNameError
 from camcore.export import explain, save
-from camcore.export.targets import TARGETS
+from camcore.export.trace.targets import TARGETS
 from tests.adapters.nets import build_segmenter, build_with_mask, build_with_table
 from tests.adapters.toy import CARD, onnx_content, reference, write_toy
 

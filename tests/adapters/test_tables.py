@@ -8,8 +8,8 @@ from rich.table import Table
 from camcore.adapters import tables
 from camcore.adapters.files import Port
 from camcore.card import Card
-from camcore.export.layers import LayerInfo
-from camcore.export.targets import TARGETS
+from camcore.export.find.layers import LayerInfo
+from camcore.export.trace.targets import TARGETS
 from camcore.methods import METHODS
 from tests.adapters.toy import CARD
 

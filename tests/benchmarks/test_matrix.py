@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from benchmarks import matrix, traces
 from benchmarks.families import FAMILIES, NUM_CLASSES, Family
 from benchmarks.matrix import OPTIONS, Cell, collect, fill, main, render
-from camcore.export.passes import PASSES
-from camcore.export.trace import Trace, trace
+from camcore.export.passes.body import PASSES
+from camcore.export.trace.trace import Trace, trace
 from camcore.methods import METHODS
 
 MODEL = "squeezenet1_1"  # a name of the list; what it builds is replaced

@@ -74,6 +74,8 @@ def test_importing_export_loads_no_adapter() -> None:
 
 
 def test_every_source_has_its_tests() -> None:
-    names = {path.stem for path in sources(camcore.export)} - {"__init__"}
-    for name in names:
-        importlib.import_module(f"tests.export.test_{name}")
+    folder = Path(str(camcore.export.__file__)).parent
+    for path in sources(camcore.export):
+        if path.stem != "__init__":
+            *rooms, name = path.relative_to(folder).with_suffix("").parts
+            importlib.import_module(".".join(["tests.export", *rooms, f"test_{name}"]))

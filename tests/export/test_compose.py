@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import camcore
 from camcore.errors import ExportError, InputError, UnknownNameError
 from camcore.export import Explained, Explanation, explain
-from camcore.export.passes import PASSES
+from camcore.export.passes.body import PASSES
 from tests.camcore import references
 from tests.export.conftest import LAYER
 from tests.export.models import NUM_CLASSES, Classifier, SmallNet, build, images

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from camcore.export import explain
-from camcore.export.write import capture, to_onnx
+from camcore.export.write.write import capture, to_onnx
 from tests.export.models import build, images
 from tests.export.oracle import run_file
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from camcore.errors import ExportError, FileError, InputError
-from camcore.export import Explained, save, write
+from camcore.export import Explained, save
+from camcore.export.write import write
 from tests.export.models import images
 from tests.export.oracle import run_file
 

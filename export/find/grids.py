@@ -1,0 +1,234 @@
+"""Grids: where the image's rows and columns are in an activation.
+
+Convolutional networks keep (B, C, H, W). Others keep channels last, (B, H, W, C), or a row of
+tokens, (B, T, C), with class and register tokens before the patches. Which it is, and how many
+tokens a row of patches has, is read off the traced graph.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, fx
+
+from camcore.export.find.positions import Positions, grid_of
+from camcore.export.trace.trace import sizes_of
+from camcore.layouts import channels_last_to_first, tokens_to_grid
+
+aten = torch.ops.aten
+
+# Class, distillation and register tokens; no model known to us has more.
+_MOST_PREFIX_TOKENS = 16
+
+_CONVOLUTIONS = {aten.conv1d, aten.conv2d, aten.conv3d, aten.convolution}
+# These want their channels first, those last: it decides where sizes alone do not.
+_CHANNELS_FIRST = _CONVOLUTIONS | {aten.batch_norm}
+_CHANNELS_LAST = {aten.linear, aten.layer_norm}
+_MOVES = {aten.permute, aten.transpose, aten.movedim, aten.reshape, aten.view, aten.unflatten}
+
+
+# What is known of each graph, for all its layers are asked for.
+_POSITIONS: WeakKeyDictionary[fx.Graph, Positions] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How an activation becomes (B, C, *S).
+
+    `kind` is `channels_first` (B, C, *S), `channels_last` (B, *S, C) or `tokens` (B, T, C), where
+    `prefix` tokens stand before those of `grid`.
+    """
+
+    kind: str
+    spatial_ndim: int
+    grid: tuple[int, ...] = ()
+    prefix: int = 0
+
+    def channels_first(self, x: Tensor) -> Tensor:
+        """Activations, or gradients of the same shape, as (B, C, *S)."""
+        if self.kind == "channels_last":
+            return channels_last_to_first(x, spatial_ndim=self.spatial_ndim)  # type: ignore[no-any-return]
+        if self.kind == "tokens":
+            return tokens_to_grid(x, self.grid, prefix_tokens=self.prefix)  # type: ignore[no-any-return]
+        return x
+
+    def mask(self, masks: Tensor) -> Tensor:
+        """Masks (n, *S) as factors (n, 1, ...) of activations; other tokens stay as they are."""
+        if self.kind == "channels_last":
+            return masks[:, None, ..., None]
+        if self.kind == "tokens":
+            others = masks.new_ones(masks.shape[0], self.prefix)
+            return torch.cat([others, masks.flatten(1)], dim=1)[:, None, :, None]
+        return masks[:, None, None]
+
+    def describe(self) -> str:
+        """The layout in words, empty for the usual one."""
+        if self.kind == "channels_last":
+            return "channels last"
+        if self.kind == "tokens":
+            rows = " x ".join(map(str, self.grid))
+            others = f"{self.prefix} other{'s' if self.prefix > 1 else ''}"
+            return f"{rows} tokens" + (f" behind {others}" if self.prefix else "")
+        return ""
+
+
+def find_layout(node: fx.Node, size: tuple[int, ...]) -> Layout | str:
+    """The layout of an activation of a model for images of that size, or why it has none.
+
+    Spatial sizes are told by their proportions, which are the image's. Where both readings of a
+    shape have them, the operators around decide. The grid of tokens is that of the nearest value
+    before them that still has one, and that they are in its order is checked where what happens
+    between is known.
+    """
+    shape = sizes_of(node)
+    if not _is_batch(_shape(node)[0]):
+        return f"its first axis is not the batch, its shape is {_show(shape)}"
+    if len(shape) == len(size) + 2:
+        return _layout_of_map(node, shape, size)
+    if len(shape) == 3:
+        return _layout_of_tokens(node, shape, size)
+    return f"its output has no spatial axes, its shape is {_show(('B', *shape[1:]))}"
+
+
+def is_in_proportion(node: fx.Node, size: tuple[int, ...]) -> bool:
+    """Whether a value has two neighbouring axes that are the image's, reduced alike."""
+    shape = sizes_of(node)
+    return len(shape) == len(size) + 2 and any(
+        _is_grid(grid, size) for grid in (shape[2:], shape[1:-1])
+    )
+
+
+def _layout_of_map(node: fx.Node, shape: tuple[int, ...], size: tuple[int, ...]) -> Layout | str:
+    first, last = _is_grid(shape[2:], size), _is_grid(shape[1:-1], size)
+    if first and last:
+        first = not _speaks_for_channels_last(node)
+    if last and not first:
+        return _unless_a_point(Layout("channels_last", len(size)), shape[1:-1])
+    # Sizes out of proportion (a crop, an uneven stride) are left to the usual reading.
+    return _unless_a_point(Layout("channels_first", len(size)), shape[2:])
+
+
+def _layout_of_tokens(node: fx.Node, shape: tuple[int, ...], size: tuple[int, ...]) -> Layout | str:
+    tokens = shape[1]
+    positions = _POSITIONS.setdefault(node.graph, Positions(partial(_axes_of_map, size=size)))
+    row = positions.of_tokens(node)
+    if row is not None:
+        others = row[0].isnan()
+        prefix = int(others.sum())
+        found = grid_of(row[:, ~others]) if tokens - prefix > 1 else None
+        if found is not None:
+            grid, in_order = found
+            if not in_order:
+                return f"its {tokens} tokens are not in the order of the image's rows"
+            if others[prefix:].any():
+                return (
+                    f"of its {tokens} tokens, those that are no part of the image do not come first"
+                )
+            return Layout("tokens", len(size), grid, prefix)
+    layout = find_token_grid(node, tokens, size)
+    if isinstance(layout, Layout):
+        return layout
+    return f"its output {_show(('B', *shape[1:]))} is no row of tokens that fills a grid"
+
+
+def _axes_of_map(node: fx.Node, size: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The axes of a value that are the image's, if it is a map."""
+    if not _shape(node) or not _is_batch(_shape(node)[0]):
+        return None
+    if _convolves_the_image(node, size):
+        return tuple(range(2, 2 + len(size)))
+    if not is_in_proportion(node, size):
+        return None
+    layout = _layout_of_map(node, sizes_of(node), size)
+    if isinstance(layout, str):
+        return None
+    first = 1 if layout.kind == "channels_last" else 2
+    return tuple(range(first, first + len(size)))
+
+
+def _convolves_the_image(node: fx.Node, size: tuple[int, ...]) -> bool:
+    """Whether a value is a convolution of something as large as the image, which may stretch it."""
+    packet = getattr(node.target, "overloadpacket", None)
+    return packet in _CONVOLUTIONS and sizes_of(node.all_input_nodes[0])[2:] == size
+
+
+def find_token_grid(node: fx.Node, tokens: int, size: tuple[int, ...]) -> Layout | str:
+    """The layout of that many tokens, which lead to a value, or why they have none."""
+    for grid in _grids_before(node, size):
+        prefix = tokens - math.prod(grid)
+        if 0 <= prefix <= _MOST_PREFIX_TOKENS and math.prod(grid) > 1:
+            return Layout("tokens", len(size), grid, prefix)
+    return f"its {tokens} tokens fill no grid"
+
+
+def _unless_a_point(layout: Layout, grid: Sequence[int]) -> Layout | str:
+    if all(length == 1 for length in grid):
+        return f"its output is {' x '.join(map(str, grid))}, there is nothing to map"
+    return layout
+
+
+def _is_batch(size: int | torch.SymInt) -> bool:
+    return isinstance(size, torch.SymInt) and bool(size.node.expr.is_Symbol)
+
+
+def _is_grid(grid: tuple[int, ...], size: tuple[int, ...]) -> bool:
+    """Whether these sizes are the image's, reduced alike: within one point, for strides round."""
+    stride = math.prod(size) ** (1 / len(size)) / max(math.prod(grid), 1) ** (1 / len(grid))
+    return all(
+        abs(points - length / stride) <= 1 and points <= length
+        for points, length in zip(grid, size, strict=True)
+    )
+
+
+def _speaks_for_channels_last(node: fx.Node) -> bool:
+    """Whether the nearest operator that cares reads the value, or made it, with channels last."""
+    seen, queue = {node}, deque([node])
+    while queue:
+        current = queue.popleft()
+        packet = getattr(current.target, "overloadpacket", None)
+        if packet in _CHANNELS_FIRST | _CHANNELS_LAST:
+            return packet in _CHANNELS_LAST
+        if current is not node and (packet in _MOVES or sizes_of(current) != sizes_of(node)):
+            continue  # behind it the axes may be others
+        near = [*current.users, *([] if packet in _MOVES else current.all_input_nodes)]
+        queue.extend(value for value in near if value not in seen)
+        seen.update(near)
+    return False
+
+
+def _grids_before(node: fx.Node, size: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """The spatial sizes of the values that lead to this one, nearest first."""
+    seen, queue = {node}, deque([node])
+    while queue:
+        current = queue.popleft()
+        shape = sizes_of(current)
+        if len(shape) == len(size) + 2 and _is_batch(_shape(current)[0]):
+            yield from (grid for grid in (shape[2:], shape[1:-1]) if _is_grid(grid, size))
+        if current.target is aten.im2col.default:
+            yield _grid_of_patches(current)
+        for value in current.all_input_nodes:
+            if value not in seen:
+                seen.add(value)
+                queue.append(value)
+
+
+def _grid_of_patches(unfold: Any) -> tuple[int, ...]:
+    x, *how = unfold.args
+    return tuple(
+        (length + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        for length, kernel, dilation, padding, stride in zip(sizes_of(x)[2:], *how, strict=True)
+    )
+
+
+def _show(shape: Sequence[int | str]) -> str:
+    return f"({', '.join(map(str, shape))})"
+
+
+def _shape(node: fx.Node) -> Sequence[int | torch.SymInt]:
+    value = node.meta.get("val")
+    return value.shape if isinstance(value, Tensor) else ()

@@ -1,0 +1,1 @@
+"""Gradient: the way back through a tail, in forward operators."""

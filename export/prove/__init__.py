@@ -1,0 +1,1 @@
+"""Prove: a written file beside eager PyTorch."""

@@ -1,0 +1,360 @@
+"""Step 5, prove: a written file is run in its own runtime and compared with eager PyTorch."""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
+
+from camcore.card import Card
+from camcore.errors import CamcoreError, ExportError, ProofError
+from camcore.export.bodies import Request
+from camcore.export.compose import Explained
+from camcore.export.passes.body import PASSES
+from camcore.export.prove.reference import Reference, explain_eagerly
+from camcore.export.trace.pixels import as_pixels
+from camcore.export.trace.subject import Subject
+from camcore.export.trace.trace import first_line
+
+# Single precision leaves about 1e-6 behind a deep model; what is wrong is wrong by far more.
+TOLERANCE = 1e-4
+
+# Runtimes fuse and reorder differently: the rounding of one is no bound for that of another.
+ROUNDING_SPREAD = 10
+
+# About what single precision has lost in the middle of a deep model. Where a ReLU or a maximum is
+# that close to a tie, its gradient jumps.
+_ROUNDING = 1e-6
+
+# A change that small crosses such a tie about every third time.
+_CHANGES = 12
+
+# A method of many passes is proven on images of this size, where sizes are free: eager PyTorch
+# would take minutes.
+_SMALL = 96
+
+# A map with a larger error than this, however excusable, tells no images apart.
+_TELLING = 0.05
+
+Runner = Callable[..., Sequence[Any]]
+
+
+def prove(path: Path, explained: Explained) -> dict[str, Any]:
+    """Compare a file with the eager reference on images that the export never saw.
+
+    Two batches of other content, batch size, classes and, where they are free, other sizes; for
+    methods of many passes one, of two images.
+    Scores and maps may differ by `TOLERANCE` at most, relative to the largest reference value.
+    Where single precision itself is worse than that (a badly conditioned layer; a gradient that
+    jumps), the file may be as far from the result in double precision as eager PyTorch is, or as
+    that result moves when the image is changed by a rounding error, times `ROUNDING_SPREAD`. And
+    maps of the same class must differ from image to image, else nothing would show that none is
+    frozen into the graph.
+
+    Returns:
+        What was compared, for the card: runtime, number of images, worst relative error.
+
+    Raises:
+        ProofError: the file does not hold; the message says where, and by how much.
+    """
+    request = explained.request
+    runtime, run = _load(path, explained.card)
+    if explained.card.steps is not None:
+        run = _in_steps(run, explained.card)
+    worst, images, contrast = 0.0, 0, 0.0
+    for inputs, class_ids in _fresh_inputs(explained):
+        try:
+            error, difference = _compared(explained, runtime, run, inputs, class_ids)
+        except ProofError as failure:
+            image = request.prepared(inputs)[0]  # of pixels, the channels come last
+            if image.shape[2:] == request.inputs[0].shape[2:]:
+                raise
+            raise ProofError(
+                f"{failure}. That is another size than the example's: should the file fail for "
+                "others alone, dynamic_size=False (--fixed-size) makes one for the example's"
+            ) from failure
+        worst, contrast = max(worst, error), max(contrast, difference)
+        images += len(inputs[0])
+    if contrast == 0 and worst > _TELLING:
+        raise ProofError(
+            f"nothing of the maps of {explained.card.layer} is right enough to show that they are "
+            f"the image's own: rounding errors move them by up to {worst:.0%} of the largest "
+            "value, in the file and in eager PyTorch. Choose another layer or another method"
+        )
+    if contrast == 0:
+        raise ProofError(
+            f"the maps of {explained.card.layer} are the same for every image, in the file and in "
+            "eager PyTorch: there is nothing to explain. Choose another layer, or look at the "
+            "weights"
+        )
+    return {"runtime": runtime, "images": images, "worst_relative_error": float(f"{worst:.2e}")}
+
+
+def _compared(
+    explained: Explained,
+    runtime: str,
+    run: Runner,
+    given_inputs: Sequence[Tensor],
+    class_ids: Tensor,
+) -> tuple[float, float]:
+    """The worst error for a batch, and how far its maps of one class are apart."""
+    request = explained.request
+    inputs = request.prepared(given_inputs)
+    shape = tuple(given_inputs[0].shape)
+    try:
+        returned = run(*given_inputs, class_ids)
+        found = [torch.as_tensor(output).to(class_ids.device) for output in returned]
+    except Exception as failure:  # each runtime has its own, derived from nothing narrower
+        reason = first_line(failure)
+        raise ProofError(f"{runtime} fails on images {shape}: {reason}") from failure
+    *outputs, classes, maps = found
+    expected = explain_eagerly(request, inputs, class_ids)
+    if not torch.equal(classes, expected.classes):
+        expected = _agreed_on_ties(request, inputs, classes, expected)
+    given = Reference(tuple(outputs), classes, maps, expected.ranking)
+    worst = 0.0
+    for n, name in enumerate([*explained.card.outputs[:-2], "saliency_map"]):
+        error = _error(_part(given, n), _part(expected, n))
+        if not error <= TOLERANCE:
+            error = _within_rounding(name, n, request, inputs, given, expected, runtime)
+        worst = max(worst, error)
+    return worst, _contrast(given, expected)
+
+
+def rounding_notes(proof: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a card is to say of a file that rounding leaves less exact than `TOLERANCE`."""
+    error = proof["worst_relative_error"]
+    if error <= TOLERANCE:
+        return ()
+    return (
+        "single precision is not enough for this method at this layer: on the proof's images "
+        f"rounding errors move the file by up to {error:.2%} of the largest value. Choose another "
+        "layer if that is too much",
+    )
+
+
+def _load(path: Path, card: Card) -> tuple[str, Runner]:
+    try:
+        return RUNTIMES[path.suffix.lower()](path, card)
+    except CamcoreError:
+        raise
+    except Exception as failure:  # each runtime has its own
+        raise ProofError(
+            f"the runtime of {path.suffix} files cannot load the file: {first_line(failure)}. A "
+            "model in single precision, model.float(), is what every runtime knows"
+        ) from failure
+
+
+def _in_steps(run: Runner, card: Card) -> Runner:
+    """The whole answer of a file that takes its passes in steps: some, then the others."""
+    assert card.steps is not None
+    numbers = torch.arange(card.steps)
+    # Neither in order nor in equal parts, for each step stands for itself.
+    parts = [part for part in (numbers[1::3], numbers[0::3], numbers[2::3]) if len(part)]
+
+    def whole(*inputs: Tensor) -> Sequence[Any]:
+        image, class_ids = inputs[0], inputs[-1]
+        shape = card.state_shape(image.shape, class_ids.shape[1])
+        state: Any = image.new_zeros(shape, dtype=torch.float32)
+        outputs: Sequence[Any] = ()
+        for part in parts:
+            *outputs, state = run(*inputs, part.to(image.device), torch.as_tensor(state))
+        return outputs
+
+    return whole
+
+
+def _part(result: Reference, n: int) -> Tensor:
+    """The n-th of the model's outputs, then the maps."""
+    return (*result.outputs, result.saliency_map)[n]
+
+
+def _layers(request: Request) -> str:
+    return ", ".join(map(repr, request.layers))
+
+
+def _fresh_inputs(explained: Explained) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+    """Random images, smooth with some noise, and class ids of every kind.
+
+    One image and its best class; then three, each with an id of its own and several that are the
+    same for all. The first of those is the first image's best class, since the rectified map of a
+    class that nothing speaks for is empty. Other inputs are the example's, row by row.
+    """
+    request, num_classes = explained.request, explained.card.num_classes
+    like, *others = request.inputs
+    last = num_classes - 1
+    spread = sorted({step * last // 4 for step in range(5)})
+    cases = [(1, 0, [[-1]], []), (3, 16, [[-1], [0], [last]], spread)]
+    many_passes = request.method.needs in PASSES
+    if many_passes:  # of which eager PyTorch takes minutes
+        cases = [(2, 16, [[-1]], spread[::2])]
+    generator = torch.Generator().manual_seed(20180)
+    for batch, growth, own, shared in cases:
+        size = list(like.shape[2:])
+        if explained.card.image.is_any_size:
+            # Height and width by different amounts.
+            size = [min(length, _SMALL) if many_passes else length for length in size]
+            size = [length + growth * axis for axis, length in enumerate(size, 1)]
+        image = _random_images(batch, explained.card.image.channels, size, generator)
+        image = image.to(like) if request.pixels is None else as_pixels(image.sigmoid())
+        rows = [torch.cat([other] * batch)[:batch] for other in others]
+        inputs = (image.to(like.device), *rows)
+        if shared:
+            with torch.no_grad():
+                *_, ranking, _ = request.subject(*request.prepared(inputs))
+            shared = [int(ranking[0].argmax()), *shared]
+        class_ids = torch.tensor([[*each, *shared] for each in own], device=like.device)
+        yield inputs, class_ids[:, :num_classes]
+
+
+def _random_images(
+    batch: int, channels: int, size: Sequence[int], generator: torch.Generator
+) -> Tensor:
+    coarse = torch.randn(batch, channels, *[4] * len(size), generator=generator)
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
+    smooth = F.interpolate(coarse, size=list(size), mode=mode)
+    return 2 * smooth + 0.5 * torch.randn(smooth.shape, generator=generator)
+
+
+def _contrast(given: Reference, expected: Reference) -> float:
+    """How far maps of the same class are apart, from the first image to the last.
+
+    Of those alone that the file gives well enough to tell.
+    """
+    maps = expected.saliency_map
+    off = (given.saliency_map - maps).abs().flatten(2).amax(dim=2)
+    told = (off[[0, -1]] <= _TELLING * maps.abs().max()).all(dim=0)
+    maps = maps[:, told & (expected.classes[0] == expected.classes[-1])]
+    return float((maps[0] - maps[-1]).abs().max()) if maps.numel() else 0.0
+
+
+def _error(given: Tensor, expected: Tensor) -> float:
+    """The largest difference relative to the largest expected value, infinite for other shapes."""
+    if given.shape != expected.shape:
+        return float("inf")
+    given, expected = given.double(), expected.double()
+    scale = expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
+    return float((given - expected).abs().max() / scale)
+
+
+def _agreed_on_ties(
+    request: Request, inputs: Sequence[Tensor], classes: Tensor, expected: Reference
+) -> Reference:
+    """The reference for the classes that the file chose, if they are as good as its own.
+
+    Where scores tie within rounding, runtimes may rank classes differently.
+    """
+    known = classes.clamp(0, expected.ranking.shape[1] - 1)
+    if torch.equal(known, classes) and known.shape == expected.classes.shape:
+        chosen, best = (expected.ranking.gather(1, ids) for ids in (known, expected.classes))
+        if _error(chosen, best) <= TOLERANCE:
+            return explain_eagerly(request, inputs, known)
+    raise ProofError(
+        f"the file explains the classes {classes.tolist()}, eager PyTorch "
+        f"{expected.classes.tolist()}"
+    )
+
+
+def _within_rounding(
+    name: str,
+    n: int,
+    request: Request,
+    inputs: Sequence[Tensor],
+    given: Reference,
+    expected: Reference,
+    runtime: str,
+) -> float:
+    """The file's error, if the computation itself explains it; see `prove`."""
+    in_double = replace(request, subject=_copied(request.subject).double())
+    image, *others = (value.double() if value.is_floating_point() else value for value in inputs)
+
+    def exactly(image: Tensor) -> Tensor:
+        return _part(explain_eagerly(in_double, (image, *others), given.classes), n)
+
+    exact = exactly(image)
+    error, eager = (_error(_part(result, n), exact) for result in (given, expected))
+    if error <= max(TOLERANCE, ROUNDING_SPREAD * eager):
+        return error
+    moved = 0.0
+    generator = torch.Generator().manual_seed(20181)
+    for _ in range(_CHANGES):
+        noise = torch.randn(image.shape, generator=generator, dtype=torch.float64).to(image)
+        moved = max(moved, _error(exactly(image * (1 + _ROUNDING * noise)), exact))
+        if error <= ROUNDING_SPREAD * moved:
+            return error
+    raise ProofError(
+        f"{name} from {runtime} is off by {error:.1e} relative to double precision, eager PyTorch "
+        f"by {eager:.1e}, an image changed by a rounding error by {moved:.1e}; allowed is "
+        f"{TOLERANCE:.0e}. Seen on images {tuple(image.shape)}, method {request.method.name}, "
+        f"layer {_layers(request)}"
+    )
+
+
+def _copied(subject: Subject) -> Subject:
+    """A copy, though PyTorch copies no tensor with a history.
+
+    A model may keep some of its last run: LeViT keeps the biases of its attention.
+    """
+    kept = tree_leaves([vars(module) for module in subject.modules()])
+    past = [value for value in kept if isinstance(value, Tensor) and not value.is_leaf]
+    return deepcopy(subject, {id(value): value.detach() for value in past})
+
+
+def _onnx(path: Path, card: Card) -> tuple[str, Runner]:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ExportError(
+            "an ONNX file is proven in onnxruntime, which is not installed: "
+            "pip install 'camcore[run]' or 'camcore[gpu]'"
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # it warns of the default of `class_ids`, which is meant
+    # That pays for whoever runs the file often; here it would be a second copy of the weights.
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def run(*inputs: Tensor) -> Sequence[Any]:
+        pairs = zip(card.graph_inputs, inputs, strict=True)
+        feeds = {name: value.cpu().numpy() for name, value in pairs}
+        return list(session.run(None, feeds))
+
+    return f"onnxruntime {onnxruntime.__version__}", run
+
+
+def _torchscript(path: Path, card: Card) -> tuple[str, Runner]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*torch\.jit\.")  # deprecated, but asked for
+        module: Any = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
+    return f"TorchScript, torch {torch.__version__}", torch.no_grad()(module)
+
+
+def _pt2(path: Path, card: Card) -> tuple[str, Runner]:
+    with warnings.catch_warnings():
+        # torch 2.11 warns of its own reader, which takes weights from bytes it must not write to.
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")
+        program = torch.export.load(path)
+    # Without the guards that torch.export guessed from its example; that is what is proven.
+    module = program.module(check_guards=False)
+
+    def run(*inputs: Tensor) -> Sequence[Any]:
+        named = dict(zip(card.graph_inputs, inputs, strict=True))
+        # The archive's signature wants a row of ids for each image.
+        named["class_ids"] = named["class_ids"].expand(len(inputs[0]), -1)
+        outputs: Sequence[Any] = module(*named.values())
+        return outputs
+
+    return f"torch.export, torch {torch.__version__}", torch.no_grad()(run)
+
+
+RUNTIMES: dict[str, Callable[[Path, Card], tuple[str, Runner]]] = {
+    ".onnx": _onnx,
+    ".pt": _torchscript,
+    ".pt2": _pt2,
+}

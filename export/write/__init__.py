@@ -1,0 +1,1 @@
+"""Write: an explained module becomes the bytes of a file."""

@@ -1,0 +1,106 @@
+"""Scripting: a captured graph in the words of TorchScript."""
+
+import operator
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._higher_order_ops.scan import scan_op
+
+from camcore.export.trace.trace import outputs_of
+
+aten = torch.ops.aten
+
+# What is asked of symbolic sizes, and of the integers they are in TorchScript.
+_OF_SIZES: dict[Any, Any] = {
+    torch.sym_float: float,
+    torch.sym_max: max,
+    torch.sym_min: min,
+    torch.sym_sum: sum,
+}
+
+
+def scriptable(module: fx.GraphModule, names: Sequence[str] = ()) -> fx.GraphModule:
+    """The graph in the operators' names and argument types that TorchScript knows."""
+    graph = module.graph
+    inputs = graph.find_nodes(op="placeholder")
+    for node, name in zip(inputs, names, strict=False):
+        node.target = name
+    for number, loop in enumerate(graph.find_nodes(op="call_function", target=scan_op)):
+        _script_loop(module, loop, f"loop_{number}")
+    with graph.inserting_after(inputs[-1]):
+        # Constants made on the way go to the image's device, not to that of the exporting machine.
+        device = graph.call_function(torch.ops.prim.device, (inputs[0],))
+    for node in graph.nodes:
+        if "device" in node.kwargs:
+            node.update_kwarg("device", device)
+        if node.target is aten.sym_size.int:
+            node.target = aten.size
+        elif node.target in _OF_SIZES:
+            node.target = _OF_SIZES[node.target]
+            # The sum of a list, for a tuple has none.
+            node.args = tuple(list(a) if isinstance(a, tuple | list) else a for a in node.args)
+        elif isinstance(node.target, torch._ops.OpOverload):
+            node.target = node.target.overloadpacket
+    graph.output_node().args = (tuple(outputs_of(module)),)
+    graph.set_codegen(fx.graph.CodeGen())
+    return fx.GraphModule(module, graph)
+
+
+def _script_loop(module: fx.GraphModule, scan: Any, name: str) -> None:
+    """Put a module with a loop of TorchScript's in the place of a scan."""
+    step, start, chunks, given = scan.args
+    # A copy, for the program that the graph is of has the same step.
+    body = scriptable(deepcopy(module.get_submodule(step.target)))  # type: ignore[arg-type]
+    are_tensors = [isinstance(node.meta["val"], Tensor) for node in given]
+    _take_lists(body.graph, are_tensors)
+    body.recompile()
+    module.add_submodule(name, _Loop(body))
+    tensors, sizes = (
+        [node for node, is_tensor in zip(given, are_tensors, strict=True) if is_tensor is wanted]
+        for wanted in (True, False)
+    )
+    # An empty list would be taken for one of tensors.
+    arguments = (start[0], chunks[0], tensors, [*sizes, 0])
+    with module.graph.inserting_before(scan):
+        scan.replace_all_uses_with(module.graph.call_module(name, arguments))
+    module.graph.erase_node(scan)
+    # First the node, then what it names: a graph is not allowed to name what is not there.
+    module.graph.eliminate_dead_code()
+    module.delete_submodule(step.target)
+
+
+def _take_lists(step: fx.Graph, are_tensors: Sequence[bool]) -> None:
+    """Let a step take its values as a list of tensors and a list of sizes, behind the first two."""
+    _, last, *values = step.find_nodes(op="placeholder")
+    with step.inserting_after(last):
+        sizes = step.placeholder("sizes", type_expr=list[int])
+        tensors = step.placeholder("tensors", type_expr=list[Tensor])
+    places = {tensors: 0, sizes: 0}
+    for value, is_tensor in zip(values, are_tensors, strict=True):
+        whole = tensors if is_tensor else sizes
+        with step.inserting_before(value):
+            one = step.call_function(operator.getitem, (whole, places[whole]))
+        places[whole] += 1
+        value.replace_all_uses_with(one)
+        step.erase_node(value)
+
+
+class _Loop(nn.Module):
+    """A scan over chunks with one carried and one stacked value."""
+
+    def __init__(self, step: nn.Module) -> None:
+        super().__init__()
+        self.step = step
+
+    def forward(
+        self, start: Tensor, chunks: Tensor, tensors: list[Tensor], sizes: list[int]
+    ) -> tuple[Tensor, Tensor]:
+        carried = start
+        found: list[Tensor] = []
+        for n in range(chunks.size(0)):
+            carried, one = self.step(carried, chunks[n], tensors, sizes)
+            found.append(one)
+        return carried, torch.stack(found)

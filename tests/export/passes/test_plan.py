@@ -1,0 +1,49 @@
+"""How many passes at a time; what is refused before them is looked at in `test_passes`."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from camcore.export import explain
+from camcore.export.passes import plan
+from tests.export.models import NUM_CLASSES, build
+
+EXAMPLE = torch.zeros(1, 3, 24, 24)
+
+
+class Growing(nn.Module):
+    """Values of 4 x 24 x 24, then of `width` channels, and a layer to explain between them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.wide = nn.Conv2d(4, width, 1)
+        self.top = nn.Conv2d(width, 2, 5, stride=5)
+        self.fc = nn.Linear(2, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.top(self.wide(self.stem(x)).relu()).relu().mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("layer", "method", "expected"), [
+    ("stem", "reciprocam", 4),
+    ("top", "reciprocam", 32),
+    ("top", "scorecam", 4),
+    (None, "rise", 4),
+])  # fmt: skip
+def test_as_many_passes_at_a_time_as_fit(
+    layer: str | None, method: str, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the largest value that a pass makes on its way: here 12 x 24 x 24."""
+    monkeypatch.setattr(plan, "_IN_FLIGHT", 7 * 4 * 12 * 24 * 24)
+    how: dict[str, Any] = {"method": method, "layer": layer, "target": "probability"}
+    model = build(lambda: Growing(12))
+    assert explain(model, EXAMPLE, **how).request.options["chunk"] == expected
+    assert explain(model, EXAMPLE, chunk=9, **how).request.options["chunk"] == 9
+
+
+def test_one_pass_at_a_time_where_no_two_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "_IN_FLIGHT", 1)
+    assert explain(build(lambda: Growing(4)), EXAMPLE, method="rise").request.options["chunk"] == 1
