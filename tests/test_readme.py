@@ -1,5 +1,7 @@
 """What the README and the pages in docs/ name is there, and what is there is named."""
 
+import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -24,6 +26,16 @@ def blocks(text: str) -> list[tuple[str, str]]:
     return FENCE.findall(text)
 
 
+def python_blocks() -> list[object]:
+    """Each Python block of any page, and which it is."""
+    return [
+        pytest.param(code, id=f"{page.name}-{number}")
+        for page in PAGES
+        for number, (language, code) in enumerate(blocks(page.read_text()))
+        if language == "python"
+    ]
+
+
 def shell_lines(page: Path) -> list[str]:
     lines = [code.splitlines() for language, code in blocks(page.read_text()) if not language]
     return [line for each in lines for line in each]
@@ -41,6 +53,31 @@ def rows(text: str) -> list[list[str]]:
     cells = [[cell.strip() for cell in line.split("|")] for line in lines]
     rules = [number for number, row in enumerate(cells) if set("".join(row)) == {"-"}]
     return [row for number, row in enumerate(cells) if not {number, number + 1} & {*rules}]
+
+
+def missing_names(code: str) -> list[str]:
+    """What a piece of Python wants of camcore that is not there."""
+    wanted = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            wanted |= {(alias.name, "") for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            wanted |= {(str(node.module), alias.name) for alias in node.names}
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            wanted.add((node.value.id, node.attr))
+    return [
+        f"{module}.{name}".rstrip(".")
+        for module, name in sorted(wanted)
+        if module.partition(".")[0] == "camcore" and not is_there(module, name)
+    ]
+
+
+def is_there(module: str, name: str) -> bool:
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError:
+        return False
+    return not name or hasattr(found, name)
 
 
 def test_methods_of_the_table_are_those_that_exist() -> None:
@@ -153,3 +190,25 @@ def test_figures_of_speed_are_those_of_the_full_tables() -> None:
 
 def figures(text: str) -> set[str]:
     return set(re.findall(r"\d[\d.]*x", text))
+
+
+def test_there_is_python_to_check() -> None:
+    assert len(python_blocks()) >= 5
+
+
+@pytest.mark.parametrize("code", python_blocks())
+def test_python_compiles_and_what_it_wants_of_camcore_exists(code: str) -> None:
+    compile(code, "<block>", "exec")
+    assert missing_names(code) == []
+
+
+def test_missing_names_are_found() -> None:
+    code = """
+import camcore
+import camcore.nowhere
+from camcore.adapters import load, lode
+from numpy import nothing
+
+camcore.gradcam(camcore.gradcan)
+"""
+    assert missing_names(code) == ["camcore.gradcan", "camcore.adapters.lode", "camcore.nowhere"]
