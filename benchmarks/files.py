@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from camcore.export import Card, explain, save
-from camcore.export.write.write import OPSET
+from camcore.export.write.onnx_file import OPSET
 
 MAP_TOLERANCE = 1e-3  # absolute, on the maps' scale from 0 to 1
 

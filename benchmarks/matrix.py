@@ -32,8 +32,9 @@ from benchmarks.report import markdown_table
 from benchmarks.traces import Traces
 from camcore.errors import CamcoreError, ExportError
 from camcore.export import Explained, explain, save
+from camcore.export.families import family_of
 from camcore.export.prove.prove import TOLERANCE
-from camcore.export.write.write import capture
+from camcore.export.write.capture import capture
 from camcore.methods import METHODS, get_method
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,8 +77,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     # Rectified, a random sum may be empty for every image.
     "randomcam": {"relu": False},
 }
-# What methods need that take no layer: there is but one cell of them for each model and format.
-OF_THE_MODEL = ("bias_gradients", "guided_gradients", "random_mask_scores")
 # How the errors begin that say that a method asks for what a model does not have.
 INAPPLICABLE = (
     "cam needs",
@@ -175,7 +174,7 @@ def fill(family: Family, cells: Sequence[Cell]) -> Iterator[Cell]:
                     explain(model, example, method=method, layer=layer, **options)
                 )
             )
-        if layer and get_method(method).needs in OF_THE_MODEL:
+        if layer and not family_of(get_method(method)).takes_layers:
             failed = {"outcome": "not applicable", "reason": f"{method} takes no layer"}
         spent = time.monotonic() - start
         ours = [cell for cell in cells if cell.method == method]

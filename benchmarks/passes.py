@@ -31,8 +31,8 @@ from benchmarks.subjects import build_model, make_image, tail_share
 from benchmarks.timing import compare
 from camcore.export import Explained, explain, save
 from camcore.export.cut import cut
-from camcore.export.find.layers import find_activation
-from camcore.export.passes.body import PassesBody, ScoreBody
+from camcore.export.find.modules import find_activation
+from camcore.export.passes.body import PassesBody
 from camcore.export.passes.plan import fixed_passes
 from camcore.export.trace.trace import trace
 
@@ -244,7 +244,7 @@ def _floor_row(
     ours, prediction = tasks
     passes, image = _passes(explained), plan.image
     file = plan.folder / f"{case.model}.onnx"
-    if not isinstance(explained.body, ScoreBody):
+    if not _masks_image(explained):
         file, image = plan.folder / "tail.onnx", plan.folder / "activation.npy"
         np.save(image, _write_tail(case, file))
 
@@ -266,14 +266,14 @@ def _floor_row(
     times = _timed(pairs)
     seconds = times["contender_ms"][1] / 1000
     share = 1.0
-    if not isinstance(explained.body, ScoreBody):
+    if not _masks_image(explained):
         share = tail_share(explained.request.subject.user_model, case.layer, make_image())
     more = {
         "passes": passes,
         "tail_share": round(share, 4),
         "pass_share": round((seconds - once) / once / passes, 4),
         "floor_batch": best,
-        "chunk": explained.request.options["chunk"],
+        "chunk": explained.card.options["chunk"],
     }
     facts = subject.pop("facts") | more
     return Row(
@@ -358,11 +358,15 @@ def _channel_rows(plan: Plan) -> Iterator[Row]:
 
 
 def _passes(explained: Explained) -> int:
-    request = explained.request
+    body: Any = explained.body
     with torch.no_grad():
-        activation = explained.body.head(make_image())[0]  # type: ignore[operator]
-    shape = request.layouts[0].channels_first(activation).shape[1:]
-    return fixed_passes(request, tuple(shape))
+        activation = body.head(make_image())[0]
+    shape = explained.found.layouts[0].channels_first(activation).shape[1:]
+    return fixed_passes(explained.request, type(body), tuple(shape))
+
+
+def _masks_image(explained: Explained) -> bool:
+    return isinstance(explained.body, PassesBody) and explained.body.masks_image
 
 
 def _write_tail(case: Case, path: Path) -> NDArray[np.float32]:

@@ -134,7 +134,7 @@ def _pytorch_grad_cam(name: str, question: Question) -> Iterator[Peer]:
     # It is told where rows and columns are, unless channels come first.
     transforms = [
         layout.channels_first
-        for layout in question.explained.request.layouts
+        for layout in question.explained.found.layouts
         if layout.kind != "channels_first"
     ]
     targets = _target(question)

@@ -16,7 +16,8 @@ from camcore.export.prove.prove import rounding_notes
 from camcore.export.trace.collection import no_garbage_collection
 from camcore.export.trace.modes import plain_modes
 from camcore.export.trace.targets import TARGETS, Target
-from camcore.export.write.write import WRITERS, capture
+from camcore.export.write.capture import capture
+from camcore.export.write.write import WRITERS
 
 __all__ = [
     "TARGETS",

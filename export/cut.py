@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from camcore.errors import ExportError
+from camcore.export.trace.graphs import outputs_of
 
 _sym_size = torch.ops.aten.sym_size.int
 
@@ -80,6 +81,25 @@ def cut(module: fx.GraphModule, at: Sequence[fx.Node], kept: Sequence[fx.Node]) 
     batch = batch_symbol(at[0].meta["val"])
     axes = tuple(_batch_axis(value, batch) for value in values)
     return Cut(head.finish(), tail.finish(), values, axes)
+
+
+def cut_with_inner(
+    graph: fx.GraphModule, roots: Sequence[fx.Node], inner: Sequence[fx.Node]
+) -> Cut:
+    """The cut at the roots, with a tail that returns inner values behind its outputs."""
+    graph.graph.output_node().args = ((*outputs_of(graph), *inner),)
+    graph.recompile()
+    return cut(graph, at=roots, kept=roots)
+
+
+def roots_first(nodes: Sequence[fx.Node]) -> tuple[list[int], int]:
+    """The order of values in which those that depend on no other come first, and their number.
+
+    A layer behind another one is a value inside the tail, which has its gradient all the same.
+    """
+    reached = {node: dependents([node]) for node in nodes}
+    behind = [any(node in reached[other] for other in nodes if other is not node) for node in nodes]
+    return sorted(range(len(nodes)), key=behind.__getitem__), behind.count(False)
 
 
 def between(module: fx.GraphModule, start: fx.Node, ends: Sequence[fx.Node]) -> fx.GraphModule:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
-from camcore.export.trace.trace import outputs_of
+from camcore.export.trace.graphs import outputs_of
 
 aten = torch.ops.aten
 

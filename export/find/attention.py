@@ -17,7 +17,8 @@ from torch._dispatch.python import enable_python_dispatcher
 from camcore.errors import ExportError
 from camcore.export.cut import dependents
 from camcore.export.find.grids import Layout, find_token_grid
-from camcore.export.trace.trace import Trace, hint, module_of, outputs_of
+from camcore.export.trace.graphs import hint, module_of, outputs_of
+from camcore.export.trace.trace import Trace
 
 aten = torch.ops.aten
 

@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from camcore.errors import ExportError
-from camcore.export.trace.trace import outputs_of
+from camcore.export.trace.graphs import outputs_of
 
 aten = torch.ops.aten
 

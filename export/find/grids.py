@@ -7,7 +7,7 @@ tokens a row of patches has, is read off the traced graph.
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,9 +16,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, fx
 
+from camcore.errors import ExportError
 from camcore.export.find.positions import Positions, grid_of
-from camcore.export.trace.trace import sizes_of
+from camcore.export.trace.graphs import sizes_of
+from camcore.export.trace.trace import Trace
 from camcore.layouts import channels_last_to_first, tokens_to_grid
+from camcore.projection import Gram
 
 aten = torch.ops.aten
 
@@ -93,6 +96,29 @@ def find_layout(node: fx.Node, size: tuple[int, ...]) -> Layout | str:
     if len(shape) == 3:
         return _layout_of_tokens(node, shape, size)
     return f"its output has no spatial axes, its shape is {_show(('B', *shape[1:]))}"
+
+
+def check_grids(traced: Trace, layouts: Iterable[Layout]) -> None:
+    """Tokens are laid out on a grid that is read off the example, which has one size.
+
+    Raises:
+        ExportError: height and width are free, and there are tokens.
+    """
+    if traced.dynamic_size and any(layout.kind == "tokens" for layout in layouts):
+        raise ExportError(
+            "a row of tokens fills the grid of one image size, and height and width are to be "
+            "free: leave dynamic_size out, or set it to False"
+        )
+
+
+def smaller_gram(activation: fx.Node, layout: Layout) -> Gram:
+    """Which matrix of inner products is the smaller one, of points or of channels.
+
+    Kernels cannot tell where a size is free: there, the example's decides.
+    """
+    sizes = sizes_of(activation)[1:]
+    channels = sizes[0] if layout.kind == "channels_first" else sizes[-1]
+    return "space" if math.prod(sizes) // channels <= channels else "channels"
 
 
 def is_in_proportion(node: fx.Node, size: tuple[int, ...]) -> bool:

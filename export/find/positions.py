@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, fx
 
-from camcore.export.trace.trace import hint, sizes_of
+from camcore.export.trace.graphs import hint, sizes_of
 
 aten = torch.ops.aten
 

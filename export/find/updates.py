@@ -17,7 +17,7 @@ from camcore.ablation import take_channels
 from camcore.export.cut import batch_symbol, between
 from camcore.export.find.affine import operator_of
 from camcore.export.find.grids import Layout
-from camcore.export.gradient.rules import per_axis
+from camcore.export.trace.graphs import per_axis
 
 aten = torch.ops.aten
 

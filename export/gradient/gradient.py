@@ -14,11 +14,13 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from camcore.errors import ExportError
-from camcore.export.cut import cut, repeat_batch
+from camcore.export.cut import Cut, cut, repeat_batch
 from camcore.export.gradient.guided import GuidedReLUs
 from camcore.export.gradient.narrow import narrow
-from camcore.export.gradient.rules import KEPT, OWN_OPERATORS, POOLS, RULES, RULES_FOR_INFINITY
-from camcore.export.trace.trace import first_line, module_of, outputs_of
+from camcore.export.gradient.rules import OWN_OPERATORS, RULES, RULES_FOR_INFINITY
+from camcore.export.gradient.rules.pools import POOLS
+from camcore.export.gradient.rules.stand_ins import KEPT
+from camcore.export.trace.graphs import first_line, module_of, outputs_of
 
 aten = torch.ops.aten
 
@@ -75,6 +77,29 @@ def trace_gradient(
     joint = _trace_joint(tail, activations, crossing, explained, inner, guided)
     count = len(outputs_of(tail))
     return _at_the_seed(joint, count, explained, contrast)
+
+
+def gradient_of(
+    parts: Cut,
+    roots: Sequence[fx.Node],
+    inner: Sequence[fx.Node] = (),
+    *,
+    contrast: Callable[[Tensor, Tensor], Tensor] | None = None,
+    guided: bool = False,
+) -> Gradient:
+    """Of the last output of a tail before its inner values, with respect to its roots and those.
+
+    Args: as `trace_gradient`'s, for a graph that was cut by `cut_with_inner`.
+    """
+    return trace_gradient(
+        parts.tail,
+        [node.meta["val"] for node in roots],
+        parts.crossing,
+        explained=len(outputs_of(parts.tail)) - len(inner) - 1,
+        inner=len(inner),
+        contrast=contrast,
+        guided=guided,
+    )
 
 
 def trace_second_order(

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from camcore.export.cut import dependents
 from camcore.export.find.affine import operator_of
 from camcore.export.find.updates import ELEMENTWISE
-from camcore.export.trace.trace import outputs_of
+from camcore.export.trace.graphs import outputs_of
 
 aten = torch.ops.aten
 

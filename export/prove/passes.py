@@ -1,4 +1,4 @@
-"""The independent reference for methods of many passes: the user's model, eagerly, with hooks.
+"""The references of many passes: the user's model on every masked image or activation.
 
 Image by image, and nothing of the traced graphs is used.
 """
@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from camcore.ablation import channels_to_ablate
-from camcore.export.bodies import Request
 from camcore.export.find.grids import Layout
+from camcore.export.prove.eager import Eager, Run
+from camcore.export.request import Request
 from camcore.masking import rise_map, rise_masks, sscam_masks, strongest_channels
 
 # As many passes as one batch holds.
@@ -25,98 +26,194 @@ _AT_ONCE = 32
 Change = Callable[[Tensor, Tensor], Tensor]
 
 
-@torch.no_grad()
-def pass_maps(request: Request, inputs: Sequence[Tensor], classes: Tensor) -> list[Tensor]:
-    """Raw maps (B, K, *S) of classes (B, K), one tensor a layer."""
-    explain = {
-        "ablated_scores": _ablated,
-        "masked_scores": _masked,
-        "point_scores": _by_point,
-        "random_mask_scores": _random,
-    }[request.method.needs]
-    rows = [[each[n : n + 1] for each in inputs] for n in range(len(inputs[0]))]
-    return [
-        torch.stack([explain(alone, row, ids) for row, ids in zip(rows, classes, strict=True)])
-        for alone in request.by_layer()
-    ]
+class _Passes(Eager):
+    """Maps of scores of many passes, one image and one layer after the other."""
+
+    @torch.no_grad()
+    def raw_maps(self, run: Run, classes: Tensor) -> list[Tensor]:
+        rows = [[each[n : n + 1] for each in run.inputs] for n in range(len(run.inputs[0]))]
+        return [
+            torch.stack(
+                [alone.maps_of_image(row, ids) for row, ids in zip(rows, classes, strict=True)]
+            )
+            for alone in (type(self)(self.request, found) for found in self.found.by_layer())
+        ]
+
+    def maps_of_image(self, inputs: Sequence[Tensor], classes: Tensor) -> Tensor:
+        """Raw maps (K, *S) of classes (K,) of one image, at the one layer."""
+        raise NotImplementedError
+
+    def _layer_passes(
+        self,
+        inputs: Sequence[Tensor],
+        classes: Tensor,
+        numbers: Tensor,
+        change: Change,
+    ) -> Tensor:
+        """Scores (K, n) of one image with its layer's activation changed in n ways."""
+        found = []
+        for chunk in torch.split(numbers, _AT_ONCE):
+            scores = self._broadcast_pass(inputs, classes, partial(_changed, change, chunk))
+            if scores is None or len(scores) != len(chunk):
+                rows = [torch.cat([each] * len(chunk)) for each in inputs]
+                with self._at_layer(partial(_changed, change, chunk)):
+                    scores = self._explained(rows, classes)
+            found.append(scores)
+        return torch.cat(found).t()
+
+    def _broadcast_pass(
+        self,
+        inputs: Sequence[Tensor],
+        classes: Tensor,
+        change: Callable[[Tensor], Tensor],
+    ) -> Tensor | None:
+        """One image up to the layer, and as many rows as there are changes behind it.
+
+        What comes before the layer is computed once. None, or other than as many rows, if what
+        follows cannot do with that: a model may concatenate, or remember the size of its batch.
+        """
+        try:
+            with self._at_layer(change):
+                return self._explained(inputs, classes)
+        except (RuntimeError, IndexError):
+            return None
+
+    def _image_passes(self, inputs: Sequence[Tensor], classes: Tensor, masks: Tensor) -> Tensor:
+        """Scores (K, n) of one image behind n masks."""
+        image, *others = inputs
+        found = []
+        for chunk in torch.split(masks, _AT_ONCE):
+            rows = [torch.cat([each] * len(chunk)) for each in others]
+            found.append(self._explained([image * chunk[:, None], *rows], classes))
+        return torch.cat(found).t()
+
+    def _explained(self, inputs: Sequence[Tensor], classes: Tensor) -> Tensor:
+        """What is explained of classes (K,), for each of a batch, (n, K)."""
+        scores: Tensor = self.request.subject(*inputs)[-1]
+        contrast = self.request.subject.target.contrast
+        if contrast is None:
+            return scores[:, classes]
+        columns = [contrast(scores, each.expand(len(scores), 1)) for each in classes]
+        return torch.cat(columns, dim=1)
+
+    def _activation(self, inputs: Sequence[Tensor]) -> Tensor:
+        seen: list[Tensor] = []
+
+        def note(output: Tensor) -> Tensor:
+            seen.append(output.clone())
+            return output
+
+        with self._at_layer(note):
+            self.request.subject(*inputs)
+        return seen[-1]
+
+    @contextmanager
+    def _at_layer(self, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        """While it lasts, the first tensor that the layer returns is what `change` makes of it."""
+
+        def hook(module: Any, arguments: Any, returned: Any) -> Any:
+            leaves, structure = tree_flatten(returned)
+            place = next(n for n, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
+            leaves[place] = change(leaves[place])
+            return tree_unflatten(leaves, structure)
+
+        layer = self.request.subject.user_model.get_submodule(self.found.layers[0])
+        handle = layer.register_forward_hook(hook)
+        try:
+            yield
+        finally:
+            handle.remove()
 
 
-def _ablated(request: Request, inputs: Sequence[Tensor], classes: Tensor) -> Tensor:
-    layout, (kernel,), options = request.layouts[0], request.kernels(), request.options
-    activation = _activation(request, inputs)
-    channels_first = layout.channels_first(activation)
-    rank = layout.spatial_ndim
-    channels = torch.arange(channels_first.shape[1], device=activation.device)
-    if options["ratio"] < 1:
-        (channels,) = channels_to_ablate(channels_first, ratio=options["ratio"], spatial_ndim=rank)
-    axis = 1 if layout.kind == "channels_first" else -1
+class Ablations(_Passes):
+    """A pass without each channel, and one with all of them."""
 
-    def without(activations: Tensor, numbers: Tensor) -> Tensor:
-        for row, channel in zip(activations, numbers.tolist(), strict=True):
-            if channel >= 0:
-                row.select(axis if axis < 0 else axis - 1, channel).fill_(options["value"])
-        return activations
+    def maps_of_image(self, inputs: Sequence[Tensor], classes: Tensor) -> Tensor:
+        (layout,), (kernel,), options = self.found.layouts, self.kernels(), self.request.options
+        activation = self._activation(inputs)
+        channels_first = layout.channels_first(activation)
+        rank = layout.spatial_ndim
+        channels = torch.arange(channels_first.shape[1], device=activation.device)
+        if options["ratio"] < 1:
+            (channels,) = channels_to_ablate(
+                channels_first, ratio=options["ratio"], spatial_ndim=rank
+            )
+        axis = 1 if layout.kind == "channels_first" else -1
 
-    whole = channels.new_tensor([-1])
-    scores = _layer_passes(request, inputs, classes, torch.cat([whole, channels]), without)
-    maps: Tensor = kernel(channels_first[:, channels], scores[:, 0], scores[:, 1:])
-    return maps
+        def without(activations: Tensor, numbers: Tensor) -> Tensor:
+            for row, channel in zip(activations, numbers.tolist(), strict=True):
+                if channel >= 0:
+                    row.select(axis if axis < 0 else axis - 1, channel).fill_(options["value"])
+            return activations
 
-
-def _by_point(request: Request, inputs: Sequence[Tensor], classes: Tensor) -> Tensor:
-    layout, options = request.layouts[0], request.options
-    grid = layout.channels_first(_activation(request, inputs)).shape[2:]
-
-    def alone(activations: Tensor, numbers: Tensor) -> Tensor:
-        masks = F.one_hot(numbers, grid.numel()).to(activations).reshape(-1, *grid)
-        if options["gaussian"]:
-            for axis in range(1, masks.ndim):
-                masks = _blurred(masks, axis)
-        return _times(activations, masks, layout)
-
-    points = torch.arange(grid.numel(), device=inputs[0].device)
-    return _layer_passes(request, inputs, classes, points, alone).reshape(-1, *grid)
+        whole = channels.new_tensor([-1])
+        scores = self._layer_passes(inputs, classes, torch.cat([whole, channels]), without)
+        maps: Tensor = kernel(channels_first[:, channels], scores[:, 0], scores[:, 1:])
+        return maps
 
 
-def _blurred(masks: Tensor, axis: int) -> Tensor:
-    """A quarter, a half and a quarter of each value's neighbourhood along an axis."""
-    padded = F.pad(masks.movedim(axis, -1), (1, 1))
-    blurred = padded[..., 1:-1] / 2 + (padded[..., :-2] + padded[..., 2:]) / 4
-    return blurred.movedim(-1, axis)
+class ChannelMasks(_Passes):
+    """A pass of the image behind each channel as a mask."""
+
+    def maps_of_image(self, inputs: Sequence[Tensor], classes: Tensor) -> Tensor:
+        (layout,), (kernel,), options = self.found.layouts, self.kernels(), self.request.options
+        activations = layout.channels_first(self._activation(inputs))
+        rank = layout.spatial_ndim
+        if options["channels"] is not None:
+            (channels,) = strongest_channels(
+                activations, count=options["channels"], spatial_ndim=rank
+            )
+            activations = activations[:, channels]
+        image, *_ = inputs
+        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[rank]
+        masks = F.interpolate(
+            activations, image.shape[2:], mode=mode, align_corners=options["align_corners"]
+        )[0]
+        space = list(range(1, rank + 1))
+        masks = masks - masks.amin(space, keepdim=True)
+        # A constant channel shows nothing: 0 / 0 is 0.
+        masks = (masks / masks.amax(space, keepdim=True)).nan_to_num()
+        samples, count = options.get("samples", 1), len(masks)
+        varied = torch.cat([_varied(self.request, masks, sample) for sample in range(samples)])
+        scores = self._image_passes(inputs, classes, varied)
+        if "samples" in options:
+            scores = scores.reshape(-1, samples, count).movedim(1, 0)
+        maps: Tensor = kernel(activations, scores)
+        return maps
 
 
-def _times(activations: Tensor, masks: Tensor, layout: Layout) -> Tensor:
-    if layout.kind == "channels_first":
-        return activations * masks[:, None]
-    if layout.kind == "channels_last":
-        return activations * masks[..., None]
-    activations[:, layout.prefix :] *= masks.flatten(1)[..., None]
-    return activations
+class Points(_Passes):
+    """A pass of each point or token by itself."""
+
+    def maps_of_image(self, inputs: Sequence[Tensor], classes: Tensor) -> Tensor:
+        (layout,), options = self.found.layouts, self.request.options
+        grid = layout.channels_first(self._activation(inputs)).shape[2:]
+
+        def alone(activations: Tensor, numbers: Tensor) -> Tensor:
+            masks = F.one_hot(numbers, grid.numel()).to(activations).reshape(-1, *grid)
+            if options["gaussian"]:
+                for axis in range(1, masks.ndim):
+                    masks = _blurred(masks, axis)
+            return _times(activations, masks, layout)
+
+        points = torch.arange(grid.numel(), device=inputs[0].device)
+        return self._layer_passes(inputs, classes, points, alone).reshape(-1, *grid)
 
 
-def _masked(request: Request, inputs: Sequence[Tensor], classes: Tensor) -> Tensor:
-    layout, (kernel,), options = request.layouts[0], request.kernels(), request.options
-    activations = layout.channels_first(_activation(request, inputs))
-    rank = layout.spatial_ndim
-    if options["channels"] is not None:
-        (channels,) = strongest_channels(activations, count=options["channels"], spatial_ndim=rank)
-        activations = activations[:, channels]
-    image, *_ = inputs
-    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[rank]
-    masks = F.interpolate(
-        activations, image.shape[2:], mode=mode, align_corners=options["align_corners"]
-    )[0]
-    space = list(range(1, rank + 1))
-    masks = masks - masks.amin(space, keepdim=True)
-    # A constant channel shows nothing: 0 / 0 is 0.
-    masks = (masks / masks.amax(space, keepdim=True)).nan_to_num()
-    samples, count = options.get("samples", 1), len(masks)
-    varied = torch.cat([_varied(request, masks, sample) for sample in range(samples)])
-    scores = _image_passes(request, inputs, classes, varied)
-    if "samples" in options:
-        scores = scores.reshape(-1, samples, count).movedim(1, 0)
-    maps: Tensor = kernel(activations, scores)
-    return maps
+class RandomMasks(_Passes):
+    """A pass of the image behind each random mask."""
+
+    def maps_of_image(self, inputs: Sequence[Tensor], classes: Tensor) -> Tensor:
+        options, image = self.request.options, inputs[0]
+        count = options["n_masks"]
+        kinds = {name: options[name] for name in ("cells", "probability", "seed")}
+        total = image.new_zeros(len(classes), *image.shape[2:])
+        for numbers in torch.split(torch.arange(count, device=image.device), _AT_ONCE):
+            masks = rise_masks(numbers, tuple(image.shape[2:]), image, **kinds)
+            scores = self._image_passes(inputs, classes, masks)
+            total = total + torch.einsum("kn,nhw->khw", scores, masks)
+        maps: Tensor = rise_map(total, n_masks=count, probability=options["probability"])
+        return maps
 
 
 def _varied(request: Request, masks: Tensor, sample: int) -> Tensor:
@@ -137,108 +234,22 @@ def _varied(request: Request, masks: Tensor, sample: int) -> Tensor:
     return masks
 
 
-def _random(request: Request, inputs: Sequence[Tensor], classes: Tensor) -> Tensor:
-    options, image = request.options, inputs[0]
-    count = options["n_masks"]
-    kinds = {name: options[name] for name in ("cells", "probability", "seed")}
-    total = image.new_zeros(len(classes), *image.shape[2:])
-    for numbers in torch.split(torch.arange(count, device=image.device), _AT_ONCE):
-        masks = rise_masks(numbers, tuple(image.shape[2:]), image, **kinds)
-        scores = _image_passes(request, inputs, classes, masks)
-        total = total + torch.einsum("kn,nhw->khw", scores, masks)
-    maps: Tensor = rise_map(total, n_masks=count, probability=options["probability"])
-    return maps
+def _blurred(masks: Tensor, axis: int) -> Tensor:
+    """A quarter, a half and a quarter of each value's neighbourhood along an axis."""
+    padded = F.pad(masks.movedim(axis, -1), (1, 1))
+    blurred = padded[..., 1:-1] / 2 + (padded[..., :-2] + padded[..., 2:]) / 4
+    return blurred.movedim(-1, axis)
 
 
-def _layer_passes(
-    request: Request,
-    inputs: Sequence[Tensor],
-    classes: Tensor,
-    numbers: Tensor,
-    change: Change,
-) -> Tensor:
-    """Scores (K, n) of one image with its layer's activation changed in n ways."""
-    found = []
-    for chunk in torch.split(numbers, _AT_ONCE):
-        scores = _broadcast_pass(request, inputs, classes, partial(_changed, change, chunk))
-        if scores is None or len(scores) != len(chunk):
-            rows = [torch.cat([each] * len(chunk)) for each in inputs]
-            with _at_layer(request, partial(_changed, change, chunk)):
-                scores = _explained(request, rows, classes)
-        found.append(scores)
-    return torch.cat(found).t()
-
-
-def _broadcast_pass(
-    request: Request,
-    inputs: Sequence[Tensor],
-    classes: Tensor,
-    change: Callable[[Tensor], Tensor],
-) -> Tensor | None:
-    """One image up to the layer, and as many rows as there are changes behind it.
-
-    What comes before the layer is computed once. None, or other than as many rows, if what follows
-    cannot do with that: a model may concatenate, or remember the size of its batch.
-    """
-    try:
-        with _at_layer(request, change):
-            return _explained(request, inputs, classes)
-    except (RuntimeError, IndexError):
-        return None
+def _times(activations: Tensor, masks: Tensor, layout: Layout) -> Tensor:
+    if layout.kind == "channels_first":
+        return activations * masks[:, None]
+    if layout.kind == "channels_last":
+        return activations * masks[..., None]
+    activations[:, layout.prefix :] *= masks.flatten(1)[..., None]
+    return activations
 
 
 def _changed(change: Change, numbers: Tensor, output: Tensor) -> Tensor:
     rows = output.expand(len(numbers), *output.shape[1:])
     return change(rows.clone(), numbers)
-
-
-def _image_passes(
-    request: Request, inputs: Sequence[Tensor], classes: Tensor, masks: Tensor
-) -> Tensor:
-    """Scores (K, n) of one image behind n masks."""
-    image, *others = inputs
-    found = []
-    for chunk in torch.split(masks, _AT_ONCE):
-        rows = [torch.cat([each] * len(chunk)) for each in others]
-        found.append(_explained(request, [image * chunk[:, None], *rows], classes))
-    return torch.cat(found).t()
-
-
-def _explained(request: Request, inputs: Sequence[Tensor], classes: Tensor) -> Tensor:
-    """What is explained of classes (K,), for each of a batch, (n, K)."""
-    scores: Tensor = request.subject(*inputs)[-1]
-    contrast = request.subject.target.contrast
-    if contrast is None:
-        return scores[:, classes]
-    columns = [contrast(scores, each.expand(len(scores), 1)) for each in classes]
-    return torch.cat(columns, dim=1)
-
-
-def _activation(request: Request, inputs: Sequence[Tensor]) -> Tensor:
-    seen: list[Tensor] = []
-
-    def note(output: Tensor) -> Tensor:
-        seen.append(output.clone())
-        return output
-
-    with _at_layer(request, note):
-        request.subject(*inputs)
-    return seen[-1]
-
-
-@contextmanager
-def _at_layer(request: Request, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """While it lasts, the first tensor that the layer returns is what `change` makes of it."""
-
-    def hook(module: Any, arguments: Any, returned: Any) -> Any:
-        leaves, structure = tree_flatten(returned)
-        place = next(n for n, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
-        leaves[place] = change(leaves[place])
-        return tree_unflatten(leaves, structure)
-
-    layer = request.subject.user_model.get_submodule(request.layers[0])
-    handle = layer.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()

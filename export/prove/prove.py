@@ -1,7 +1,6 @@
 """Step 5, prove: a written file is run in its own runtime and compared with eager PyTorch."""
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -12,15 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
-from camcore.card import Card
-from camcore.errors import CamcoreError, ExportError, ProofError
-from camcore.export.bodies import Request
+from camcore.errors import ProofError
 from camcore.export.compose import Explained
-from camcore.export.passes.body import PASSES
+from camcore.export.families import family_of
 from camcore.export.prove.reference import Reference, explain_eagerly
+from camcore.export.prove.runtimes import Runner, load
+from camcore.export.trace.graphs import first_line
 from camcore.export.trace.pixels import as_pixels
 from camcore.export.trace.subject import Subject
-from camcore.export.trace.trace import first_line
 
 # Single precision leaves about 1e-6 behind a deep model; what is wrong is wrong by far more.
 TOLERANCE = 1e-4
@@ -42,8 +40,6 @@ _SMALL = 96
 # A map with a larger error than this, however excusable, tells no images apart.
 _TELLING = 0.05
 
-Runner = Callable[..., Sequence[Any]]
-
 
 def prove(path: Path, explained: Explained) -> dict[str, Any]:
     """Compare a file with the eager reference on images that the export never saw.
@@ -64,9 +60,7 @@ def prove(path: Path, explained: Explained) -> dict[str, Any]:
         ProofError: the file does not hold; the message says where, and by how much.
     """
     request = explained.request
-    runtime, run = _load(path, explained.card)
-    if explained.card.steps is not None:
-        run = _in_steps(run, explained.card)
+    runtime, run = load(path, explained.card)
     worst, images, contrast = 0.0, 0, 0.0
     for inputs, class_ids in _fresh_inputs(explained):
         try:
@@ -104,25 +98,25 @@ def _compared(
     class_ids: Tensor,
 ) -> tuple[float, float]:
     """The worst error for a batch, and how far its maps of one class are apart."""
-    request = explained.request
+    request, found = explained.request, explained.found
     inputs = request.prepared(given_inputs)
     shape = tuple(given_inputs[0].shape)
     try:
         returned = run(*given_inputs, class_ids)
-        found = [torch.as_tensor(output).to(class_ids.device) for output in returned]
+        results = [torch.as_tensor(output).to(class_ids.device) for output in returned]
     except Exception as failure:  # each runtime has its own, derived from nothing narrower
         reason = first_line(failure)
         raise ProofError(f"{runtime} fails on images {shape}: {reason}") from failure
-    *outputs, classes, maps = found
-    expected = explain_eagerly(request, inputs, class_ids)
+    *outputs, classes, maps = results
+    expected = explain_eagerly(request, found, inputs, class_ids)
     if not torch.equal(classes, expected.classes):
-        expected = _agreed_on_ties(request, inputs, classes, expected)
+        expected = _agreed_on_ties(explained, inputs, classes, expected)
     given = Reference(tuple(outputs), classes, maps, expected.ranking)
     worst = 0.0
     for n, name in enumerate([*explained.card.outputs[:-2], "saliency_map"]):
         error = _error(_part(given, n), _part(expected, n))
         if not error <= TOLERANCE:
-            error = _within_rounding(name, n, request, inputs, given, expected, runtime)
+            error = _within_rounding(name, n, explained, inputs, given, expected, runtime)
         worst = max(worst, error)
     return worst, _contrast(given, expected)
 
@@ -139,44 +133,9 @@ def rounding_notes(proof: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _load(path: Path, card: Card) -> tuple[str, Runner]:
-    try:
-        return RUNTIMES[path.suffix.lower()](path, card)
-    except CamcoreError:
-        raise
-    except Exception as failure:  # each runtime has its own
-        raise ProofError(
-            f"the runtime of {path.suffix} files cannot load the file: {first_line(failure)}. A "
-            "model in single precision, model.float(), is what every runtime knows"
-        ) from failure
-
-
-def _in_steps(run: Runner, card: Card) -> Runner:
-    """The whole answer of a file that takes its passes in steps: some, then the others."""
-    assert card.steps is not None
-    numbers = torch.arange(card.steps)
-    # Neither in order nor in equal parts, for each step stands for itself.
-    parts = [part for part in (numbers[1::3], numbers[0::3], numbers[2::3]) if len(part)]
-
-    def whole(*inputs: Tensor) -> Sequence[Any]:
-        image, class_ids = inputs[0], inputs[-1]
-        shape = card.state_shape(image.shape, class_ids.shape[1])
-        state: Any = image.new_zeros(shape, dtype=torch.float32)
-        outputs: Sequence[Any] = ()
-        for part in parts:
-            *outputs, state = run(*inputs, part.to(image.device), torch.as_tensor(state))
-        return outputs
-
-    return whole
-
-
 def _part(result: Reference, n: int) -> Tensor:
     """The n-th of the model's outputs, then the maps."""
     return (*result.outputs, result.saliency_map)[n]
-
-
-def _layers(request: Request) -> str:
-    return ", ".join(map(repr, request.layers))
 
 
 def _fresh_inputs(explained: Explained) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
@@ -191,7 +150,7 @@ def _fresh_inputs(explained: Explained) -> Iterator[tuple[tuple[Tensor, ...], Te
     last = num_classes - 1
     spread = sorted({step * last // 4 for step in range(5)})
     cases = [(1, 0, [[-1]], []), (3, 16, [[-1], [0], [last]], spread)]
-    many_passes = request.method.needs in PASSES
+    many_passes = family_of(request.method).many_passes
     if many_passes:  # of which eager PyTorch takes minutes
         cases = [(2, 16, [[-1]], spread[::2])]
     generator = torch.Generator().manual_seed(20180)
@@ -244,7 +203,7 @@ def _error(given: Tensor, expected: Tensor) -> float:
 
 
 def _agreed_on_ties(
-    request: Request, inputs: Sequence[Tensor], classes: Tensor, expected: Reference
+    explained: Explained, inputs: Sequence[Tensor], classes: Tensor, expected: Reference
 ) -> Reference:
     """The reference for the classes that the file chose, if they are as good as its own.
 
@@ -254,7 +213,7 @@ def _agreed_on_ties(
     if torch.equal(known, classes) and known.shape == expected.classes.shape:
         chosen, best = (expected.ranking.gather(1, ids) for ids in (known, expected.classes))
         if _error(chosen, best) <= TOLERANCE:
-            return explain_eagerly(request, inputs, known)
+            return explain_eagerly(explained.request, explained.found, inputs, known)
     raise ProofError(
         f"the file explains the classes {classes.tolist()}, eager PyTorch "
         f"{expected.classes.tolist()}"
@@ -264,18 +223,19 @@ def _agreed_on_ties(
 def _within_rounding(
     name: str,
     n: int,
-    request: Request,
+    explained: Explained,
     inputs: Sequence[Tensor],
     given: Reference,
     expected: Reference,
     runtime: str,
 ) -> float:
     """The file's error, if the computation itself explains it; see `prove`."""
+    request, found = explained.request, explained.found
     in_double = replace(request, subject=_copied(request.subject).double())
     image, *others = (value.double() if value.is_floating_point() else value for value in inputs)
 
     def exactly(image: Tensor) -> Tensor:
-        return _part(explain_eagerly(in_double, (image, *others), given.classes), n)
+        return _part(explain_eagerly(in_double, found, (image, *others), given.classes), n)
 
     exact = exactly(image)
     error, eager = (_error(_part(result, n), exact) for result in (given, expected))
@@ -292,7 +252,7 @@ def _within_rounding(
         f"{name} from {runtime} is off by {error:.1e} relative to double precision, eager PyTorch "
         f"by {eager:.1e}, an image changed by a rounding error by {moved:.1e}; allowed is "
         f"{TOLERANCE:.0e}. Seen on images {tuple(image.shape)}, method {request.method.name}, "
-        f"layer {_layers(request)}"
+        f"layer {', '.join(map(repr, found.layers))}"
     )
 
 
@@ -304,57 +264,3 @@ def _copied(subject: Subject) -> Subject:
     kept = tree_leaves([vars(module) for module in subject.modules()])
     past = [value for value in kept if isinstance(value, Tensor) and not value.is_leaf]
     return deepcopy(subject, {id(value): value.detach() for value in past})
-
-
-def _onnx(path: Path, card: Card) -> tuple[str, Runner]:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ExportError(
-            "an ONNX file is proven in onnxruntime, which is not installed: "
-            "pip install 'camcore[run]' or 'camcore[gpu]'"
-        ) from error
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # it warns of the default of `class_ids`, which is meant
-    # That pays for whoever runs the file often; here it would be a second copy of the weights.
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-    def run(*inputs: Tensor) -> Sequence[Any]:
-        pairs = zip(card.graph_inputs, inputs, strict=True)
-        feeds = {name: value.cpu().numpy() for name, value in pairs}
-        return list(session.run(None, feeds))
-
-    return f"onnxruntime {onnxruntime.__version__}", run
-
-
-def _torchscript(path: Path, card: Card) -> tuple[str, Runner]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*torch\.jit\.")  # deprecated, but asked for
-        module: Any = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
-    return f"TorchScript, torch {torch.__version__}", torch.no_grad()(module)
-
-
-def _pt2(path: Path, card: Card) -> tuple[str, Runner]:
-    with warnings.catch_warnings():
-        # torch 2.11 warns of its own reader, which takes weights from bytes it must not write to.
-        warnings.filterwarnings("ignore", message="The given buffer is not writable")
-        program = torch.export.load(path)
-    # Without the guards that torch.export guessed from its example; that is what is proven.
-    module = program.module(check_guards=False)
-
-    def run(*inputs: Tensor) -> Sequence[Any]:
-        named = dict(zip(card.graph_inputs, inputs, strict=True))
-        # The archive's signature wants a row of ids for each image.
-        named["class_ids"] = named["class_ids"].expand(len(inputs[0]), -1)
-        outputs: Sequence[Any] = module(*named.values())
-        return outputs
-
-    return f"torch.export, torch {torch.__version__}", torch.no_grad()(run)
-
-
-RUNTIMES: dict[str, Callable[[Path, Card], tuple[str, Runner]]] = {
-    ".onnx": _onnx,
-    ".pt": _torchscript,
-    ".pt2": _pt2,
-}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._higher_order_ops.scan import scan_op
 
-from camcore.export.trace.trace import outputs_of
+from camcore.export.trace.graphs import outputs_of
 
 aten = torch.ops.aten
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from benchmarks import matrix, traces
 from benchmarks.families import FAMILIES, NUM_CLASSES, Family
 from benchmarks.matrix import OPTIONS, Cell, collect, fill, main, render
-from camcore.export.passes.body import PASSES
+from camcore.export.families import family_of
 from camcore.export.trace.trace import Trace, trace
 from camcore.methods import METHODS
 
@@ -128,7 +128,7 @@ def test_methods_that_ask_for_what_a_model_has_not() -> None:
 
 
 def test_methods_of_many_passes_are_cut_short() -> None:
-    of_many = {m.name for m in METHODS.values() if m.needs in PASSES}
+    of_many = {m.name for m in METHODS.values() if family_of(m).many_passes}
     assert of_many == {*OPTIONS, "reciprocam", "vit-reciprocam"} - {"randomcam"}
     for method in of_many & set(OPTIONS):
         assert set(OPTIONS[method]) <= set(METHODS[method].options)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import camcore
 from camcore.errors import ExportError, InputError, UnknownNameError
 from camcore.export import Explained, Explanation, explain
-from camcore.export.passes.body import PASSES
+from camcore.export.families import family_of
 from tests.camcore import references
 from tests.export.conftest import LAYER
 from tests.export.models import NUM_CLASSES, Classifier, SmallNet, build, images
@@ -40,7 +40,7 @@ def exact(model: nn.Module, layer: str, image: Tensor, ids: Any, **options: Any)
 # passes: test_passes.py.
 BEYOND = {"finercam", "smoothgradcam++", "refinecam", "fullgrad", "legrad"}
 BEYOND |= {"guided-backprop", "guided-gradcam", "shapleycam"}
-BEYOND |= {name for name, method in camcore.METHODS.items() if method.needs in PASSES}
+BEYOND |= {m.name for m in camcore.METHODS.values() if family_of(m).many_passes}
 # `cam` only works right before the pooling.
 PLACES = [
     (method, layer)

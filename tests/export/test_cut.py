@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from camcore.export.cut import cut, repeat_batch
-from camcore.export.find.layers import find_activation
+from camcore.export.find.modules import find_activation
 from camcore.export.trace.trace import trace
 from tests.export.models import Branches, Classifier, build, images
 

@@ -99,7 +99,7 @@ def check(case: Case, folder: Path) -> None:
     model = family.build()
     example = torch.zeros(1, 3, family.size, family.size)
     explained = explain(model, example, layer=case.layer, **family.explained)
-    layout = ", ".join(layout.describe() for layout in explained.request.layouts)
+    layout = ", ".join(layout.describe() for layout in explained.found.layouts)
     if case.layer is None:
         assert (explained.card.layer, layout) == DEFAULTS[case.model]
     path = folder / f"model{case.suffix}"

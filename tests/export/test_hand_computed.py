@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from camcore.export import Explained, explain
-from camcore.export.write.write import WRITERS, capture
+from camcore.export.write.capture import capture
+from camcore.export.write.write import WRITERS
 from tests.export.oracle import run_any_file
 
 

@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from camcore.export import explain
-from camcore.export.write.write import capture, to_onnx
+from camcore.export.write.capture import capture
+from camcore.export.write.onnx_file import to_onnx
 from tests.export.models import build, images
 from tests.export.oracle import run_file
 

@@ -13,7 +13,9 @@ import torch
 
 from camcore.errors import ExportError, FileError, InputError
 from camcore.export import Explained, save
-from camcore.export.write import write
+from camcore.export.write.capture import capture
+from camcore.export.write.torchscript_file import to_torchscript
+from camcore.export.write.write import WRITERS
 from tests.export.models import images
 from tests.export.oracle import run_file
 
@@ -25,8 +27,8 @@ def quick(
     files: dict[str, Path], explained: Explained, monkeypatch: pytest.MonkeyPatch
 ) -> Explained:
     """An explained module whose file is not written anew for each test, but proven as ever."""
-    content = write.to_torchscript(write.capture(explained), explained.card)
-    monkeypatch.setitem(write.WRITERS, ".pt", lambda program, card: content)
+    content = to_torchscript(capture(explained), explained.card)
+    monkeypatch.setitem(WRITERS, ".pt", lambda program, card: content)
     monkeypatch.setattr("camcore.export.capture", lambda explained: None)
     return explained
 

@@ -15,9 +15,9 @@ from torchvision.ops import SqueezeExcitation
 from camcore.errors import ExportError, InputError
 from camcore.export import explain, save
 from camcore.export.gradient import rules
-from camcore.export.prove.reference import explain_eagerly
 from tests.camcore import references
 from tests.export.conftest import LAYER
+from tests.export.eager import eagerly
 from tests.export.models import NUM_CLASSES, Classifier, SmallNet, Transformer, build, images
 from tests.export.oracle import run_any_file, run_one, worst_error
 
@@ -134,7 +134,7 @@ def test_second_derivatives_that_pytorch_does_not_have() -> None:
     model = gated(DirectHardSigmoid)
     explained = explain(model, EXAMPLE, method="shapleycam", layer="features.0")
     with pytest.raises(ExportError, match="no second derivatives of the model"):
-        explain_eagerly(explained.request, [images(1, 2, 24, 24)], torch.tensor([[0]]))
+        eagerly(explained, [images(1, 2, 24, 24)], torch.tensor([[0]]))
 
 
 def test_files(small_net: nn.Module, tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_resnet18(layer: str) -> None:
     explained = explain(model, torch.zeros(1, 3, 64, 64), method="shapleycam", layer=layer)
     image, ids = images(1, 2, 96, 80), torch.tensor([[4, 700]])
     expected = by_hand(model.double(), layer, image, ids)
-    given = explain_eagerly(explained.request, (image.double(),), ids).saliency_map
+    given = eagerly(explained, (image.double(),), ids).saliency_map
     assert worst_error(given.numpy(), expected) < 1e-6
     # In double precision, where no ReLU is a rounding error away from its kink.
     explained = explain(model, torch.zeros(1, 3, 64, 64).double(), method="shapleycam", layer=layer)
@@ -242,7 +242,7 @@ def test_smoothing_by_augmentation_and_by_components(small_net: nn.Module) -> No
     for how in ("aug_smooth", "eigen_smooth"):
         explained = explain(small_net, EXAMPLE, **options, **{how: True})  # type: ignore[arg-type]
         given = explained(image, ids).saliency_map
-        eager = explain_eagerly(explained.request, (image,), ids).saliency_map
+        eager = eagerly(explained, (image,), ids).saliency_map
         torch.testing.assert_close(given, eager, rtol=0, atol=1e-4)
         assert (given - plain(image, ids).saliency_map).abs().max() > 0.05
 

@@ -10,16 +10,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from camcore.export import compose, explain
+from camcore.export import explain
 from camcore.export.cut import Cut, cut
+from camcore.export.families import passes
 from camcore.export.find.affine import is_affine
-from camcore.export.find.layers import find_activation
-from camcore.export.passes.body import (
-    AblationBody,
-    LinearAblationBody,
-    LinearReciproBody,
-    ReciproBody,
-)
+from camcore.export.find.modules import find_activation
+from camcore.export.passes.ablation import AblationBody, LinearAblationBody
+from camcore.export.passes.recipro import LinearReciproBody, ReciproBody
 from camcore.export.trace.trace import trace
 from tests.export.models import NUM_CLASSES, build, images
 from tests.export.oracle import TOLERANCE, worst_error
@@ -199,7 +196,7 @@ def test_one_pass_back_gives_what_many_passes_give(
     how: dict[str, Any] = {"method": method, "layer": "conv", **options}
     how |= {"dynamic_size": False, "normalize": False, "relu": False, "full_size": False}
     quick = explain(model, EXAMPLE, **how)
-    monkeypatch.setattr(compose, "is_affine", lambda tail: False)
+    monkeypatch.setattr(passes, "is_affine", lambda tail: False)
     slow = explain(model, EXAMPLE, **how)
     assert (type(quick.body), type(slow.body)) == BODIES[method]
     class_ids = torch.tensor([*ids, [3, 3]])

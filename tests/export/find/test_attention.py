@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from camcore.errors import ExportError, InputError
 from camcore.export import Explained, explain, save
-from camcore.export.prove.reference import explain_eagerly
 from tests.camcore import references
+from tests.export.eager import eagerly
 from tests.export.models import NUM_CLASSES, SmallNet, build, images
 from tests.export.oracle import run_any_file, worst_error
 
@@ -143,7 +143,7 @@ def assert_is(explained: Explained, plain: nn.Module, **options: Any) -> None:
     expected = by_hand(plain, image, given.classes.tolist(), **options)
     assert worst_error(given.saliency_map.numpy(), expected) < 1e-4
     assert np.abs(expected[0] - expected[2]).max() > 0.1
-    reference = explain_eagerly(explained.request, (image,), IDS)
+    reference = eagerly(explained, (image,), IDS)
     assert worst_error(reference.saliency_map.numpy(), expected) < 1e-4
     torch.testing.assert_close(given.scores, plain(image))
 
@@ -164,7 +164,7 @@ PLAIN_TWIN = {
 def test_attention_in_every_form(form: str) -> None:
     explained = explain(vit(form), EXAMPLE, method="legrad")
     assert explained.card.layer == "every attention"
-    assert len(explained.request.layers) == 3
+    assert len(explained.found.layers) == 3
     assert_is(explained, vit(PLAIN_TWIN[form]))
 
 
@@ -254,7 +254,7 @@ class Pixels(nn.Module):
 def test_grids_of_two_sizes_meet_on_the_finer_one() -> None:
     model = build(Hierarchy)
     explained = explain(model, EXAMPLE, method="legrad")
-    assert explained.request.layers == ("fine", "coarse")
+    assert explained.found.layers == ("fine", "coarse")
     assert any(
         "the attention of few is left out, since 36 queries attend to 9 keys" in note
         for note in explained.card.notes
@@ -271,7 +271,7 @@ def test_grids_of_two_sizes_meet_on_the_finer_one() -> None:
         coarse = references.resize(raw["coarse"][b, k], (6, 6))
         expected = references.postprocess((raw["fine"][b, k] + coarse) / 2, (24, 24))
         np.testing.assert_allclose(given.saliency_map[b, k], expected, atol=1e-4)
-    reference = explain_eagerly(explained.request, (image,), IDS)
+    reference = eagerly(explained, (image,), IDS)
     assert worst_error(given.saliency_map.numpy(), reference.saliency_map.numpy()) < 1e-4
 
 
@@ -320,10 +320,10 @@ class TwoHeads(Vit):
 
 def test_attention_that_the_explained_output_does_not_depend_on() -> None:
     explained = explain(build(TwoHeads), EXAMPLE, method="legrad")
-    assert explained.request.layers == ("blocks.0.attn",)
+    assert explained.found.layers == ("blocks.0.attn",)
     assert any("blocks.1.attn is left out, since what is" in note for note in explained.card.notes)
     both = explain(build(TwoHeads), EXAMPLE, method="legrad", output=1)
-    assert both.request.layers == ("blocks.0.attn", "blocks.1.attn")
+    assert both.found.layers == ("blocks.0.attn", "blocks.1.attn")
 
 
 @pytest.mark.parametrize(
@@ -349,7 +349,7 @@ def test_the_model_is_left_as_it_is() -> None:
     model = vit("mha")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     explained = explain(model, EXAMPLE, method="legrad")
-    explain_eagerly(explained.request, (images(1, 2, 24, 24),), IDS[:2])
+    eagerly(explained, (images(1, 2, 24, 24),), IDS[:2])
     assert not any(module._forward_hooks for module in model.modules())
     assert not any(module._forward_pre_hooks for module in model.modules())
     for name, value in model.state_dict().items():
@@ -408,11 +408,14 @@ def test_vision_transformers_of_others(make: Any) -> None:
     for parameter in model.parameters():  # some come with a classifier of zeros
         nn.init.normal_(parameter, std=0.2)
     explained = explain(model, torch.zeros(1, 3, 32, 32), method="legrad")
-    assert len(explained.request.layers) == 2
-    (layout,) = set(explained.request.layouts)
+    assert len(explained.found.layers) == 2
+    (layout,) = set(explained.found.layouts)
     assert layout.grid == (4, 4)
     image, ids = images(1, 2, 32, 32), torch.tensor([[-1, 2]])
-    given, expected = explained(image, ids), explain_eagerly(explained.request, (image,), ids)
+    given, expected = (
+        explained(image, ids),
+        eagerly(explained, (image,), ids),
+    )
     assert torch.equal(given.classes, expected.classes)
     assert worst_error(given.saliency_map.numpy(), expected.saliency_map.numpy()) < 1e-4
     assert (given.saliency_map[0] - given.saliency_map[1]).abs().max() > 0.1

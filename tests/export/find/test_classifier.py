@@ -10,7 +10,7 @@ from camcore.errors import ExportError
 from camcore.export import explain, save
 from camcore.export.cut import cut
 from camcore.export.find.classifier import pooled_linear_weight
-from camcore.export.find.layers import find_activation
+from camcore.export.find.modules import find_activation
 from camcore.export.trace.trace import trace
 from tests.export.models import build, images
 

@@ -15,7 +15,7 @@ from camcore.adapters.runner import load
 from camcore.errors import ExportError, InputError
 from camcore.export import explain, save
 from camcore.export.find.grids import Layout, find_layout
-from camcore.export.find.layers import find_activation
+from camcore.export.find.modules import find_activation
 from camcore.export.trace.trace import trace
 from tests.export.models import Classifier, build, images
 from tests.export.oracle import TOLERANCE, maps_by_hand, run_any_file, worst_error

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from camcore.errors import ExportError, InputError, UnknownNameError
 from camcore.export import LayerInfo, list_layers
 from camcore.export.cut import cut
+from camcore.export.find.default import default_layer
 from camcore.export.find.grids import Layout
-from camcore.export.find.layers import default_layer, find_activation, layout_of, name_layers
+from camcore.export.find.modules import find_activation, layout_of, name_layers
 from camcore.export.trace.trace import Trace, trace
 from tests.export.models import Classifier, Transformer, build, images
 

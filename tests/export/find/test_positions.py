@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from camcore.export.find.positions import Positions, grid_of
-from camcore.export.trace.trace import outputs_of, trace
+from camcore.export.trace.graphs import outputs_of
+from camcore.export.trace.trace import trace
 
 HEIGHT, WIDTH = 8, 12
 CHANNELS = 3

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from camcore.export import explain, save
 from camcore.export.cut import cut
-from camcore.export.find.layers import find_activation, layout_of
+from camcore.export.find.modules import find_activation, layout_of
 from camcore.export.find.updates import Mixture, Norm, Steps, contributions, find_updates, leave_out
-from camcore.export.passes.body import AblationBody
+from camcore.export.passes.ablation import AblationBody
 from camcore.export.passes.loops import weights_of
 from camcore.export.trace.trace import trace
 from tests.export.models import NUM_CLASSES, build, images

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from camcore.errors import ExportError
 from camcore.export.cut import cut
-from camcore.export.find.layers import find_activation
+from camcore.export.find.modules import find_activation
 from camcore.export.gradient import rules
 from camcore.export.gradient.gradient import trace_gradient
 from camcore.export.trace.trace import trace

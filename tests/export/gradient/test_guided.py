@@ -13,9 +13,9 @@ from torch.nn import functional as F
 import camcore
 from camcore.errors import ExportError, InputError
 from camcore.export import Explained, explain, save
-from camcore.export.prove.reference import explain_eagerly
 from tests.camcore import references
 from tests.export.conftest import LAYER
+from tests.export.eager import eagerly
 from tests.export.models import NUM_CLASSES, Classifier, build, images
 from tests.export.oracle import run_any_file, run_one, worst_error
 
@@ -125,7 +125,7 @@ def test_smoothing_by_augmentation(guided: Any, small_net: nn.Module) -> None:
         + [plain(image.flip(3) * b, ids).saliency_map.flip(3) for b in (0.9, 1.0, 1.1)]
     ).mean(dim=0)
     torch.testing.assert_close(explained(image, ids).saliency_map, expected, rtol=0, atol=1e-5)
-    eager = explain_eagerly(explained.request, (image,), ids).saliency_map
+    eager = eagerly(explained, (image,), ids).saliency_map
     torch.testing.assert_close(eager, expected, rtol=0, atol=1e-5)
 
 
@@ -155,7 +155,7 @@ def test_every_relu_is_guided(method: str) -> None:
     explained = explain(model, EXAMPLE, method=method, **options)
     image, ids = images(2, 3, 20, 24), torch.arange(NUM_CLASSES)[None]
     given = explained(image, ids).saliency_map
-    eager = explain_eagerly(explained.request, (image,), ids).saliency_map
+    eager = eagerly(explained, (image,), ids).saliency_map
     torch.testing.assert_close(given, eager, rtol=0, atol=1e-4)
     assert given.amax(dim=(2, 3)).max() > 0.9
     relus = [node for node in explained.body.tail.graph.nodes if "aten.relu" in str(node.target)]
@@ -179,7 +179,7 @@ def test_a_target_that_tells_classes_apart(small_net: nn.Module) -> None:
         explained = explain(small_net, EXAMPLE, method="guided-gradcam", layer=LAYER, target=target)
         image, ids = images(2, 2, 20, 24), torch.tensor([[2, 3]])
         given = explained(image, ids).saliency_map
-        eager = explain_eagerly(explained.request, (image,), ids).saliency_map
+        eager = eagerly(explained, (image,), ids).saliency_map
         torch.testing.assert_close(given, eager, rtol=0, atol=1e-4)
         assert given.max() > 0.9
 
@@ -211,7 +211,7 @@ def test_the_reference_leaves_the_model_as_it_is(guided: Any, small_net: nn.Modu
     _, explained = guided
     image = images(1, 1, 24, 24)
     before = small_net(image)
-    explain_eagerly(explained.request, (image,), torch.tensor([[1]]))
+    eagerly(explained, (image,), torch.tensor([[1]]))
     leaf = torch.ones(1, requires_grad=True)
     (gradient,) = torch.autograd.grad(F.relu(leaf), leaf, -torch.ones(1))
     assert gradient == -1

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from camcore.export import explain, save
-from camcore.export.bodies import GradientBody
 from camcore.export.cut import cut
-from camcore.export.find.layers import find_activation
+from camcore.export.find.modules import find_activation
+from camcore.export.gradient.body import GradientBody
 from camcore.export.gradient.narrow import narrow
-from camcore.export.trace.trace import outputs_of, trace
+from camcore.export.trace.graphs import outputs_of
+from camcore.export.trace.trace import trace
 from tests.export.models import NUM_CLASSES, build, images
 from tests.export.oracle import TOLERANCE, maps_by_hand, run_any_file, worst_error
 

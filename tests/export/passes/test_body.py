@@ -13,15 +13,11 @@ from torch import Tensor, nn
 
 from camcore.errors import ExportError, InputError, UnknownNameError
 from camcore.export import Explained, explain, save
-from camcore.export.passes.body import (
-    PASSES,
-    AblationBody,
-    LinearAblationBody,
-    LinearReciproBody,
-    PassesBody,
-    ReciproBody,
-)
+from camcore.export.families import family_of
+from camcore.export.passes.ablation import AblationBody, LinearAblationBody
+from camcore.export.passes.body import PassesBody
 from camcore.export.passes.loops import Resumed
+from camcore.export.passes.recipro import LinearReciproBody, ReciproBody
 from camcore.methods import METHODS
 from tests.export.models import NUM_CLASSES, Classifier, SmallNet, Transformer, build, images
 from tests.export.oracle import TOLERANCE, in_turn, run_any_file, worst_error
@@ -43,7 +39,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def test_no_method_is_left_out() -> None:
-    assert set(OPTIONS) == {name for name, method in METHODS.items() if method.needs in PASSES}
+    assert set(OPTIONS) == {m.name for m in METHODS.values() if family_of(m).many_passes}
 
 
 class LastNet(nn.Module):

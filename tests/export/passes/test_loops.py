@@ -21,7 +21,7 @@ from camcore.export.passes.loops import (
     sum_chunks,
     weights_of,
 )
-from camcore.export.trace.trace import without_assertions
+from camcore.export.trace.graphs import without_assertions
 from camcore.export.write.scripting import scriptable
 from tests.camcore import exporting
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from camcore.export import explain
+from camcore.export import Explained, explain
 from camcore.export.passes import plan
 from tests.export.models import NUM_CLASSES, build
 
@@ -27,6 +27,13 @@ class Growing(nn.Module):
         return self.fc(self.top(self.wide(self.stem(x)).relu()).relu().mean((2, 3)))  # type: ignore[no-any-return]
 
 
+def chunk_of(explained: Explained) -> int:
+    """The number of passes at a time, as it was planned and as the card tells it."""
+    assert explained.found.plan is not None
+    assert explained.card.options["chunk"] == explained.found.plan.chunk
+    return explained.found.plan.chunk
+
+
 @pytest.mark.parametrize(("layer", "method", "expected"), [
     ("stem", "reciprocam", 4),
     ("top", "reciprocam", 32),
@@ -40,10 +47,10 @@ def test_as_many_passes_at_a_time_as_fit(
     monkeypatch.setattr(plan, "_IN_FLIGHT", 7 * 4 * 12 * 24 * 24)
     how: dict[str, Any] = {"method": method, "layer": layer, "target": "probability"}
     model = build(lambda: Growing(12))
-    assert explain(model, EXAMPLE, **how).request.options["chunk"] == expected
-    assert explain(model, EXAMPLE, chunk=9, **how).request.options["chunk"] == 9
+    assert chunk_of(explain(model, EXAMPLE, **how)) == expected
+    assert chunk_of(explain(model, EXAMPLE, chunk=9, **how)) == 9
 
 
 def test_one_pass_at_a_time_where_no_two_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "_IN_FLIGHT", 1)
-    assert explain(build(lambda: Growing(4)), EXAMPLE, method="rise").request.options["chunk"] == 1
+    assert chunk_of(explain(build(lambda: Growing(4)), EXAMPLE, method="rise")) == 1

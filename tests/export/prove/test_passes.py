@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from camcore.errors import ProofError
 from camcore.export import explain, save
-from camcore.export.prove.passes import pass_maps
-from camcore.export.prove.reference import explain_eagerly
+from camcore.export.prove.reference import REFERENCES
+from tests.export.eager import eagerly
 from tests.export.models import Classifier, build, images
 from tests.export.oracle import TOLERANCE, worst_error
 from tests.export.pass_oracle import Place, finer, maps_of_passes
@@ -22,14 +22,15 @@ from tests.export.passes.test_body import CASES, DIFFERENT, PAIRS
 def test_maps(method: str, name: str) -> None:
     case = CASES[name]
     model = build(case.make)
-    request = case.explain(model, method).request
+    explained = case.explain(model, method)
     inputs, ids = case.inputs(1, 2, 20, 26), torch.tensor([[4, 0], [2, 3]])
-    given = explain_eagerly(request, inputs, ids)
+    given = eagerly(explained, inputs, ids)
     assert torch.equal(given.classes, ids)
     expected = case.expected(model, method, inputs, ids)
     assert worst_error(given.saliency_map.numpy(), expected) < TOLERANCE
-    (raw,) = pass_maps(request, inputs, ids)
-    (turned,) = pass_maps(request, inputs, ids.flip(1))
+    eager = REFERENCES[explained.request.method.needs](explained.request, explained.found)
+    run = eager.observe(inputs)
+    (raw,), (turned,) = eager.raw_maps(run, ids), eager.raw_maps(run, ids.flip(1))
     torch.testing.assert_close(turned, raw.flip(1), rtol=1e-4, atol=1e-6)
 
 
@@ -39,8 +40,8 @@ def test_options(method: str, options: dict[str, Any]) -> None:
     model = build(case.make)
     inputs, ids = case.inputs(4, 1, 24, 20), torch.tensor([[1, 3]])
     raw = {"normalize": False, "full_size": False, "relu": False}
-    request = case.explain(model, method, **raw, **options).request
-    given = explain_eagerly(request, inputs, ids).saliency_map.numpy()
+    explained = case.explain(model, method, **raw, **options)
+    given = eagerly(explained, inputs, ids).saliency_map.numpy()
     expected = case.expected(model, method, inputs, ids, **raw, **options)
     assert worst_error(given, expected) < TOLERANCE
 
@@ -49,9 +50,9 @@ def test_options(method: str, options: dict[str, Any]) -> None:
 def test_a_target_that_compares_classes(method: str) -> None:
     case = CASES["skip"]
     model = build(case.make)
-    request = case.explain(model, method, target="finer").request
+    explained = case.explain(model, method, target="finer")
     inputs, ids = case.inputs(4, 2, 24, 20), torch.tensor([[1, 3]])
-    given = explain_eagerly(request, inputs, ids).saliency_map.numpy()
+    given = eagerly(explained, inputs, ids).saliency_map.numpy()
     expected = case.expected(model, method, inputs, ids, objective=finer)
     assert worst_error(given, expected) < TOLERANCE
 
@@ -62,7 +63,8 @@ def test_the_model_is_left_as_it_is() -> None:
     inputs, ids = case.inputs(1, 1, 24, 24), torch.tensor([[1]])
     before, state = model(*inputs), {k: v.clone() for k, v in model.state_dict().items()}
     for method in ("ablationcam", "scorecam", "reciprocam", "rise"):
-        explain_eagerly(case.explain(model, method).request, inputs, ids)
+        explained = case.explain(model, method)
+        eagerly(explained, inputs, ids)
     assert torch.equal(model(*inputs), before)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())
@@ -93,7 +95,7 @@ def test_a_layer_that_returns_a_tuple_before_one_that_works_in_place(method: str
     model = build(lambda: Classifier(InPlace(), 6))
     image, ids = images(3, 2, 24, 24), torch.tensor([[1, 2]])
     explained = explain(model, image, method=method, layer="features.pair")
-    given = explain_eagerly(explained.request, (image,), ids).saliency_map.numpy()
+    given = eagerly(explained, (image,), ids).saliency_map.numpy()
     place = Place("features.pair.conv")
     expected = maps_of_passes(method, model, place, (image,), ids.expand(2, -1).tolist())
     assert worst_error(given, expected) < TOLERANCE

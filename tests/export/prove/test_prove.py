@@ -15,7 +15,10 @@ from camcore.errors import ProofError
 from camcore.export import Explained, explain, save
 from camcore.export.prove.prove import TOLERANCE, _contrast, _error, _fresh_inputs, prove
 from camcore.export.prove.reference import Reference
-from camcore.export.write import write
+from camcore.export.write.capture import capture
+from camcore.export.write.onnx_file import to_onnx
+from camcore.export.write.torchscript_file import to_torchscript
+from camcore.export.write.write import WRITERS
 from tests.export.conftest import LAYER
 from tests.export.models import Classifier, SmallNet, build, images
 
@@ -36,7 +39,9 @@ class Tampered(nn.Module):
 
 
 def tampered(explained: Explained, change: Callable[..., Any]) -> Explained:
-    return Explained(Tampered(explained.body, change), explained.request, explained.card).eval()  # type: ignore[arg-type]
+    return Explained(
+        Tampered(explained.body, change), explained.request, explained.found, explained.card
+    ).eval()  # type: ignore[arg-type]
 
 
 def assert_refused(explained: Explained, path: Path, match: str) -> None:
@@ -60,8 +65,8 @@ def test_the_file_of_another_model(
     suffix: str, explained: Explained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = explain(build(SmallNet, seed=1), EXAMPLE, layer=LAYER)
-    content = write.WRITERS[suffix](write.capture(other), other.card)
-    monkeypatch.setitem(write.WRITERS, suffix, lambda program, card: content)
+    content = WRITERS[suffix](capture(other), other.card)
+    monkeypatch.setitem(WRITERS, suffix, lambda program, card: content)
     assert_refused(explained, tmp_path / f"model{suffix}", r"\d")
 
 
@@ -70,8 +75,8 @@ def test_the_file_of_another_layer(
 ) -> None:
     """Scores and classes are right, the maps are of the wrong layer."""
     other = explain(small_net, EXAMPLE, layer="block.conv1")
-    content = write.to_torchscript(write.capture(other), other.card)
-    monkeypatch.setitem(write.WRITERS, ".pt", lambda program, card: content)
+    content = to_torchscript(capture(other), other.card)
+    monkeypatch.setitem(WRITERS, ".pt", lambda program, card: content)
     assert_refused(explained, tmp_path / "model.pt", r"saliency_map .* off by \d")
 
 
@@ -239,7 +244,7 @@ def test_a_gradient_that_jumps(distance: float, sound: bool, tmp_path: Path) -> 
     value = float(inputs[0][0, 0, 5, 5])
     below, above = (explained(value + side * distance * abs(value)) for side in (-1, 1))
     path = tmp_path / "model.onnx"
-    path.write_bytes(write.to_onnx(write.capture(above), above.card))
+    path.write_bytes(to_onnx(capture(above), above.card))
     model: Any = below.request.subject.user_model
     model.kept = {"of its last run": model.top(EXAMPLE[:, :1])}  # as LeViT keeps its biases
     if sound:

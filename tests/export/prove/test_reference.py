@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from camcore.export import Explained, explain
-from camcore.export.prove.reference import explain_eagerly
 from tests.export.conftest import LAYER
+from tests.export.eager import eagerly
 from tests.export.models import build, images
 from tests.export.oracle import Result, assert_same, explain_by_hand
 
@@ -16,7 +16,7 @@ def test_agrees_with_the_transcription(
     ids: list[list[int]], explained: Explained, small_net: nn.Module
 ) -> None:
     image, class_ids = images(1, 2, 17, 40), torch.tensor(ids)
-    outputs, *given, _ = explain_eagerly(explained.request, (image,), class_ids)
+    outputs, *given, _ = eagerly(explained, (image,), class_ids)
     assert_same(Result(*outputs, *given), explain_by_hand(small_net, LAYER, image, class_ids))
 
 
@@ -24,14 +24,14 @@ def test_does_not_use_the_traced_graphs(
     explained: Explained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.fx.GraphModule, "__call__", lambda *args: pytest.fail("a graph ran"))
-    given = explain_eagerly(explained.request, (images(1, 2, 24, 24),), torch.tensor([[-1]]))
+    given = eagerly(explained, (images(1, 2, 24, 24),), torch.tensor([[-1]]))
     assert given.saliency_map.max() > 0.9
 
 
 def test_leaves_the_model_alone(explained: Explained, small_net: nn.Module) -> None:
     image = images(1, 2, 24, 24)
     before = small_net(image)
-    explain_eagerly(explained.request, (image,), torch.tensor([[-1, 0]]))
+    eagerly(explained, (image,), torch.tensor([[-1, 0]]))
     assert torch.equal(small_net(image), before)
     for module in small_net.modules():
         assert not module._forward_hooks
@@ -60,24 +60,25 @@ def test_an_activation_in_a_tuple() -> None:
 
     explained = explain(build(Model), torch.zeros(1, 3, 24, 24), layer="stem")
     image, ids = images(1, 2, 24, 24), torch.tensor([[-1, 2]])
-    given, expected = explained(image, ids), explain_eagerly(explained.request, (image,), ids)
+    given, expected = (
+        explained(image, ids),
+        eagerly(explained, (image,), ids),
+    )
     assert expected.saliency_map.max() > 0.9
     torch.testing.assert_close(given.saliency_map, expected.saliency_map)
 
 
 def test_removes_its_hook_after_an_error(explained: Explained, small_net: nn.Module) -> None:
     with pytest.raises(RuntimeError):
-        explain_eagerly(
-            explained.request, (images(1, 2, 24, 24, channels=4),), torch.tensor([[-1]])
-        )
+        eagerly(explained, (images(1, 2, 24, 24, channels=4),), torch.tensor([[-1]]))
     assert not small_net.get_submodule(LAYER)._forward_hooks
 
 
 def test_works_without_gradients_switched_on(explained: Explained) -> None:
     image, ids = images(1, 2, 24, 24), torch.tensor([[-1]])
-    expected = explain_eagerly(explained.request, (image,), ids)
+    expected = eagerly(explained, (image,), ids)
     with torch.no_grad():
-        given = explain_eagerly(explained.request, (image,), ids)
+        given = eagerly(explained, (image,), ids)
     assert torch.equal(given.saliency_map, expected.saliency_map)
     assert not given.outputs[0].requires_grad
 
@@ -100,8 +101,8 @@ def test_one_image_is_explained_as_it_is_among_others() -> None:
         build(PointsAsTokens), torch.zeros(1, 3, 24, 24), layer="conv", method="layercam"
     )
     image, ids = images(1, 2, 24, 24), torch.tensor([[1]])
-    together = explain_eagerly(explained.request, (image,), ids).saliency_map
-    alone = explain_eagerly(explained.request, (image[:1],), ids).saliency_map
+    together = eagerly(explained, (image,), ids).saliency_map
+    alone = eagerly(explained, (image[:1],), ids).saliency_map
     torch.testing.assert_close(alone, together[:1], rtol=0, atol=1e-5)
     torch.testing.assert_close(explained(image, ids).saliency_map, together, rtol=0, atol=1e-4)
     assert alone.max() > 0.9

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from camcore.errors import ExportError, InputError
-from camcore.export.trace.trace import first_line, module_of, trace
+from camcore.export.trace.graphs import first_line, module_of
+from camcore.export.trace.trace import trace
 from tests.export.models import Classifier, Recurrent, SmallNet, build, images
 
 

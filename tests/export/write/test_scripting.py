@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from camcore.export import Explained, explain, save
-from camcore.export.trace.trace import without_assertions
-from camcore.export.write import write
+from camcore.export.trace.graphs import without_assertions
+from camcore.export.write.capture import capture
 from camcore.export.write.scripting import scriptable
 from tests.export.models import build, images
 from tests.export.passes.test_body import CASES, OPTIONS
@@ -20,7 +20,7 @@ QUIET = ("ignore:.*torch.jit", "ignore:The TorchScript type system")
 
 
 def scripted(explained: Explained) -> Any:
-    program = write.capture(explained)
+    program = capture(explained)
     graph: Any = without_assertions(program.module(check_guards=False))
     return torch.jit.script(scriptable(graph, explained.card.inputs))
 
@@ -96,7 +96,7 @@ def test_sums_of_several_sizes() -> None:
 @pytest.mark.filterwarnings(*QUIET)
 def test_the_graph_that_is_scripted_names_nothing_that_is_gone() -> None:
     """The step of a scan is a module of its own, which the loop takes over."""
-    program = write.capture(looping("scorecam"))
+    program = capture(looping("scorecam"))
     graph: Any = scriptable(without_assertions(program.module(check_guards=False)))  # type: ignore[arg-type]
     graph.graph.lint()
     names = {name for name, _ in graph.named_children()}

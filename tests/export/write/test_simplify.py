@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from camcore.export import explain
-from camcore.export.gradient.rules import STRIDED_DEPTHWISE
-from camcore.export.write.simplify import fold_reductions, fold_scales, simplify
-from camcore.export.write.write import capture
+from camcore.export.gradient.rules.convolutions import STRIDED_DEPTHWISE
+from camcore.export.write.capture import capture
+from camcore.export.write.fold import fold_reductions, fold_scales
+from camcore.export.write.simplify import simplify
 from tests.export.models import SmallNet, build
 
 aten = torch.ops.aten

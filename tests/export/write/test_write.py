@@ -20,7 +20,10 @@ from torch.nn import functional as F
 from camcore.card import KEY, Card, onnx_is_sealed, read_extra, zip_is_sealed
 from camcore.errors import ExportError
 from camcore.export import Explained, explain, save
-from camcore.export.write import write
+from camcore.export.write import onnx_file
+from camcore.export.write.capture import capture
+from camcore.export.write.onnx_file import to_onnx
+from camcore.export.write.pt2_file import _add_sizes_in_pairs
 from tests.export.conftest import LAYER
 from tests.export.models import Borders, Classifier, Recurrent, SmallNet, build, images
 from tests.export.oracle import (
@@ -160,7 +163,7 @@ def test_axes(proto: onnx.ModelProto) -> None:
 
 def test_axes_of_a_fixed_size(small_net: nn.Module) -> None:
     explained = explain(small_net, torch.zeros(1, 3, 24, 32), dynamic_size=False)
-    graph = onnx.load_from_string(write.to_onnx(write.capture(explained), explained.card)).graph
+    graph = onnx.load_from_string(to_onnx(capture(explained), explained.card)).graph
     assert axes(graph.input[0]) == ["batch", 3, 24, 32]
     assert axes(graph.output[2]) == ["batch", "k", 24, 32]
 
@@ -279,14 +282,14 @@ def test_a_graph_that_cannot_be_captured(
 
     monkeypatch.setattr(torch.export, "export", fail)
     with pytest.raises(ExportError, match=r"cannot be exported: it went wrong$"):
-        write.capture(explained)
+        capture(explained)
 
 
 def test_nothing_is_printed(
     explained: Explained, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        write.to_onnx(write.capture(explained), explained.card)
+        to_onnx(capture(explained), explained.card)
     assert capsys.readouterr() == ("", "")
     assert not caplog.records
 
@@ -362,9 +365,9 @@ def test_a_graph_that_the_checker_refuses(
     def spoil(graph: Any) -> None:
         graph[0].op_type = "NoSuchOperator"
 
-    monkeypatch.setattr(write, "suit_weights_to_loops", spoil)
+    monkeypatch.setattr(onnx_file, "suit_weights_to_loops", spoil)
     with pytest.raises(ExportError, match="not sound"):
-        write.to_onnx(write.capture(explained), explained.card)
+        to_onnx(capture(explained), explained.card)
 
 
 def test_attention_within_windows(tmp_path: Path) -> None:
@@ -407,7 +410,7 @@ def test_an_operator_that_onnx_does_not_have_is_named() -> None:
     model = build(lambda: Classifier(nn.Sequential(nn.Conv2d(3, 4, 3), Bessel()), 4))
     explained = explain(model, torch.zeros(1, 3, 24, 24), method="activation")
     with pytest.raises(ExportError, match=r"written as ONNX: .*prims.bessel_j0.*\.pt2"):
-        write.to_onnx(write.capture(explained), explained.card)
+        to_onnx(capture(explained), explained.card)
 
 
 def test_sums_of_sizes_become_additions() -> None:
@@ -423,7 +426,7 @@ def test_sums_of_sizes_become_additions() -> None:
     )
     graph = program.graph
     before = graph.find_nodes(op="call_function", target=torch.sym_sum)
-    write._add_sizes_in_pairs(graph)
+    _add_sizes_in_pairs(graph)
     assert before
     assert not graph.find_nodes(op="call_function", target=torch.sym_sum)
     given = program.module(check_guards=False)(torch.ones(7), torch.ones(2))

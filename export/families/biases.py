@@ -1,0 +1,78 @@
+"""Biases: FullGrad, which tells the score apart into what the image and every bias contribute."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from torch import Tensor, fx
+
+from camcore.errors import InputError
+from camcore.export.cut import Cut, cut_with_inner, dependents
+from camcore.export.families.family import Composed, Family, place_of
+from camcore.export.find.biases import find_biases
+from camcore.export.find.grids import Layout
+from camcore.export.find.modules import usable_layers
+from camcore.export.gradient.body import GradientBody, Passed
+from camcore.export.gradient.gradient import Gradient, gradient_of
+from camcore.export.request import Found, Kernel, Request
+from camcore.export.trace.trace import Trace
+from camcore.fullgrad import fullgrad_input
+
+
+class FullGradBody(GradientBody):
+    """Raw maps from the gradients at the image and at every bias: K passes back through it all."""
+
+    def __init__(
+        self, request: Request, found: Found, parts: Cut, roots: int, gradient: Gradient
+    ) -> None:
+        super().__init__(request, found, parts, roots, gradient)
+        for n, bias in enumerate(found.biases):
+            self.register_buffer(f"bias_{n}", bias)
+
+    def kernels(self) -> list[Kernel]:
+        options = dict(self.request.options, spatial_ndim=self.request.spatial_ndim)
+        first = partial(fullgrad_input, **options)
+        of_biases = [partial(self.request.method.kernel, **options) for _ in self._found.biases]
+        return [first, *of_biases]
+
+    def observe(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Passed]:
+        observed, passed = super().observe(inputs)
+        image, *others = passed.activations
+        biases = [self.get_buffer(f"bias_{n}") for n in range(len(others))]
+        return observed, passed._replace(activations=[image, *biases])
+
+    def _channels_first(self, values: Sequence[Tensor]) -> list[Tensor]:
+        return list(values)
+
+
+def _check(request: Request) -> None:
+    if request.layers or not request.full_size or request.aug_smooth:
+        raise InputError(
+            f"{request.method.name} explains all layers at image size: leave out layer, full_size "
+            "and aug_smooth"
+        )
+
+
+def _compose(request: Request, traced: Trace) -> Composed:
+    """FullGrad's layers: the image, and behind it every layer with a bias and spatial axes."""
+    graph = traced.graph
+    image = graph.graph.find_nodes(op="placeholder")[0]
+    behind = dependents([image])
+    by_layer: dict[str, tuple[fx.Node, Tensor]] = {}
+    usable = usable_layers(traced)
+    for name, bias in find_biases(request.subject.user_model).items():
+        if usable.get(name) in behind:
+            by_layer[name] = (usable[name], bias)
+    nodes = [node for node, _ in by_layer.values()]
+    found = Found(
+        layers=("", *by_layer),
+        # Convolutions and batch normalisations know no other.
+        layouts=(Layout("channels_first", request.spatial_ndim),) * (1 + len(nodes)),
+        place="every bias" if by_layer else place_of(request, ()),
+        biases=tuple(bias for _, bias in by_layer.values()),
+    )
+    parts = cut_with_inner(graph, [image], nodes)
+    gradient = gradient_of(parts, [image], nodes, contrast=request.subject.target.contrast)
+    return found, FullGradBody(request, found, parts, 1, gradient)
+
+
+FAMILY = Family(_compose, _check, takes_layers=False)

@@ -1,0 +1,105 @@
+"""Modules: which value of a traced graph a named module returns, and how that lies."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, fx, nn
+
+from camcore.errors import ExportError, InputError, unknown_name
+from camcore.export.find.grids import Layout, find_layout
+from camcore.export.trace.trace import Trace
+
+# A module inside the model, or its name.
+Layer = str | nn.Module
+
+# torch.export's name for what it adds itself.
+_NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"
+
+
+def name_layers(model: nn.Module, layer: Layer | Sequence[Layer] | None) -> tuple[str, ...]:
+    """The names of the modules to explain, which may be given themselves.
+
+    Raises:
+        InputError, UnknownNameError: the model has no such module.
+    """
+    if layer is None:
+        return ()
+    names = {module: name for name, module in model.named_modules() if name}
+    if isinstance(layer, Sequence) and not isinstance(layer, str):
+        return tuple(_name(names, each) for each in layer)
+    return (_name(names, layer),)
+
+
+def _name(names: Mapping[nn.Module, str], layer: Layer) -> str:
+    if isinstance(layer, str):
+        known = list(names.values())
+        if layer not in known:
+            raise unknown_name("layer", layer, known, "`camcore layers` lists them all")
+        return layer
+    if not isinstance(layer, nn.Module) or layer not in names:
+        raise InputError(
+            f"layer is {type(layer).__name__}, which is none of the modules inside this model; "
+            "expected one of them, or its name. `camcore layers` lists them all"
+        )
+    return names[layer]
+
+
+def find_activation(traced: Trace, layer: str) -> fx.Node:
+    """The value that the named module returns, at its last call if it is called several times.
+
+    Raises:
+        ExportError: its output never reaches the prediction, is not one tensor, or has no spatial
+            axes.
+    """
+    outputs = returned_by_module(traced.graph.graph).get(layer, [])
+    layout = layout_or_reason(traced, outputs)
+    if isinstance(layout, str):
+        raise ExportError(
+            f"layer {layer!r} cannot be explained: {layout}. `camcore layers` lists those that can"
+        )
+    return outputs[0]
+
+
+def usable_layers(traced: Trace) -> dict[str, fx.Node]:
+    """Every layer that can be explained, with the value it returns at its last call."""
+    return {
+        name: outputs[0]
+        for name, outputs in returned_by_module(traced.graph.graph).items()
+        if isinstance(layout_or_reason(traced, outputs), Layout)
+    }
+
+
+def layout_of(traced: Trace, activation: fx.Node) -> Layout:
+    """The layout of a value that `find_activation` gave."""
+    layout = layout_or_reason(traced, [activation])
+    assert isinstance(layout, Layout)
+    return layout
+
+
+def returned_by_module(graph: fx.Graph) -> dict[str, list[fx.Node]]:
+    """For each module, what its last call returned: its values that are used outside of it."""
+    calls: dict[str, dict[str, set[fx.Node]]] = {}
+    for node in graph.nodes:
+        # The key tells calls of one module apart (`layer1.0.relu@1`), the name does not.
+        for call, (name, _) in node.meta.get("nn_module_stack", {}).items():
+            if name not in ("", _NO_MODULE):
+                calls.setdefault(name, {}).setdefault(call, set()).add(node)
+    returned = {}
+    for name, by_call in calls.items():
+        inside = list(by_call.values())[-1]
+        returned[name] = [
+            node
+            for node in graph.nodes
+            if node in inside
+            and isinstance(node.meta.get("val"), Tensor)
+            and any(user not in inside for user in node.users)
+        ]
+    return returned
+
+
+def layout_or_reason(traced: Trace, outputs: list[fx.Node]) -> Layout | str:
+    """The layout of what a module returns, or why it cannot be explained."""
+    if not outputs:
+        return "its output never reaches the prediction"
+    if len(outputs) > 1:
+        return f"it returns {len(outputs)} tensors, expected one"
+    return find_layout(outputs[0], traced.size)

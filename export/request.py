@@ -1,0 +1,121 @@
+"""The request: what was asked for, and apart from it, what was found in the graph."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from camcore.card import ImageSpec
+from camcore.export.find.grids import Layout
+from camcore.export.trace.pixels import prepare
+from camcore.export.trace.subject import Subject
+from camcore.methods import Method
+from camcore.projection import Gram, smooth_by_component
+from camcore.scaling import How
+
+# From activations, and what else a method needs, to raw maps.
+Kernel = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for; it stays as it is once `explain` has checked it.
+
+    `layers` are those that were named. `inputs` are of the shapes that the model takes; `pixels`,
+    where it is not None, is how the graph prepares its images for that.
+    """
+
+    subject: Subject
+    inputs: tuple[Tensor, ...]
+    method: Method
+    layers: tuple[str, ...]
+    options: dict[str, Any]
+    relu: bool
+    normalize: bool
+    full_size: bool
+    combine: How
+    eigen_smooth: bool
+    aug_smooth: bool
+    stepwise: bool
+    pixels: ImageSpec | None
+
+    @property
+    def spatial_ndim(self) -> int:
+        return self.inputs[0].ndim - 2
+
+    @property
+    def spatial_axes(self) -> range:
+        """Where height and width are in the graph's input `image`."""
+        first = 2 if self.pixels is None else 1
+        return range(first, first + self.spatial_ndim)
+
+    def prepared(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """The graph's inputs as the model's: pixels become images."""
+        image, *others = inputs
+        if self.pixels is not None:
+            image = prepare(image, self.pixels, self.inputs[0].dtype)
+        return [image, *others]
+
+    def kernel(self, gram: Gram) -> Kernel:
+        """The method's kernel with its options, smoothed if that was asked for."""
+        options = {k: v for k, v in self.options.items() if k not in self.method.sampling}
+        options["spatial_ndim"] = self.spatial_ndim
+        if options.get("gram", "given") is None:
+            options["gram"] = gram
+        if not self.eigen_smooth:
+            return partial(self.method.kernel, **options)
+        method, rank = self.method, options["spatial_ndim"]
+        assert method.weights is not None
+        weigh = partial(method.weights, **options)
+        smooth = partial(
+            smooth_by_component, spatial_ndim=rank, per_point=method.per_point, gram=gram
+        )
+        return lambda activations, *evidence: smooth(activations, weigh(activations, *evidence))
+
+
+class Plan(NamedTuple):
+    """How a method of many passes takes them: a `chunk` at a time.
+
+    `passes` is their number, where they are taken in steps.
+    """
+
+    chunk: int
+    passes: int | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the graph told of a request.
+
+    Of each of the `layers`, `layouts` tells where its points are, and `grams` which matrix of inner
+    products is the smaller one. For FullGrad and for guided gradients the first layer is the image,
+    of no name; `biases` are those of FullGrad's others. LeGrad's layers are those that attend, each
+    as often as it does, and the layouts are those of the keys. `place` is what the card calls them
+    all. `notes` are for the card, too.
+    """
+
+    layers: tuple[str, ...]
+    layouts: tuple[Layout, ...]
+    place: str
+    grams: tuple[Gram, ...] = ()
+    biases: tuple[Tensor, ...] = ()
+    plan: Plan | None = None
+    notes: tuple[str, ...] = ()
+
+    def by_layer(self) -> list["Found"]:
+        """The same, of each layer alone."""
+        rows = zip(self.layers, self.layouts, self.grams, strict=True)
+        return [
+            replace(self, layers=(layer,), layouts=(layout,), grams=(gram,))
+            for layer, layout, gram in rows
+        ]
+
+
+def describe(request: Request, found: Found) -> dict[str, Any]:
+    """The options, for the card; those that were left open as they were settled."""
+    settled = {} if found.plan is None else {"chunk": found.plan.chunk}
+    post = ("relu", "normalize", "combine", "eigen_smooth", "aug_smooth")
+    target = {"target": request.subject.target.name}
+    return request.options | settled | target | {name: getattr(request, name) for name in post}

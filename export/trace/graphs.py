@@ -1,0 +1,59 @@
+"""Graphs: what is asked of a traced graph everywhere."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
+
+# Nodes that check and compute nothing. They do not export, and the written file is proven anyway.
+_ASSERTIONS = {
+    torch.ops.aten._assert_scalar.default,
+    torch.ops.aten._assert_tensor_metadata.default,
+    torch.ops.aten._assert_async.msg,
+    torch.ops.aten.sym_constrain_range_for_size.default,
+}
+
+
+def without_assertions(graph: fx.GraphModule) -> fx.GraphModule:
+    """The graph without nodes that only check, and without what only they needed."""
+    for node in reversed(graph.graph.nodes):
+        if node.target in _ASSERTIONS:
+            graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
+def outputs_of(graph: fx.GraphModule) -> list[fx.Node]:
+    """The values that a graph returns, flattened."""
+    returned = tree_leaves(graph.graph.output_node().args)
+    return [value for value in returned if isinstance(value, fx.Node)]
+
+
+def module_of(node: fx.Node) -> str:
+    """The name of the innermost module that a node stems from, empty for the model itself."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    return str(stack[-1][0]) if stack else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text: PyTorch's go on for pages."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def sizes_of(node: fx.Node) -> tuple[int, ...]:
+    """The sizes of a value at the example image, none for what is no tensor."""
+    value = node.meta.get("val")
+    return tuple(map(hint, value.shape)) if isinstance(value, Tensor) else ()
+
+
+def hint(size: int | torch.SymInt) -> int:
+    """The size at the example image."""
+    return int(size.node.hint) if isinstance(size, torch.SymInt) else size  # type: ignore[arg-type]
+
+
+def per_axis(values: Sequence[int], rank: int) -> list[int]:
+    """ATen lets one value stand for all axes."""
+    return list(values) * rank if len(values) == 1 else list(values)

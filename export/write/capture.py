@@ -1,0 +1,86 @@
+"""Capture: an explained module becomes one program, which every format is written from."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+from torch.fx.experimental import _config
+
+from camcore.errors import ExportError
+from camcore.export.compose import Explained
+from camcore.export.passes.body import PassesBody, SteppedBody
+from camcore.export.trace.graphs import first_line
+from camcore.export.trace.pixels import as_pixels
+from camcore.export.trace.trace import example_batch
+from camcore.export.write.forms import FREE_SIZE_RULES
+from camcore.export.write.simplify import simplify
+from camcore.export.write.spell_out import spell_out
+
+aten = torch.ops.aten
+
+
+def capture(explained: Explained) -> ExportedProgram:
+    """The explained module as one program of the card's `graph_inputs`, batch and K free."""
+    card = explained.card
+    body: nn.Module = explained.body
+    request = explained.request
+    image, *others = map(example_batch, request.inputs)
+    if request.pixels is not None:
+        image = as_pixels(image)
+    k = min(2, card.num_classes)
+    class_ids = torch.full((len(image), k), -1, dtype=torch.int64, device=image.device)
+    spatial = request.spatial_axes if card.image.is_any_size else ()
+    free_image = dict.fromkeys([0, *spatial], Dim.DYNAMIC)
+    free_others = [{0: Dim.DYNAMIC} for _ in others]
+    # A model of one class can explain no more than that one.
+    free_ids = dict.fromkeys([0, 1] if k > 1 else [0], Dim.DYNAMIC)
+    arguments, free = [image, *others, class_ids], [free_image, *free_others, free_ids]
+    if card.steps is not None:
+        assert isinstance(body, PassesBody)
+        body = SteppedBody(body)
+        steps = torch.arange(card.steps, device=image.device)
+        state = request.inputs[0].new_zeros(card.state_shape(image.shape, k))
+        free_axes = {"batch": True, "classes": k > 1, "height": spatial, "width": spatial}
+        free_state = [axis for axis, name in enumerate(card.state) if free_axes.get(str(name))]
+        arguments += [steps, state]
+        free += [{0: Dim.DYNAMIC} if card.steps > 1 else {}, dict.fromkeys(free_state, Dim.DYNAMIC)]
+    # Oblivious of the example's sizes, or K of a model of two classes would be taken for two. But
+    # then the sizes of slices, which gradients may be made of, may not be seen to fit; and torch
+    # 2.11 forgets them.
+    keeps_sizes = torch.__version__ >= "2.12" or isinstance(body, PassesBody | SteppedBody)
+    ways = [True] if k == card.num_classes else [True, False] if keeps_sizes else [False]
+    try:
+        with torch.no_grad():
+            program = _exported(body, tuple(arguments), (tuple(free),), ways)
+            if spatial:
+                rewrite(program, partial(spell_out, rules=FREE_SIZE_RULES))
+            simplify(program.graph)
+    except Exception as error:
+        raise ExportError(f"the explained graph cannot be exported: {first_line(error)}") from error
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # source paths are nobody's business
+    return program
+
+
+def _exported(
+    body: nn.Module, arguments: tuple[Tensor, ...], free: Any, ways: Sequence[bool]
+) -> ExportedProgram:
+    """The program, oblivious of the example's sizes or not: by the first of `ways` that works."""
+    for oblivious in ways:
+        try:
+            with _config.patch(backed_size_oblivious=oblivious):  # type: ignore[attr-defined]
+                return torch.export.export(body, arguments, dynamic_shapes=free)
+        except Exception as error:
+            failure = error
+    raise failure
+
+
+def rewrite(program: ExportedProgram, rewrite: Callable[[fx.Graph], None]) -> None:
+    """Rewrite every graph of a program in place: loops have graphs of their own."""
+    for part in program.graph_module.modules():
+        if isinstance(part, fx.GraphModule):
+            rewrite(part.graph)
+            part.recompile()
