@@ -32,7 +32,7 @@ from camcore.errors import CamcoreError, FileError, InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from camcore.adapters.runner import Explanation, Progress
-    from camcore.adapters.zoo import BuiltModel
+    from camcore.adapters.sources.built_model import BuiltModel
 
 _LISTED = 5  # best classes of an image that are listed unless --top says otherwise
 
@@ -296,7 +296,8 @@ def export(
     height_width = _parse_size(size)
     own_options = add_channels(method, parse_options(method, options or ()), channels)
     with _needs("export"):
-        from camcore.adapters import zoo
+        from camcore.adapters.sources.build import build_model
+        from camcore.adapters.sources.built_model import with_size
         from camcore.export import explain, save
 
         chosen = {
@@ -306,8 +307,8 @@ def export(
             "relu": relu,
         }
     with _err.status(f"building {model}"):
-        built = zoo.build_model(model, weights)
-    spec = built.image if height_width is None else zoo.with_size(built.image, height_width)
+        built = build_model(model, weights)
+    spec = built.image if height_width is None else with_size(built.image, height_width)
     with _err.status(f"explaining {built.name} with {method}"):
         explained = explain(
             built.model,
@@ -479,10 +480,11 @@ def layers(
     - `camcore layers mymodels:build_net --size 96x128`
     """
     with _needs("export"):
-        from camcore.adapters import zoo
+        from camcore.adapters.sources.build import build_model
+        from camcore.adapters.sources.scenes import SCENES
         from camcore.export import list_layers
     height_width = _parse_size(size)
-    built = zoo.build_model(model, "DEFAULT" if model == zoo.SCENES else weights)
+    built = build_model(model, "DEFAULT" if model == SCENES else weights)
     found = list_layers(built.model, _example(built, height_width))
     _out.print(tables.layers_table(built.name, found, everything=everything, width=_out.width))
 

@@ -438,8 +438,9 @@ def test_missing_extra_is_named(
     toy_folder: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    monkeypatch.delitem(sys.modules, "camcore.adapters.zoo", raising=False)
-    monkeypatch.delattr("camcore.adapters.zoo", raising=False)
+    for name in ("camcore.adapters.sources.build", "camcore.adapters.sources.torchvision"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.delattr(name, raising=False)
     message = failed(camcore("layers", "resnet18"))
     assert "needs torchvision, which is not installed: pip install 'camcore[export]'" in message
 
