@@ -52,36 +52,31 @@ def test_from_model_to_overlay(
 
 
 def test_segmentation_from_model_to_overlay(
-    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    segmenter_folder: Path, photos: list[Path], tmp_path: Path
 ) -> None:
     """Scores of pixels are no scores of classes: none is told, and none is made up."""
-    monkeypatch.chdir(tmp_path)
-    names = tmp_path / "names.txt"
-    names.write_text("sky\nsea\nsand\n")
-    arguments = ("--target", "segmentation", "--layer", "backbone", "--size", "32", "-o", "s.onnx")
-    text = done(
-        camcore("export", "tests.adapters.nets:build_segmenter", *arguments, "--class-names", names)
-    )
+    file = segmenter_folder / "image.onnx"
+    text = (segmenter_folder / "image.txt").read_text()
     assert "gradcam of build_segmenter at backbone, target segmentation" in text
-    text = done(camcore("inspect", "s.onnx"))
+    text = done(camcore("inspect", file))
     assert "out, aux, classes, saliency_map" in text
     assert "out │ float32 │ batch x 3 x" in text
     picture = tmp_path / "o.png"
     options = ("--class", "sea", "--class", "sky", "-o", picture)
-    record = json.loads(camcore("run", "s.onnx", photos[0], *options, "--json", "-").stdout)
+    record = json.loads(camcore("run", file, photos[0], *options, "--json", "-").stdout)
     assert (record["output"], record["target"]) == ("out", "segmentation")
     (entry,) = record["images"]
     assert entry["predictions"] == []
     assert [(e["name"], e["score"]) for e in entry["explained"]] == [("sea", None), ("sky", None)]
-    array, placement = prepare(read_image(photos[0]), load("s.onnx").card.image)
-    maps = load("s.onnx")(array, [1, 0]).saliency_map[0]
+    array, placement = prepare(read_image(photos[0]), load(file).card.image)
+    maps = load(file)(array, [1, 0]).saliency_map[0]
     for explained, saliency_map in zip(entry["explained"], maps, strict=True):
         y, x = np.unravel_index(saliency_map.argmax(), saliency_map.shape)
         peak = placement.points_to_original(np.array([x + 0.5, y + 0.5]), saliency_map.shape)
         assert explained["peak"] == {"x": pytest.approx(peak[0]), "y": pytest.approx(peak[1])}
     assert read_image(picture).shape[2] == 3
-    text = done(camcore("run", "s.onnx", photos[0], *options))
+    text = done(camcore("run", file, photos[0], *options))
     assert "score ┃" not in text
     assert "The maps show the class's pixels together." in text
-    text = done(camcore("run", "s.onnx", photos[0], "--top", "3"))
+    text = done(camcore("run", file, photos[0], "--top", "3"))
     assert all(name in text for name in ("sky", "sea", "sand"))
