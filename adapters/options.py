@@ -116,7 +116,7 @@ def parse_target(text: str | None) -> Any:
     """
     if text is None or ":" not in text:
         return text
-    from camcore.adapters.zoo import find_object
+    from camcore.adapters.sources.functions import find_object
     from camcore.export.trace.targets import Target
 
     found = find_object(text)

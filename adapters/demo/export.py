@@ -9,10 +9,11 @@ def export_scenes(path: Path) -> None:
     """Write the shipped classifier with Grad-CAM at its last block, and prove the file."""
     import torch
 
-    from camcore.adapters import zoo
+    from camcore.adapters.sources.build import build_model
+    from camcore.adapters.sources.scenes import SCENES
     from camcore.export import explain, save
 
-    built = zoo.build_model(zoo.SCENES)
+    built = build_model(SCENES)
     explained = explain(
         built.model,
         torch.zeros(2, 3, 128, 128),

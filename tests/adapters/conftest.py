@@ -9,8 +9,9 @@ import onnxruntime
 import pytest
 import torch
 
-from camcore.export import explain, save
-from tests.adapters.nets import build_painter, build_segmenter, build_with_table
+from camcore.export import Explained, explain, save
+from tests.adapters.cli.calls import camcore, done
+from tests.adapters.nets import build_painter, build_with_mask, build_with_table
 from tests.adapters.toy import CARD, UINT8_CARD, write_endless_toy, write_toy
 
 
@@ -50,20 +51,34 @@ def with_table_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def masked() -> Explained:
+    """A model of a picture and of truth values that mask its channels."""
+    example = (torch.zeros(1, 3, 24, 24), torch.ones(1, 4, dtype=torch.bool))
+    return explain(build_with_mask().eval(), example)
+
+
+@pytest.fixture(scope="session")
+def masked_onnx(masked: Explained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("masked") / "masked.onnx"
+    save(masked, path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def segmenter_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A segmentation model by the real exporter, with maps at image size and at the layer's own."""
+    """A segmentation model by the command line, with maps at image size and at the layer's own.
+
+    What was printed lies beside each file.
+    """
     folder = tmp_path_factory.mktemp("segmenter")
+    names = folder / "names.txt"
+    names.write_text("sky\nsea\nsand\n")
+    model = ("tests.adapters.nets:build_segmenter", "--size", "32", "--class-names", names)
+    explained = ("--target", "segmentation", "--layer", "backbone")
     for size in ("image", "feature"):
-        explained = explain(
-            build_segmenter().eval(),
-            torch.zeros(1, 3, 32, 32),
-            layer="backbone",
-            target="segmentation",
-            full_size=size == "image",
-            model_name="segmenter",
-            class_names=("sky", "sea", "sand"),
-        )
-        save(explained, folder / f"{size}.onnx")
+        file = folder / f"{size}.onnx"
+        result = camcore("export", *model, *explained, "--map-size", size, "-o", file)
+        (folder / f"{size}.txt").write_text(done(result))
     return folder
 
 

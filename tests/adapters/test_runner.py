@@ -34,7 +34,7 @@ from camcore.adapters.runner import (
 )
 from camcore.card import Card, ImageSpec, seal_onnx
 from camcore.errors import FileError, InputError, UnknownNameError
-from camcore.export import explain, save
+from camcore.export import Explained, save
 from camcore.export.trace.targets import TARGETS
 from tests.adapters.nets import build_segmenter, build_with_mask, build_with_table
 from tests.adapters.toy import CARD, onnx_content, reference, write_toy
@@ -428,11 +428,14 @@ def test_wrong_further_inputs(
 
 
 @pytest.mark.parametrize("suffix", [".onnx", pytest.param(".pt2", marks=pytest.mark.slow)])
-def test_a_mask_of_truth_values_beside_the_image(tmp_path: Path, suffix: str) -> None:
+def test_a_mask_of_truth_values_beside_the_image(
+    masked: Explained, masked_onnx: Path, tmp_path: Path, suffix: str
+) -> None:
     model = build_with_mask().eval()
-    example = (torch.zeros(1, 3, 24, 24), torch.ones(1, 4, dtype=torch.bool))
-    path = tmp_path / f"mask{suffix}"
-    save(explain(model, example), path)
+    path = masked_onnx
+    if suffix != ".onnx":
+        path = tmp_path / f"masked{suffix}"
+        save(masked, path)
     runner = load(path)
     tensor = torch.from_numpy(image())
     kept = torch.tensor([[True, False, True, True], [False, True, True, False]])
@@ -444,7 +447,7 @@ def test_a_mask_of_truth_values_beside_the_image(tmp_path: Path, suffix: str) ->
 
 
 def test_what_was_copied_lives_until_the_run_is_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    masked_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """onnxruntime looks at a NumPy array's memory, and does not keep the array."""
     made: list[weakref.ref[Any]] = []
@@ -459,9 +462,7 @@ def test_what_was_copied_lives_until_the_run_is_over(
         alive.extend(each() is not None for each in made)
         return stoppable(run)
 
-    example = (torch.zeros(1, 3, 24, 24), torch.ones(1, 4, dtype=torch.bool))
-    save(explain(build_with_mask().eval(), example), tmp_path / "mask.onnx")
-    run = load(tmp_path / "mask.onnx")
+    run = load(masked_onnx)
     monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_numpy", noted)
     monkeypatch.setattr(runner_module, "_stoppable", checked)
     run(torch.from_numpy(image()), torch.ones(2, 4, dtype=torch.bool))

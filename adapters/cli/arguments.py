@@ -1,0 +1,77 @@
+"""The arguments that several commands share, and what is made of them."""
+
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from camcore.errors import InputError
+
+if TYPE_CHECKING:
+    from camcore.adapters.sources.built_model import BuiltModel
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A torchvision builder (resnet18), module:function (a function that returns an "
+        "nn.Module), or scenes (the demo classifier).",
+    ),
+]
+Weights = Annotated[
+    str,
+    typer.Option(
+        help="DEFAULT, none, one of torchvision's names (IMAGENET1K_V2), or a file with a state "
+        "dict (.safetensors, .pt, .pth)."
+    ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        help="Image size, 224 or 224x320 (height x width).", show_default="the weights' own, or 224"
+    ),
+]
+ModelFile = Annotated[
+    Path, typer.Argument(metavar="FILE", help="An .onnx, .pt or .pt2 file that camcore wrote.")
+]
+
+
+def parse_size(size: str | None) -> tuple[int, int] | None:
+    """`--size` as (height, width).
+
+    Raises:
+        InputError: it is neither a number nor two with an x between.
+
+    >>> parse_size("224x320")
+    (224, 320)
+    """
+    if size is None:
+        return None
+    parts = size.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise InputError(f"--size {size!r}; expected 224, or height x width as in 224x320")
+    return int(parts[0]), int(parts[-1])
+
+
+def example(built: "BuiltModel", size: tuple[int, int] | None) -> Any:
+    """Images to trace the model with, of which only the shape matters.
+
+    Raises:
+        InputError: the model needs more than images.
+    """
+    import torch
+
+    needed = [
+        name
+        for name, parameter in signature(built.model.forward).parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    if len(needed) > 1:
+        raise InputError(
+            f"{built.name} takes {', '.join(needed)}, of which the command line knows the first. "
+            "From Python: camcore.export.explain(model, (image, ...)) with an example of each"
+        )
+
+    return torch.zeros(2, built.image.channels, *(size or built.image.crop or (224, 224)))

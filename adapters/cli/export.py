@@ -1,0 +1,240 @@
+"""`camcore export`: a model and its maps into one file."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.markup import escape
+
+from camcore.adapters import paths, tables
+from camcore.adapters.cli.arguments import Model, Size, Weights, example, parse_size
+from camcore.adapters.cli.console import err, out
+from camcore.adapters.cli.extras import needs
+from camcore.adapters.files import check_suffix
+from camcore.adapters.options import add_channels, parse_options, parse_output, parse_target
+from camcore.errors import FileError
+
+# The panels of the help.
+_METHOD, _TARGET, _MAPS, _FILE = "Method", "Target", "Maps", "File"
+
+
+def export(
+    model: Model,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="The file to write: .onnx, .pt or .pt2.", rich_help_panel=_FILE
+        ),
+    ],
+    weights: Weights = "DEFAULT",
+    size: Size = None,
+    class_names: Annotated[
+        Path | None,
+        typer.Option(
+            help="A text file with one class name per line.", show_default="the weights' own"
+        ),
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="`camcore methods` lists them.", rich_help_panel=_METHOD)
+    ] = "gradcam",
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--layer",
+            help="A module of the model; `camcore layers` lists them. Repeatable: the maps of "
+            "several layers are combined.",
+            show_default="the last one on the image's grid",
+            rich_help_panel=_METHOD,
+        ),
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option",
+            metavar="NAME=VALUE",
+            help="An option of the method, as eps=0; `camcore methods` lists them. Repeatable.",
+            rich_help_panel=_METHOD,
+        ),
+    ] = None,
+    channels: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many channels scorecam, sscam and iscam mask the image with, those that are "
+            "strongest in it: a pass for each.",
+            show_default="all of them",
+            rich_help_panel=_METHOD,
+        ),
+    ] = None,
+    eigen_smooth: Annotated[
+        bool,
+        typer.Option(
+            "--eigen-smooth",
+            help="Less noise: the first principal component of the weighted activations in place "
+            "of their sum.",
+            rich_help_panel=_METHOD,
+        ),
+    ] = False,
+    aug_smooth: Annotated[
+        bool,
+        typer.Option(
+            "--aug-smooth",
+            help="Less noise: the mean over six variants of the image, mirrored, brighter and "
+            "darker, at six times the cost.",
+            rich_help_panel=_METHOD,
+        ),
+    ] = False,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="What is explained, class by class: logit; probability (softmax); rest and finer "
+            "(against the other classes); binary (one score, yes or no); value (regression); "
+            "segmentation (scores of pixels); or module:function, from the model's output to "
+            "scores (B, N).",
+            show_default="the method's own, mostly logit",
+            rich_help_panel=_TARGET,
+        ),
+    ] = None,
+    explain_output: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|INDEX",
+            help="The output of the model to explain, where it has several.",
+            show_default="the first",
+            rich_help_panel=_TARGET,
+        ),
+    ] = None,
+    combine: Annotated[
+        Literal["mean", "product"] | None,
+        typer.Option(
+            help="What the maps of several layers become.",
+            show_default="the method's own, mostly mean",
+            rich_help_panel=_MAPS,
+        ),
+    ] = None,
+    relu: Annotated[
+        bool | None,
+        typer.Option(
+            "--relu/--no-relu",
+            help="Whether what speaks against the class is cut off.",
+            show_default="the method's own",
+            rich_help_panel=_MAPS,
+        ),
+    ] = None,
+    normalize: Annotated[
+        bool,
+        typer.Option(
+            "--normalize/--no-normalize",
+            help="Maps in [0, 1], or as the method gives them.",
+            rich_help_panel=_MAPS,
+        ),
+    ] = True,
+    map_size: Annotated[
+        Literal["image", "feature"],
+        typer.Option(help="Maps of the image's size, or the layer's.", rich_help_panel=_MAPS),
+    ] = "image",
+    dynamic_size: Annotated[
+        bool | None,
+        typer.Option(
+            "--dynamic-size/--fixed-size",
+            help="Whether the file takes images of any height and width.",
+            show_default="any size where the model allows it",
+            rich_help_panel=_FILE,
+        ),
+    ] = None,
+    stepwise: Annotated[
+        bool,
+        typer.Option(
+            "--stepwise",
+            help="The file takes many passes in steps, so that `camcore run` shows how far it is; "
+            "for ablationcam, scorecam, rise and their like.",
+            rich_help_panel=_FILE,
+        ),
+    ] = False,
+    pixels: Annotated[
+        bool,
+        typer.Option(
+            "--pixels",
+            help="The file takes uint8 images (B, H, W, 3) and normalises them itself.",
+            rich_help_panel=_FILE,
+        ),
+    ] = False,
+) -> None:
+    """Write a model and its maps into one file, and check that file against PyTorch.
+
+    - `camcore export resnet50 --method layercam --layer layer3 --output resnet50.onnx`
+
+    - `camcore export resnet50 --layer layer3 --layer layer4 --pixels -o resnet50.onnx`
+
+    - `camcore export resnet50 --method scorecam --channels 16 -o resnet50.onnx`
+
+    - `camcore export resnet18 --method ablationcam --layer layer3 --stepwise -o resnet18.onnx`
+
+    - `camcore export fcn_resnet50 --target segmentation --layer backbone.layer4 -o fcn.onnx`
+
+    - `camcore export resnet18 --weights mine.safetensors --class-names names.txt -o mine.onnx`
+
+    - `camcore export mymodels:build_net --size 96x128 --fixed-size --output net.pt2`
+
+    A model given as module:function is taken to want ImageNet's mean and standard deviation, and an
+    image alone; the Python function camcore.export.explain takes any, and further inputs.
+    """
+    # What can be checked before torch is imported, and before minutes of work.
+    check_suffix(output)
+    paths.check_folder(output.parent, f"--output {output}")
+    paths.check_targets([("--output", output)], [Path(weights)])
+    names = None if class_names is None else _read_lines(class_names)
+    height_width = parse_size(size)
+    own_options = add_channels(method, parse_options(method, options or ()), channels)
+    with needs("export"):
+        from camcore.adapters.sources.build import build_model
+        from camcore.adapters.sources.built_model import with_size
+        from camcore.export import explain, save
+
+        chosen = {
+            "target": parse_target(target),
+            "output": parse_output(explain_output),
+            "combine": combine,
+            "relu": relu,
+        }
+    with err.status(f"building {model}"):
+        built = build_model(model, weights)
+    spec = built.image if height_width is None else with_size(built.image, height_width)
+    with err.status(f"explaining {built.name} with {method}"):
+        explained = explain(
+            built.model,
+            example(built, height_width),
+            method=method,
+            layer=layers or None,
+            eigen_smooth=eigen_smooth,
+            aug_smooth=aug_smooth,
+            stepwise=stepwise,
+            normalize=normalize,
+            full_size=map_size == "image",
+            pixels=pixels,
+            model_name=built.name,
+            class_names=built.class_names if names is None else names,
+            image_spec=spec,
+            dynamic_size=dynamic_size,
+            # The others are left to the method.
+            **{name: value for name, value in chosen.items() if value is not None},
+            **own_options,
+        )
+    with err.status(f"writing and checking {output}"):
+        card = save(explained, output)
+    out.print(
+        f"[green]wrote[/green] {escape(str(output))}: {card.method} of {card.model} at "
+        f"{escape(card.layer)}{tables.target_suffix(card)}",
+        soft_wrap=True,
+    )
+    for note in card.notes:
+        out.print(escape(f"note: {note}"), soft_wrap=True)
+
+
+def _read_lines(path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from error

@@ -1,0 +1,36 @@
+"""`camcore layers`: the layers of a model that can be explained."""
+
+from typing import Annotated
+
+import typer
+
+from camcore.adapters import tables
+from camcore.adapters.cli.arguments import Model, Size, Weights, example, parse_size
+from camcore.adapters.cli.console import out
+from camcore.adapters.cli.extras import needs
+
+
+def layers(
+    model: Model,
+    weights: Weights = "none",
+    size: Size = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="List those that cannot be explained as well.")
+    ] = False,
+) -> None:
+    """List the layers of a model that can be explained, and tell which is the default and why.
+
+    - `camcore layers resnet18`
+
+    - `camcore layers vit_b_16 --all`
+
+    - `camcore layers mymodels:build_net --size 96x128`
+    """
+    with needs("export"):
+        from camcore.adapters.sources.build import build_model
+        from camcore.adapters.sources.scenes import SCENES
+        from camcore.export import list_layers
+    height_width = parse_size(size)
+    built = build_model(model, "DEFAULT" if model == SCENES else weights)
+    found = list_layers(built.model, example(built, height_width))
+    out.print(tables.layers_table(built.name, found, everything=everything, width=out.width))

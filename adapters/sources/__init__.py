@@ -1,0 +1,1 @@
+"""Sources: where models come from, one file a source; `build` picks among them by name."""

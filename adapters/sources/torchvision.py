@@ -1,0 +1,112 @@
+"""Torchvision's models by the names of their builders, as `resnet18`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+from torchvision import models
+
+from camcore.adapters.sources.built_model import BuiltModel
+from camcore.adapters.sources.weights import (
+    State,
+    is_weights_file,
+    load_state_dict,
+    read_state_dict,
+)
+from camcore.card import ImageSpec
+from camcore.errors import CamcoreError, unknown_name
+
+_ON_A_BACKBONE = [
+    *models.list_models(models.segmentation),
+    *models.list_models(models.detection),
+]
+
+
+def names() -> Sequence[str]:
+    # Not the video and quantised ones: files take images, and quantised layers have no gradients.
+    return [*models.list_models(models), *_ON_A_BACKBONE]
+
+
+def takes(name: str) -> bool:
+    return name in names()
+
+
+def build(name: str, weights: str) -> BuiltModel:
+    """The builder's model with DEFAULT or NONE, weights that torchvision names, or a file's.
+
+    A file may have another number of classes; it is taken to be fine-tuned from the default
+    weights, so their preprocessing is used, and their class names where the number agrees.
+    """
+    choices = models.get_model_weights(name)
+    default = getattr(choices, "DEFAULT", None)
+    if is_weights_file(weights):
+        state = read_state_dict(Path(weights))
+        model = _without_weights(name, state)
+        load_state_dict(model, state, weights)
+        return _described(model, name, default, classes=_last_weight(state, model))
+    if weights.upper() == "NONE":
+        return _described(_without_weights(name, None), name, default)
+    chosen = getattr(choices, weights.upper(), None)
+    if chosen is None:
+        offered = ["DEFAULT", "NONE", *(choice.name for choice in choices)]
+        raise unknown_name(
+            f"weights of {name}", weights, offered, "A state dict's file will do too."
+        )
+    try:
+        model = models.get_model(name, weights=chosen)
+    except (OSError, RuntimeError) as error:  # RuntimeError: the hash does not fit
+        raise CamcoreError(
+            f"{chosen.url} could not be downloaded ({error}); give a file with --weights FILE, or "
+            "NONE for a model that was never trained"
+        ) from error
+    return _described(model, name, chosen)
+
+
+def _without_weights(name: str, state: State | None) -> nn.Module:
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):  # their own initialisation is slow and warns
+        options = {"init_weights": False}
+        if state is not None:  # as torchvision itself does when it loads its weights
+            aux = any(key.startswith(("aux", "AuxLogits")) for key in state)
+            options |= {"transform_input": True, "aux_logits": aux}
+    elif name in _ON_A_BACKBONE:  # whose weights would be downloaded
+        options = {"weights_backbone": None}
+        if state is not None and any(key.startswith("aux_classifier.") for key in state):
+            options["aux_loss"] = True
+    model = cast(nn.Module, models.get_model(name, weights=None, **options))
+    classes = None if state is None else _last_weight(state, model)
+    if classes in (None, _last_weight(model.state_dict(), model)):
+        return model
+    return cast(nn.Module, models.get_model(name, weights=None, num_classes=classes, **options))
+
+
+def _last_weight(state: State, model: nn.Module) -> int | None:
+    """The number of classes, by a state dict's tensor for the last layer of the model."""
+    matrices = [key for key, value in model.state_dict().items() if value.ndim >= 2]
+    last = state.get(matrices[-1]) if matrices else None
+    return None if last is None else last.shape[0]
+
+
+def _described(model: nn.Module, name: str, weights: Any, classes: int | None = None) -> BuiltModel:
+    """The model with the class names and preprocessing that torchvision states for weights."""
+    if weights is None:
+        return BuiltModel(model, name, None, ImageSpec(None, None))
+    known = weights.meta.get("categories")
+    class_names = tuple(known) if known and classes in (None, len(known)) else None
+    return BuiltModel(model, name, class_names, _image_spec(weights.transforms()))
+
+
+def _image_spec(preset: Any) -> ImageSpec:
+    """What torchvision's preset does; a detector's does nothing, the model itself normalises."""
+    (resize,) = getattr(preset, "resize_size", [None])
+    (crop,) = getattr(preset, "crop_size", [None])
+    return ImageSpec(
+        None,
+        None,
+        mean=tuple(getattr(preset, "mean", (0.0, 0.0, 0.0))),
+        std=tuple(getattr(preset, "std", (1.0, 1.0, 1.0))),
+        resize=resize,
+        crop=None if crop is None else (crop, crop),
+        interpolation=preset.interpolation.value if resize else "bilinear",
+    )

@@ -1,0 +1,167 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from camcore.card import ImageSpec
+from camcore.errors import ExportError, ProofError
+from camcore.export.trace.targets import TARGETS
+from tests.adapters.cli.calls import camcore, done, failed
+from tests.adapters.cli.fake_export import FakeExport
+
+
+def test_export_hands_everything_over(fake_export: FakeExport, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    arguments = ("--weights", "none", "--method", "layercam", "--layer", "layer3", "-o", path)
+    text = done(camcore("export", "squeezenet1_1", *arguments, "--size", "448", "--fixed-size"))
+    assert f"wrote {path}: gradcam of squeezenet1_1 at features" in text
+    assert "note: this [and] that" in text
+    asked = fake_export.asked
+    assert asked.pop("model").training is False
+    assert asked.pop("example").shape[1:] == (3, 448, 448)
+    assert len(asked.pop("class_names")) == 1000
+    assert asked == {
+        "method": "layercam",
+        "layer": ["layer3"],
+        "eigen_smooth": False,
+        "aug_smooth": False,
+        "normalize": True,
+        "full_size": True,
+        "stepwise": False,
+        "pixels": False,
+        "model_name": "squeezenet1_1",
+        "image_spec": ImageSpec(None, None, resize=512, crop=(448, 448)),
+        "dynamic_size": False,
+    }
+
+
+def test_export_in_steps(fake_export: FakeExport, tmp_path: Path) -> None:
+    arguments = ("--weights", "none", "--method", "rise", "--stepwise", "-o", tmp_path / "m.onnx")
+    done(camcore("export", "squeezenet1_1", *arguments))
+    assert fake_export.asked["stepwise"] is True
+
+
+def test_export_defaults(fake_export: FakeExport, tmp_path: Path) -> None:
+    done(camcore("export", "squeezenet1_1", "--weights", "none", "-o", tmp_path / "m.pt2"))
+    assert fake_export.asked["dynamic_size"] is None
+    assert fake_export.asked["layer"] is None
+    assert fake_export.asked["example"].shape[1:] == (3, 224, 224)
+    assert fake_export.asked["image_spec"].crop == (224, 224)
+
+
+_PLAIN = ("model", "example", "model_name", "class_names", "image_spec", "dynamic_size")
+
+
+def test_export_hands_over_how_the_maps_are_made(fake_export: FakeExport, tmp_path: Path) -> None:
+    arguments = [
+        *("--method", "gradcam++", "--option", "eps=0.5", "--layer", "a", "--layer", "b"),
+        *("--combine", "product", "--eigen-smooth", "--aug-smooth", "--no-relu", "--no-normalize"),
+        *("--map-size", "feature", "--pixels", "--target", "probability", "--explain-output", "1"),
+    ]
+    path = tmp_path / "m.onnx"
+    done(camcore("export", "squeezenet1_1", "--weights", "none", "-o", path, *arguments))
+    asked = fake_export.asked
+    assert {name: asked[name] for name in asked if name not in _PLAIN} == {
+        "method": "gradcam++",
+        "eps": 0.5,
+        "layer": ["a", "b"],
+        "combine": "product",
+        "eigen_smooth": True,
+        "aug_smooth": True,
+        "relu": False,
+        "normalize": False,
+        "full_size": False,
+        "stepwise": False,
+        "pixels": True,
+        "target": "probability",
+        "output": 1,
+    }
+
+
+def test_export_hands_over_the_options_of_many_passes(
+    fake_export: FakeExport, tmp_path: Path
+) -> None:
+    built = ("squeezenet1_1", "--weights", "none", "-o", tmp_path / "m.onnx")
+    score = ("--method", "scorecam", "--channels", "8", "--option", "align_corners=true")
+    done(camcore("export", *built, *score))
+    asked = {name: fake_export.asked[name] for name in ("method", "channels", "align_corners")}
+    assert asked == {"method": "scorecam", "channels": 8, "align_corners": True}
+    refused = failed(camcore("export", *built, "--method", "rise", "--channels", "8"))
+    assert "--channels 8: rise does not choose channels; scorecam, sscam, iscam do" in refused
+    assert camcore("export", *built, "--channels", "0").exit_code == 2
+
+
+def test_export_help_names_every_target() -> None:
+    text = done(camcore("export", "--help"))
+    for name in TARGETS:
+        assert re.search(rf"\b{name}\b", text), name
+
+
+def test_export_with_class_names_and_a_shape(fake_export: FakeExport, tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("one\ntwo\n")
+    arguments = ("--size", "96x128", "--class-names", names, "--dynamic-size")
+    path = tmp_path / "m.onnx"
+    done(camcore("export", "squeezenet1_1", "--weights", "none", *arguments, "-o", path))
+    assert fake_export.asked["class_names"] == ("one", "two")
+    assert fake_export.asked["example"].shape[1:] == (3, 96, 128)
+    assert fake_export.asked["image_spec"] == ImageSpec(None, None)
+    assert fake_export.asked["dynamic_size"] is True
+
+
+@pytest.mark.parametrize("error", [ExportError("no [rule] for op"), ProofError("maps differ")])
+def test_failed_export_is_one_line_and_code_1(
+    fake_export: FakeExport, tmp_path: Path, error: Exception
+) -> None:
+    fake_export.error = error
+    result = camcore("export", "squeezenet1_1", "--weights", "none", "-o", tmp_path / "m.onnx")
+    assert str(error) in failed(result, code=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["resnet19"], "unknown model 'resnet19'"),
+        (["resnet18", "--weights", "none.pt"], "none.pt does not exist"),
+        (["resnet18", "--size", "big"], "--size 'big'; expected 224"),
+        (["resnet18", "--size", "1x2x3"], "--size '1x2x3'"),
+        (["resnet18", "--size", "0"], "--size '0'"),
+        (["resnet18", "--class-names", "none.txt"], "none.txt cannot be read"),
+        (["resnet18", "--option", "eps=1"], "gradcam has no options"),
+        (["resnet18", "--option", "k=a", "--method", "fem"], "--option k=a; expected a number"),
+        (["resnet18", "--method", "gradcan", "--option", "k=1"], "unknown method 'gradcan'"),
+        (["resnet18", "--target", "no_module:f"], "no module 'no_module' in the working folder"),
+    ],
+)
+def test_export_errors(
+    fake_export: FakeExport, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    assert message in failed(camcore("export", *arguments, "-o", tmp_path / "m.onnx"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_to_an_unknown_format_fails_at_once(fake_export: FakeExport) -> None:
+    assert "has the suffix '.h5'; expected .onnx" in failed(
+        camcore("export", "resnet18", "-o", "m.h5")
+    )
+    assert fake_export.asked == {}
+
+
+def test_export_into_a_missing_folder_fails_at_once(fake_export: FakeExport) -> None:
+    message = failed(camcore("export", "resnet18", "-o", "none/m.onnx"))
+    assert "there is no folder none; make it first" in message
+    assert fake_export.asked == {}
+
+
+def test_export_over_what_it_reads_or_a_folder_fails_at_once(
+    fake_export: FakeExport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.pt").write_text("weights")
+    Path("folder.onnx").mkdir()
+    message = failed(camcore("export", "resnet18", "--weights", "mine.pt", "-o", "mine.pt"))
+    assert "--output mine.pt would replace mine.pt, which is read" in message
+    message = failed(camcore("export", "resnet18", "-o", "folder.onnx"))
+    assert "--output folder.onnx is a folder; give a file" in message
+    assert fake_export.asked == {}
+    assert Path("mine.pt").read_text() == "weights"

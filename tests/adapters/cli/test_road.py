@@ -1,0 +1,82 @@
+"""The whole road, from a model to an overlay, with the real exporter."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from camcore.adapters import load
+from camcore.adapters.images import prepare, read_image
+from tests.adapters.cli.calls import camcore, done
+
+MODULE = """
+from torch import nn
+
+def build():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 3),
+    )
+"""
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt", ".pt2"])
+def test_from_model_to_overlay(
+    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    """The whole road, with the real exporter."""
+    (tmp_path / "tiny_models.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "tiny_models", raising=False)
+    assert "default" in done(camcore("layers", "tiny_models:build", "--size", "32"))
+    file = f"tiny{suffix}"
+    done(camcore("export", "tiny_models:build", "--size", "32", "-o", file))
+    assert "build" in done(camcore("inspect", file))
+    record = json.loads(
+        camcore("run", file, photos[0], "--top", "3", "-o", "o.png", "--json", "-").stdout
+    )
+    (entry,) = record["images"]
+    assert sorted(explained["class"] for explained in entry["explained"]) == [0, 1, 2]
+    runner = load(file)
+    array, _ = prepare(read_image(photos[0]), runner.card.image)
+    explanation = runner(array, [0, 1, 2])
+    assert 0 <= explanation.saliency_map.min() <= explanation.saliency_map.max() <= 1
+    best = entry["predictions"][0]
+    assert best["score"] == pytest.approx(explanation.scores[0].max(), rel=1e-5)
+    assert read_image("o.png").shape[2] == 3
+
+
+def test_segmentation_from_model_to_overlay(
+    segmenter_folder: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    """Scores of pixels are no scores of classes: none is told, and none is made up."""
+    file = segmenter_folder / "image.onnx"
+    text = (segmenter_folder / "image.txt").read_text()
+    assert "gradcam of build_segmenter at backbone, target segmentation" in text
+    text = done(camcore("inspect", file))
+    assert "out, aux, classes, saliency_map" in text
+    assert "out │ float32 │ batch x 3 x" in text
+    picture = tmp_path / "o.png"
+    options = ("--class", "sea", "--class", "sky", "-o", picture)
+    record = json.loads(camcore("run", file, photos[0], *options, "--json", "-").stdout)
+    assert (record["output"], record["target"]) == ("out", "segmentation")
+    (entry,) = record["images"]
+    assert entry["predictions"] == []
+    assert [(e["name"], e["score"]) for e in entry["explained"]] == [("sea", None), ("sky", None)]
+    array, placement = prepare(read_image(photos[0]), load(file).card.image)
+    maps = load(file)(array, [1, 0]).saliency_map[0]
+    for explained, saliency_map in zip(entry["explained"], maps, strict=True):
+        y, x = np.unravel_index(saliency_map.argmax(), saliency_map.shape)
+        peak = placement.points_to_original(np.array([x + 0.5, y + 0.5]), saliency_map.shape)
+        assert explained["peak"] == {"x": pytest.approx(peak[0]), "y": pytest.approx(peak[1])}
+    assert read_image(picture).shape[2] == 3
+    text = done(camcore("run", file, photos[0], *options))
+    assert "score ┃" not in text
+    assert "The maps show the class's pixels together." in text
+    text = done(camcore("run", file, photos[0], "--top", "3"))
+    assert all(name in text for name in ("sky", "sea", "sand"))
