@@ -46,7 +46,7 @@ types: $(INSTALLED)  ## static types, checked on an installed copy
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/types-copy .
 	cd $(VENV)/types-copy && MYPYPATH=. ../bin/python -m mypy --config-file ../../pyproject.toml -p camcore
 
-bench: $(INSTALLED)  ## camcore beside plain onnxruntime and pytorch-grad-cam; writes benchmarks/results.json
+bench: $(INSTALLED)  ## camcore beside plain onnxruntime and pytorch-grad-cam; writes benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks.gradcam
 
 # The two below keep what other runs measured; METHODS="--models vit_b_16" and
@@ -57,8 +57,9 @@ bench-methods: $(FAMILIES)  ## each method in each family of models, beside its 
 bench-passes: $(INSTALLED)  ## methods of many passes beside their floor and their peers; writes benchmarks/PASSES.md
 	$(BIN)/python -m benchmarks.passes $(PASSES)
 
-# What is known already from the same versions stays; MATRIX="--minutes 30 --methods gradcam" does less.
-matrix: $(FAMILIES)  ## which models, methods and formats work (hours); writes docs/SUPPORT.md
+# A sample says what fails that did not. MATRIX="--all" runs whatever is not known yet from the same
+# versions (days), MATRIX="--methods gradcam --minutes 30" a part of it.
+matrix: $(FAMILIES)  ## which models, methods and formats work, a sample (an hour at most); writes docs/SUPPORT.md
 	$(BIN)/python -m benchmarks.matrix $(MATRIX)
 
 demo-weights: $(INSTALLED)  ## train the demo classifier again (minutes on two cores)

@@ -1,5 +1,5 @@
-"""Everything of camcore that touches the world outside: files, runtimes, images, model zoos, the
-command line.
+"""Everything of camcore that touches the world outside: files, runtimes, images, sources of
+models, the command line.
 
 Importing this package imports neither torch nor onnx, and no runtime before `load` needs one.
 """

@@ -4,8 +4,10 @@ Each cell is one file: a model, a layer, a method and a format. It was written a
 file of `camcore.export.save` is, against eager PyTorch on images, batch sizes and classes that the
 export never saw, or it says what stood in the way. A process is started for each model, so that one
 that hangs, or takes all memory, costs its own cells alone; there it is traced once for all methods.
-Cells that are in the JSON file already, from the same versions, are not run again, unless they ran
-out of time.
+
+By default a sample is run again, and what fails that did not is an error. Of the whole, or of the
+part that is asked for, cells that are in the table already, from the same versions, are not run
+again, unless they ran out of time.
 """
 
 import argparse
@@ -18,8 +20,9 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib import metadata
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -27,19 +30,29 @@ from unittest.mock import patch
 import torch
 from torch.export import ExportedProgram
 
+from benchmarks.cells import (
+    FORMATS,
+    LAYERS,
+    OPTIONS,
+    Cell,
+    Place,
+    enter,
+    is_the_same,
+    outcome_of,
+    read_cells,
+    write_cells,
+)
 from benchmarks.families import FAMILIES, Family
-from benchmarks.report import markdown_table
+from benchmarks.sample import choose, estimate
+from benchmarks.support import TABLE, render
 from benchmarks.traces import Traces
 from camcore.errors import CamcoreError, ExportError
 from camcore.export import Explained, explain, save
 from camcore.export.families import family_of
-from camcore.export.prove.prove import TOLERANCE
 from camcore.export.write.capture import capture
 from camcore.methods import METHODS, get_method
 
 ROOT = Path(__file__).resolve().parent.parent
-FORMATS = (".onnx", ".pt", ".pt2")
-LAYERS = ("default", "earlier")
 DISTRIBUTIONS = (
     "camcore",
     "torch",
@@ -50,33 +63,7 @@ DISTRIBUTIONS = (
     "onnxscript",
     "onnxruntime",
 )
-MARKS = {
-    "exact": "✓",
-    "rounding": "≈",
-    "not applicable": "-",
-    "failed": "✗",
-    "timeout": "◷",
-    "not run": "·",
-}
-MEANINGS = {
-    "exact": f"proven, the worst relative error is at most {TOLERANCE:.0e}",
-    "rounding": "proven, as near to double precision as single precision comes, which for this "
-    f"model and method is further than {TOLERANCE:.0e}",
-    "not applicable": "the method asks for what the model does not have",
-    "failed": "no file: see below",
-    "timeout": "no answer in the time allowed",
-    "not run": "not run",
-}
-# Methods of many passes are cut short: the file is of the same operators for one pass or thousands.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "ablationcam": {"ratio": 0.1},
-    "scorecam": {"channels": 8},
-    "sscam": {"samples": 2, "channels": 8},
-    "iscam": {"samples": 2, "channels": 8},
-    "rise": {"n_masks": 32},
-    # Rectified, a random sum may be empty for every image.
-    "randomcam": {"relu": False},
-}
+SAMPLE_MINUTES = 60
 # How the errors begin that say that a method asks for what a model does not have.
 INAPPLICABLE = (
     "cam needs",
@@ -86,78 +73,109 @@ INAPPLICABLE = (
 )
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One file that was to be made, and what came of it.
-
-    `layer` is `default` or `earlier`, `module` its name; `size` is what the file says of height and
-    width; `error` is the worst relative error of the proof, `reason` why there is no file.
-    """
-
-    model: str
-    layer: str
-    method: str
-    format: str
-    outcome: str = "not run"
-    module: str = ""
-    size: str = ""
-    error: float | None = None
-    reason: str = ""
-    seconds: float = 0.0
-
-    @property
-    def place(self) -> tuple[str, str, str, str]:
-        return self.model, self.layer, self.method, self.format
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     if options.child:
-        with options.child.open("a") as file:
-            cells = [
-                Cell(options.models[0], options.layers[0], method, suffix)
-                for method in options.methods
-                for suffix in options.formats
-            ]
-            for cell in fill(FAMILIES[options.models[0]], cells):
-                file.write(json.dumps(asdict(cell)) + "\n")
-                file.flush()
+        _work(options.child)
         return
     versions = _versions()
-    known = {cell.place: cell for cell in _read(options.output, versions)}
-    until = time.monotonic() + 60 * options.minutes
-    for layer in options.layers:
-        for model in options.models:
-            wanted = [
-                Cell(model, layer, method, suffix)
-                for method in options.methods
-                for suffix in options.formats
-            ]
-            missing = [
-                cell for cell in wanted if options.again or not _is_settled(known.get(cell.place))
-            ]
-            if not missing or not _is_installed(model):
-                continue
-            seconds = min(options.timeout, until - time.monotonic())
-            for cell in collect(missing, seconds, until):
-                print(_line(cell), flush=True)
-                known[cell.place] = cell
-            _write(options.output, versions, known.values())
-    _write(options.output, versions, known.values())
+    before, theirs = read_cells(options.output)
+    known = dict(before)
+    asked = options.models, options.layers, options.methods, options.formats
+    is_sample = not options.all and not any(asked)
+    if is_sample:
+        wanted, minutes = choose(known), SAMPLE_MINUTES
+    else:
+        if theirs != versions:
+            known = {}
+        wanted, minutes = _whole(*asked), float("inf")
+        if not options.again:
+            wanted = [cell for cell in wanted if not _is_settled(known.get(cell.place))]
+    wanted = [cell for cell in wanted if _is_installed(cell.model)]
+    minutes = minutes if options.minutes is None else options.minutes
+    estimated = f"{len(wanted)} cells, some {estimate(wanted, before) / 60:.0f} minutes"
+    print(f"{estimated}, stops after {minutes:.0f}" if minutes < float("inf") else estimated)
+    # What a few cells give with other versions would be lost among those of the rest.
+    keeps = not is_sample or not known or theirs == versions
+    found = []
+    for cells in _run(wanted, options.timeout, time.monotonic() + 60 * minutes):
+        for cell in cells:
+            print(_line(cell), flush=True)
+            enter(known, cell)
+        found += cells
+        if keeps:
+            _write(options.output, known, versions)
+    if not keeps:
+        print(f"{options.output} is of other versions and stays as it is: --all makes it anew")
+    if is_sample:
+        _judge(found, len(wanted), before)
+    elif not found:
+        _write(options.output, known, versions)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n\n")[0])
-    parser.add_argument("--models", nargs="+", default=list(FAMILIES), choices=FAMILIES)
-    parser.add_argument("--layers", nargs="+", default=list(LAYERS), choices=LAYERS)
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=FORMATS)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many")
+    parser.add_argument("--all", action="store_true", help="the whole, not a sample")
+    part = parser.add_argument_group("a part of the whole")
+    part.add_argument("--models", nargs="+", choices=FAMILIES)
+    part.add_argument("--layers", nargs="+", choices=LAYERS)
+    part.add_argument("--methods", nargs="+", choices=METHODS)
+    part.add_argument("--formats", nargs="+", choices=FORMATS)
+    parser.add_argument(
+        "--again", action="store_true", help="of the whole or a part, what is known as well"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help=f"stop after so many; by default a sample stops after {SAMPLE_MINUTES}",
+    )
     parser.add_argument("--timeout", type=float, default=900, help="seconds for each model")
-    parser.add_argument("--again", action="store_true", help="run what is there already as well")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "support.json")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / TABLE)
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     return parser
+
+
+def _whole(
+    models: Iterable[str] | None,
+    layers: Iterable[str] | None,
+    methods: Iterable[str] | None,
+    formats: Iterable[str] | None,
+) -> list[Cell]:
+    """All cells of what is named; where nothing is, of everything."""
+    return [
+        Cell(model, layer, method, suffix)
+        for layer in layers or LAYERS
+        for model in models or FAMILIES
+        for method in methods or METHODS
+        for suffix in formats or FORMATS
+    ]
+
+
+def _run(wanted: Iterable[Cell], timeout: float, until: float) -> Iterator[list[Cell]]:
+    for _, cells in groupby(wanted, lambda cell: (cell.model, cell.layer)):
+        yield collect(list(cells), min(timeout, until - time.monotonic()), until)
+
+
+def _judge(found: Sequence[Cell], wanted: int, before: Mapping[Place, Cell]) -> None:
+    """Say how the cells of a sample compare with what was known; it is an error if some fail."""
+    known = [(before[cell.place], cell) for cell in found if cell.place in before]
+    changed = [pair for pair in known if not is_the_same(*pair)]
+    for old, new in changed:
+        print(f"changed: {_line(new)}; it was {old.outcome}")
+    print(f"{len(found)} of {wanted} cells run, {len(changed)} changed")
+    failed = ("failed", "timeout")
+    worse = [old for old, new in changed if new.outcome in failed and old.outcome not in failed]
+    if worse:
+        raise SystemExit(f"{len(worse)} cells fail that did not")
+
+
+def _work(folder: Path) -> None:
+    """What a process does for `collect`: fill the cells that lie in the folder."""
+    cells = [Cell(**json.loads(line)) for line in _lines(folder / "wanted")]
+    with (folder / "found").open("a") as file:
+        for cell in fill(FAMILIES[cells[0].model], cells):
+            file.write(json.dumps(asdict(cell)) + "\n")
+            file.flush()
 
 
 def fill(family: Family, cells: Sequence[Cell]) -> Iterator[Cell]:
@@ -201,7 +219,7 @@ def _saved(cell: Cell, explained: Explained, program: ExportedProgram, spent: fl
         card, found = _attempt(lambda: save(explained, path))
     if card is not None:
         error = card.proof["worst_relative_error"]
-        found = {"outcome": "exact" if error <= TOLERANCE else "rounding", "error": error}
+        found = {"outcome": outcome_of(error), "error": error}
     free = explained.card.image.is_any_size
     return replace(
         cell,
@@ -238,14 +256,11 @@ def collect(cells: Sequence[Cell], seconds: float, until: float = float("inf")) 
     """
     if seconds <= 0:
         return []
-    first = cells[0]
-    with tempfile.TemporaryDirectory() as folder:
-        found, said = Path(folder) / "cells", Path(folder) / "said"
-        methods = dict.fromkeys(cell.method for cell in cells)
-        formats = dict.fromkeys(cell.format for cell in cells)
-        command = [sys.executable, "-m", "benchmarks.matrix", "--child", str(found)]
-        command += ["--models", first.model, "--layers", first.layer]
-        command += ["--methods", *methods, "--formats", *formats]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        found, said = folder / "found", folder / "said"
+        (folder / "wanted").write_text("".join(json.dumps(asdict(cell)) + "\n" for cell in cells))
+        command = [sys.executable, "-m", "benchmarks.matrix", "--child", str(folder)]
         # One thread, so that several runs may share a machine; and nothing is downloaded.
         environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         with said.open("w") as output:
@@ -268,8 +283,7 @@ def collect(cells: Sequence[Cell], seconds: float, until: float = float("inf")) 
     elif missing and code:
         reason = f"the process ended with {code}: {last_words}"
         filled.append(replace(missing[0], outcome="failed", reason=reason))
-    wanted = {cell.place for cell in cells}
-    return [cell for cell in filled if cell.place in wanted]
+    return filled
 
 
 def _lines(path: Path) -> list[str]:
@@ -295,28 +309,11 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _read(path: Path, versions: Mapping[str, str]) -> list[Cell]:
-    """The cells of a file, if they come from the same versions."""
-    if not path.exists():
-        return []
-    content = json.loads(path.read_text())
-    if content["versions"] != versions:
-        return []
-    return [Cell(**cell) for cell in content["cells"]]
-
-
-def _write(path: Path, versions: Mapping[str, str], cells: Iterable[Cell]) -> None:
-    ranks = [{name: n for n, name in enumerate(names)} for names in (FAMILIES, LAYERS, METHODS)]
-
-    def rank(cell: Cell) -> tuple[int, ...]:
-        names = (cell.model, cell.layer, cell.method)
-        places = [table.get(name, -1) for table, name in zip(ranks, names, strict=True)]
-        return *places, FORMATS.index(cell.format)
-
-    ordered = [asdict(cell) for cell in sorted(cells, key=rank)]
-    path.write_text(json.dumps({"versions": versions, "cells": ordered}, indent=1) + "\n")
-    # From the file, so that the table never says more than the file does.
-    path.with_name("SUPPORT.md").write_text(render(json.loads(path.read_text())))
+def _write(path: Path, cells: Mapping[Place, Cell], versions: Mapping[str, str]) -> None:
+    write_cells(path, cells.values(), versions)
+    # From the file, so that the page never says more than the table does.
+    written, versions = read_cells(path)
+    path.with_name("SUPPORT.md").write_text(render(list(written.values()), versions))
 
 
 def _line(cell: Cell) -> str:
@@ -324,91 +321,6 @@ def _line(cell: Cell) -> str:
     reason = f": {cell.reason}" if cell.reason else ""
     place = f"{cell.model} {cell.module or cell.layer} {cell.method} {cell.format}"
     return f"{place}: {cell.outcome}{error}, {cell.seconds:.0f} s{reason}"
-
-
-def render(content: Mapping[str, Any]) -> str:
-    """SUPPORT.md from the content of support.json."""
-    cells = [Cell(**cell) for cell in content["cells"]]
-    versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
-    counts = {name: sum(cell.outcome == name for cell in cells) for name in MARKS}
-    total = len(FAMILIES) * len(LAYERS) * len(METHODS) * len(FORMATS)
-    counts["not run"] = total - len(cells)
-    legend = [
-        f"- {MARKS[name]} {MEANINGS[name]} ({count})" for name, count in counts.items() if count
-    ]
-    text = [
-        "# Support",
-        "Written by `make matrix` from `support.json`; do not edit. A mark is one file: the three "
-        f"of a method are {', '.join(f'`{suffix}`' for suffix in FORMATS)}, in this order. Models "
-        "have random weights, which were calibrated so that maps are telling; the names before a "
-        "slash are libraries, the others are torchvision's. For each model there is its default "
-        "layer, then one before it. `size` says whether height and width of the file are free, "
-        "`worst` is the worst relative error among its files.",
-        "\n".join(legend),
-        f"Methods of many passes are cut short, and a random map is not rectified: {_options()}.",
-        f"Versions: {versions}.",
-        markdown_table(
-            [
-                _record(model, layer, [c for c in cells if (c.model, c.layer) == (model, layer)])
-                for model in FAMILIES
-                for layer in LAYERS
-            ]
-        ),
-    ]
-    for outcome, title in (
-        ("failed", "What fails"),
-        ("timeout", "What takes too long"),
-        ("not applicable", "What does not apply"),
-    ):
-        lines = _reasons(cell for cell in cells if cell.outcome == outcome)
-        if lines:
-            text += [f"## {title}", "\n".join(lines)]
-    return "\n\n".join(text) + "\n"
-
-
-def _options() -> str:
-    of_models = [
-        f"{name}'s {_told(each.options)}" for name, each in FAMILIES.items() if each.options
-    ]
-    return "; ".join([_told(OPTIONS), *of_models])
-
-
-def _told(options: Mapping[str, Mapping[str, Any]]) -> str:
-    return "; ".join(
-        f"{method} with " + ", ".join(f"`{name}={value}`" for name, value in each.items())
-        for method, each in options.items()
-    )
-
-
-def _record(model: str, layer: str, cells: Sequence[Cell]) -> dict[str, str]:
-    marks = {(cell.method, cell.format): MARKS[cell.outcome] for cell in cells}
-    named = next((cell for cell in cells if cell.module), None)
-    errors = [cell.error for cell in cells if cell.error is not None]
-    module = FAMILIES[model].earlier if layer == "earlier" else named.module if named else ""
-    by_method = {
-        method: "".join(marks.get((method, suffix), MARKS["not run"]) for suffix in FORMATS)
-        for method in METHODS
-    }
-    return {
-        "model": model,
-        "layer": f"`{module}`" if module else "",
-        "size": named.size if named else "",
-        "worst": f"{max(errors):.1e}" if errors else "",
-        **by_method,
-    }
-
-
-def _reasons(cells: Iterable[Cell]) -> list[str]:
-    """For each model and reason, the files that it stands in the way of."""
-    found: dict[tuple[str, str, str], list[str]] = {}
-    for cell in cells:
-        # The same reason names several layers, so it is told once for each.
-        files = found.setdefault((cell.model, cell.layer, cell.reason), [])
-        files.append(f"{get_method(cell.method).name} {cell.format}")
-    return [
-        f"- {model}, {layer} layer, {', '.join(files)}: {reason}"
-        for (model, layer, reason), files in found.items()
-    ]
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.book import About, Book
+from benchmarks.book import About, Book, Section
 from benchmarks.families import FAMILIES
 from benchmarks.files import (
     MAP_TOLERANCE,
@@ -26,6 +26,7 @@ from benchmarks.files import (
     map_difference,
     write_plain,
 )
+from benchmarks.overview import render
 from benchmarks.peers import NAMES, Peer, peers
 from benchmarks.report import Row, machine_facts, timed
 from benchmarks.subjects import build_model, make_image, native_size
@@ -39,19 +40,27 @@ LIMITS = {"gradcam": 1.10, "eigencam": 1.10}
 
 ABOUT = About(
     "Methods and families",
-    "Written by `make bench-methods` from `methods.json`; do not edit. Models without pretrained "
-    "weights: seeded, batch norms calibrated on noise; the names before a slash are "
-    "libraries, the others are torchvision's. Each at its default layer, batch 1, its own image "
-    "size (224 x 224 for most), size fixed, the best class. Two contenders take turns in one "
-    "process, a tenth of a second at a time; a ratio is the median of the pairs' ratios, quartiles "
-    "in brackets.",
+    "Written by `make bench-methods` from [`methods.tsv`](methods.tsv), which has all rows, with "
+    "quartiles, nodes and file sizes; do not edit. Models without pretrained weights: seeded, "
+    "batch norms calibrated on noise; the names before a slash are libraries, the others are "
+    "torchvision's. Each at its default layer, batch 1, its own image size (224 x 224 for most), "
+    "size fixed, the best class. Two contenders take turns in one process, a tenth of a second at "
+    "a time; a ratio is the median of the pairs' ratios.",
     {
-        "beside the prediction": "Time and nodes of the explained file beside the plain file, both "
-        "in onnxruntime.",
-        "beside others": "Peers in eager PyTorch beside the explained file: same model object, "
-        "layer, image, class and number of threads. Times are compared only where no value of the "
-        "two maps, on their scale from 0 to 1, differs by more than 1e-3.",
+        "beside the prediction": Section(
+            "Time of the explained file beside the plain file, both in onnxruntime.",
+            "plain",
+            "explained",
+        ),
+        "beside others": Section(
+            "Peers in eager PyTorch beside the explained file: same model object, layer, image, "
+            "class and number of threads. Times are compared only where no value of the two maps, "
+            "on their scale from 0 to 1, differs by more than 1e-3.",
+            "explained",
+            "peer",
+        ),
     },
+    ("method", "peer", "map_difference", "plain_nodes", "explained_nodes", "size_ratio"),
 )
 
 
@@ -65,7 +74,7 @@ class Plan:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
-    book = Book(options.output, "METHODS.md", machine_facts(options.threads), ABOUT)
+    book = Book(options.output, "METHODS.md", machine_facts(options.threads), ABOUT, render)
     effort = Effort(seconds=4, at_least=9, at_most=200, warm_up=3, burst=0.1)
     with tempfile.TemporaryDirectory() as folder:
         for name in options.models:
@@ -80,18 +89,16 @@ def measure(name: str, methods: Sequence[str], plan: Plan) -> Iterator[Row]:
     asked, traces = FAMILIES[name].explained, Traces()
     for method in methods:
         file = plain.with_stem(f"{plain.stem}-{method}")
-        subject = {"model": name, "size": "fixed", "device": "cpu"}
+        subject = {"model": name}
         try:
             with traces.shared():
                 explained = explain(model, image, method=method, dynamic_size=False, **asked)
             card = save(explained, file)
         except CamcoreError as error:
             reason = str(error).partition(". ")[0]
-            yield Row(
-                section="beside the prediction",
+            yield ABOUT.row(
+                "beside the prediction",
                 layer="",
-                baseline="plain",
-                contender="explained",
                 refused=reason,
                 facts={"method": method},
                 **subject,
@@ -101,10 +108,8 @@ def measure(name: str, methods: Sequence[str], plan: Plan) -> Iterator[Row]:
         runs = [Session(path, "cpu", plan.threads) for path in (plain, file)]
         base, ours = (lambda run=run: run(image.numpy()) for run in runs)
         sizes = compare_files(plain, file)
-        yield Row(
-            section="beside the prediction",
-            baseline="plain",
-            contender="explained",
+        yield ABOUT.row(
+            "beside the prediction",
             limit=LIMITS.get(method),
             facts={
                 "method": method,
@@ -131,8 +136,6 @@ def _beside(
     facts: dict[str, Any] = {"method": method, "peer": library}
     row: dict[str, Any] = {
         "section": "beside others",
-        "baseline": "explained",
-        "contender": "peer",
         "limit": 1.0,
         "limit_kind": "at least",
         "facts": facts,
@@ -143,11 +146,11 @@ def _beside(
         check_map(mine)  # an empty map agrees with any other empty one
         found = np.squeeze(theirs())
     except Exception as error:
-        return Row(**row, refused=f"{type(error).__name__}: {str(error).partition('.')[0]}")
+        return ABOUT.row(**row, refused=f"{type(error).__name__}: {str(error).partition('.')[0]}")
     facts["map_difference"] = difference = map_difference(mine, found)
     if not difference <= MAP_TOLERANCE:  # NaN too
-        return Row(**row, refused=f"the maps differ by {difference:.1e}")
-    return Row(**row, **timed(alternate(ours, theirs, plan.effort)))
+        return ABOUT.row(**row, refused=f"the maps differ by {difference:.1e}")
+    return ABOUT.row(**row, **timed(alternate(ours, theirs, plan.effort)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -155,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--models", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--methods", nargs="+", choices=list(NAMES), default=list(NAMES))
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "methods.json")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "methods.tsv")
     return parser
 
 

@@ -2,8 +2,8 @@
 
 Each contender runs in processes of its own, which take turns. What no implementation can avoid, the
 floor, is measured beside it: as many passes of the plain model, or of the layers behind the chosen
-one, in onnxruntime, in batches of the size that is fastest. One JSON file holds the figures of all
-runs, PASSES.md beside it the tables.
+one, in onnxruntime, in batches of the size that is fastest. One table holds the figures of all
+runs, PASSES.md beside it is for readers.
 """
 
 import argparse
@@ -23,10 +23,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks.book import About, Book
+from benchmarks.book import About, Book, Section
 from benchmarks.files import MAP_TOLERANCE, map_difference, write_plain
 from benchmarks.report import Row, machine_facts, timed
-from benchmarks.similarity import similarity_rows
+from benchmarks.similarity import similarities
 from benchmarks.subjects import build_model, make_image, tail_share
 from benchmarks.timing import compare
 from camcore.export import Explained, explain, save
@@ -42,29 +42,60 @@ BATCHES = (8, 16, 32)
 
 ABOUT = About(
     "Many passes",
-    "Written by `make bench-passes` from `passes.json`; do not edit. Models are torchvision's with "
-    "weights=None: seeded, batch-norm statistics calibrated on noise. A ratio is the median over "
-    "pairs of processes that took turns, quartiles in brackets; what a process gives is the median "
-    "of its runs.",
+    "Written by `make bench-passes` from [`passes.tsv`](passes.tsv); do not edit. Models are "
+    "torchvision's with weights=None: seeded, batch-norm statistics calibrated on noise. A ratio "
+    "is the median over pairs of processes that took turns, quartiles in brackets; what a process "
+    "gives is the median of its runs.",
     {
-        "beside the prediction": "Time of the explained file beside the plain file, both in "
-        "onnxruntime: batch 1, 224 x 224, size fixed, the best class. Where what lies behind the "
-        "layer is linear, Ablation-CAM and Recipro-CAM need no passes.",
-        "beside the floor": "Time of the explained file beside the floor: one prediction, and the "
-        "passes that the method is made of, in plain onnxruntime, in batches of the fastest size. "
-        "Below 1x, passes without a channel update what the first operators behind the layer give. "
-        "Cost is linear in the passes, and in the layers that they go through: the tail share is "
-        "the part of the model's multiply-accumulates that lies behind the layer, the pass share "
-        "what one pass takes of the time of a prediction.",
-        "beside others": "Peers in eager PyTorch beside the explained file, each in a process of "
-        "its own: same model, image, layer, class, number of threads. Times are compared only "
-        "where no value of the two maps, on their scale from 0 to 1, differs by more than 1e-3.",
-        "memory": "The most memory that the process ever held, explained file and plain file.",
-        "cost of channels": "Score-CAM of the strongest channels alone (CSKIP) beside all of them.",
-        "similarity": "How like the map of all channels that of the strongest ones is: mean "
-        "structural similarity (SSIM) over scenes of the demo's trained classifier, and the lowest "
-        "of them.",
+        "beside the prediction": Section(
+            "Time of the explained file beside the plain file, both in onnxruntime: batch 1, "
+            "224 x 224, size fixed, the best class. Where what lies behind the layer is linear, "
+            "Ablation-CAM and Recipro-CAM need no passes.",
+            "plain",
+            "explained",
+        ),
+        "beside the floor": Section(
+            "Time of the explained file beside the floor: one prediction, and the passes that the "
+            "method is made of, in plain onnxruntime, in batches of the fastest size. Below 1x, "
+            "passes without a channel update what the first operators behind the layer give. Cost "
+            "is linear in the passes, and in the layers that they go through: the tail share is "
+            "the part of the model's multiply-accumulates that lies behind the layer, the pass "
+            "share what one pass takes of the time of a prediction.",
+            "floor",
+            "explained",
+        ),
+        "beside others": Section(
+            "Peers in eager PyTorch beside the explained file, each in a process of its own: same "
+            "model, image, layer, class, number of threads. Times are compared only where no value "
+            "of the two maps, on their scale from 0 to 1, differs by more than 1e-3.",
+            "explained",
+            "peer",
+        ),
+        "memory": Section(
+            "The most memory that the process ever held, explained file and plain file.",
+            "plain",
+            "explained",
+        ),
+        "cost of channels": Section(
+            "Score-CAM of the strongest channels alone (CSKIP) beside all of them.",
+            "strongest channels",
+            "all 512",
+        ),
+        "similarity": Section(
+            "How like the map of all channels that of the strongest ones is: mean structural "
+            "similarity (SSIM) over scenes of the demo's trained classifier, and the lowest of "
+            "them.",
+            "all channels",
+            "strongest channels",
+            size="",
+        ),
     },
+    (
+        *("method", "options", "peer", "channels", "map_difference", "their_memory_MB"),
+        *("passes", "tail_share", "pass_share", "floor_batch", "chunk"),
+        *("plain_MB", "explained_MB", "more_MB", "at_most_500_MB_more"),
+        *("scenes", "mean_SSIM", "lowest_SSIM"),
+    ),
 )
 
 
@@ -167,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if "channels" in options.parts:
             book.enter(_channel_rows(plan))
         if "similarity" in options.parts:
-            book.enter(similarity_rows(Path(folder), options.scenes))
+            book.enter(_similarity_rows(Path(folder), options.scenes))
 
 
 def _is_asked_for(case: Case, patterns: Sequence[str]) -> bool:
@@ -194,17 +225,15 @@ def measure(case: Case, plan: Plan) -> Iterator[Row]:
 
 
 def _rows(case: Case, plan: Plan, explained: Explained, file: Path, plain: Path) -> Iterator[Row]:
-    subject = {"model": case.model, "layer": case.layer, "size": "fixed", "device": "cpu"}
+    subject = {"model": case.model, "layer": case.layer}
     facts = {"method": case.method} | ({"options": "align_corners"} if case.options else {})
     once = not isinstance(explained.body, PassesBody)
     beside_prediction, beside_floor = case.limits
     ours = _task(plan, file, runs=20 if once else 2) | {"map": str(plan.our_map)}
     prediction = _task(plan, plain, runs=20)
     pairs = [(_run("onnxruntime", prediction), _run("onnxruntime", ours)) for _ in _turns(plan)]
-    yield Row(
-        section="beside the prediction",
-        baseline="plain",
-        contender="explained",
+    yield ABOUT.row(
+        "beside the prediction",
         limit=beside_prediction,
         **subject,
         **_timed(pairs),
@@ -215,10 +244,8 @@ def _rows(case: Case, plan: Plan, explained: Explained, file: Path, plain: Path)
             case, plan, explained, (ours, prediction), beside_floor, subject | {"facts": facts}
         )
     base, held = (min(result["peak"] for result in side) for side in zip(*pairs, strict=True))
-    yield Row(
-        section="memory",
-        baseline="plain",
-        contender="explained",
+    yield ABOUT.row(
+        "memory",
         **subject,
         facts=facts
         | {
@@ -264,7 +291,7 @@ def _floor_row(
     for result, _ in pairs:
         result["seconds"] = [seconds + once for seconds in result["seconds"]]
     times = _timed(pairs)
-    seconds = times["contender_ms"][1] / 1000
+    seconds = times["contender_ms"] / 1000
     share = 1.0
     if not _masks_image(explained):
         share = tail_share(explained.request.subject.user_model, case.layer, make_image())
@@ -276,10 +303,8 @@ def _floor_row(
         "chunk": explained.card.options["chunk"],
     }
     facts = subject.pop("facts") | more
-    return Row(
-        section="beside the floor",
-        baseline="floor",
-        contender="explained",
+    return ABOUT.row(
+        "beside the floor",
         limit=limit,
         **subject,
         **times,
@@ -306,20 +331,18 @@ def _peer_row(
     facts = subject.pop("facts") | {"peer": peer.library, "map_difference": difference}
     row: dict[str, Any] = {
         "section": "beside others",
-        "baseline": "explained",
-        "contender": "peer",
         "limit": peer.at_least,
         "limit_kind": "at least",
         **subject,
     }
     if not difference <= MAP_TOLERANCE:  # NaN too
-        return Row(**row, refused=f"the maps differ by {difference:.1e}", facts=facts)
+        return ABOUT.row(**row, refused=f"the maps differ by {difference:.1e}", facts=facts)
     if once["seconds"]:  # a long one: it is not made again
         pairs = [(_run("onnxruntime", ours), once)]
     else:
         pairs = [(_run("onnxruntime", ours), _run(peer.library, task)) for _ in _turns(plan)]
     facts["their_memory_MB"] = round(min(theirs["peak"] for _, theirs in pairs) / 1e6)
-    return Row(**row, **_timed(pairs), facts=facts)
+    return ABOUT.row(**row, **_timed(pairs), facts=facts)
 
 
 def _channel_rows(plan: Plan) -> Iterator[Row]:
@@ -342,19 +365,20 @@ def _channel_rows(plan: Plan) -> Iterator[Row]:
             (_run("onnxruntime", _task(plan, file, runs=5)), _run("onnxruntime", everything))
             for _ in _turns(plan)
         ]
-        yield Row(
-            section="cost of channels",
+        yield ABOUT.row(
+            "cost of channels",
             model="resnet18",
             layer="layer4",
-            size="fixed",
-            device="cpu",
-            baseline="strongest channels",
-            contender="all 512",
             limit=28.0 if count == 16 else None,
             limit_kind="at least",
             **_timed(pairs),
             facts={"channels": count},
         )
+
+
+def _similarity_rows(folder: Path, scenes: int) -> Iterator[Row]:
+    for facts in similarities(folder, scenes):
+        yield ABOUT.row("similarity", model="demo's classifier", layer="default", facts=facts)
 
 
 def _passes(explained: Explained) -> int:
@@ -448,7 +472,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--alone", action="store_true", help="without peers")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each contender")
     parser.add_argument("--scenes", type=int, default=50, help="scenes for the similarity")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "passes.json")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "passes.tsv")
     return parser
 
 

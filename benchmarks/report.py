@@ -39,7 +39,7 @@ SECTIONS = {
 class Row:
     """One comparison: `ratio` is contender / baseline, `limit` bounds it from above or below.
 
-    Ratio and times are (lower quartile, median, upper quartile), times in milliseconds. A row whose
+    Ratios are (lower quartile, median, upper quartile), times medians in milliseconds. A row whose
     contenders did not compute the same has none of them, and says why in `refused`; one that is not
     about time has `facts` alone.
     """
@@ -54,8 +54,8 @@ class Row:
     limit: float | None = None
     limit_kind: Literal["at most", "at least"] = "at most"
     ratio: Spread | None = None
-    baseline_ms: Spread | None = None
-    contender_ms: Spread | None = None
+    baseline_ms: float | None = None
+    contender_ms: float | None = None
     pairs: int = 0
     refused: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
@@ -76,8 +76,8 @@ def timed(comparison: Comparison) -> dict[str, Any]:
     """The fields of a row that a comparison fills."""
     return {
         "ratio": tuple(round(ratio, 4) for ratio in comparison.ratio),
-        "baseline_ms": tuple(round(1000 * seconds, 3) for seconds in comparison.baseline),
-        "contender_ms": tuple(round(1000 * seconds, 3) for seconds in comparison.contender),
+        "baseline_ms": round(1000 * comparison.baseline[1], 3),
+        "contender_ms": round(1000 * comparison.contender[1], 3),
         "pairs": comparison.pairs,
     }
 
@@ -128,9 +128,7 @@ def line(row: Row) -> str:
     if row.limit is not None:
         parts.append(f"{row.limit_kind} {row.limit:g}x: {row.verdict}")
     if row.baseline_ms and row.contender_ms:
-        parts.append(
-            f"{row.contender_ms[1]:.1f} ms / {row.baseline_ms[1]:.1f} ms, {row.pairs} pairs"
-        )
+        parts.append(f"{row.contender_ms:.1f} ms / {row.baseline_ms:.1f} ms, {row.pairs} pairs")
     parts += [f"{_label(name)} {_fact(name, value)}" for name, value in row.facts.items()]
     return "; ".join(parts)
 
@@ -187,8 +185,8 @@ def _record(row: Row) -> dict[str, str]:
         f"{row.contender} / {row.baseline}": _ratio(row.ratio) if row.ratio else row.refused,
         "limit": "" if row.limit is None else f"{row.limit_kind} {row.limit:g}x",
         "verdict": row.verdict,
-        f"{row.baseline}, ms": f"{row.baseline_ms[1]:.1f}" if row.baseline_ms else "",
-        f"{row.contender}, ms": f"{row.contender_ms[1]:.1f}" if row.contender_ms else "",
+        f"{row.baseline}, ms": f"{row.baseline_ms:.1f}" if row.baseline_ms else "",
+        f"{row.contender}, ms": f"{row.contender_ms:.1f}" if row.contender_ms else "",
         "pairs": str(row.pairs or ""),
     }
     return record | {_label(name): _fact(name, value) for name, value in row.facts.items()}
@@ -222,4 +220,6 @@ def _fact(name: str, value: Any) -> str:
         return f"{value:.1%}"
     if name.endswith("ratio"):
         return f"{value:.3f}x"
-    return f"{value:.1e}" if isinstance(value, float) else str(value)
+    if name.endswith("SSIM"):
+        return f"{value:.3f}"
+    return f"{value:.1e}" if name.endswith("difference") else str(value)

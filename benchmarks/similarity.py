@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
-from benchmarks.report import Row
 from camcore.adapters import load
 from camcore.adapters.demo import load_scene_net
 from camcore.adapters.demo.train import as_input, held_out_scenes
@@ -16,7 +16,7 @@ from camcore.export import explain, save
 COUNTS = (4, 8, 16, 32, 64)
 
 
-def similarity_rows(folder: Path, scenes: int) -> Iterator[Row]:
+def similarities(folder: Path, scenes: int) -> Iterator[dict[str, Any]]:
     """Mean and lowest SSIM over held-out scenes of the demo's classifier, best class each."""
     images = as_input(held_out_scenes(scenes))
     net = load_scene_net()
@@ -36,18 +36,9 @@ def similarity_rows(folder: Path, scenes: int) -> Iterator[Row]:
             structural_similarity(whole, few, data_range=1.0)
             for whole, few in zip(everything, maps(count), strict=True)
         ]
-        yield Row(
-            section="similarity",
-            model="demo's classifier",
-            layer="default",
-            size="",
-            device="cpu",
-            baseline="all channels",
-            contender="strongest channels",
-            facts={
-                "channels": count,
-                "scenes": scenes,
-                "mean_SSIM": f"{np.mean(values):.3f}",
-                "lowest_SSIM": f"{np.min(values):.3f}",
-            },
-        )
+        yield {
+            "channels": count,
+            "scenes": scenes,
+            "mean_SSIM": float(np.mean(values)),
+            "lowest_SSIM": float(np.min(values)),
+        }

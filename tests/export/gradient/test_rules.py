@@ -14,7 +14,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from camcore.export.gradient.rules import RULES, _next_to, _own_rules
+from camcore.export.gradient.rules import RULES, _own_rules
+from camcore.export.gradient.rules.clamps import _next_to
 from camcore.export.gradient.rules.stand_ins import KEPT
 from camcore.export.write.forms import FREE_SIZE_RULES, ONNX_RULES
 
