@@ -87,9 +87,13 @@ def cut_with_inner(
     graph: fx.GraphModule, roots: Sequence[fx.Node], inner: Sequence[fx.Node]
 ) -> Cut:
     """The cut at the roots, with a tail that returns inner values behind its outputs."""
-    graph.graph.output_node().args = ((*outputs_of(graph), *inner),)
-    graph.recompile()
-    return cut(graph, at=roots, kept=roots)
+    output = graph.graph.output_node()
+    plain = output.args
+    output.args = ((*outputs_of(graph), *inner),)
+    try:
+        return cut(graph, at=roots, kept=roots)
+    finally:
+        output.args = plain
 
 
 def roots_first(nodes: Sequence[fx.Node]) -> tuple[list[int], int]:

@@ -19,6 +19,7 @@ from camcore.export.write.capture import rewrite
 from camcore.export.write.fold import fold_reductions, fold_scales
 from camcore.export.write.forms import ONNX_RULES
 from camcore.export.write.loop_weights import add_integers, suit_weights_to_loops
+from camcore.export.write.lower import decompose_by_node
 from camcore.export.write.spell_out import spell_out
 
 aten = torch.ops.aten
@@ -37,6 +38,7 @@ def to_onnx(program: ExportedProgram, card: Card) -> bytes:
     fold_reductions(program.graph, program.graph_signature.user_inputs)
     fold_scales(program.graph, program.graph_signature.user_inputs)
     rewrite(program, partial(spell_out, rules=ONNX_RULES))
+    decompose_by_node(program)
     try:
         written = torch.onnx.export(
             program,

@@ -1,6 +1,6 @@
 """Spell out: an operator becomes what a rule says that it does."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,25 +10,32 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from camcore.export.gradient.rules import Rule
 from camcore.export.write.nodes import calls
 
+Rules = Mapping[torch._ops.OpOverload, Rule]
 
-def spell_out(graph: fx.Graph, rules: Mapping[torch._ops.OpOverload, Rule]) -> None:
+
+def spell_out(graph: fx.Graph, rules: Rules) -> None:
     """Put what a rule does in the place of each operator that has one, and is not left alone."""
     for operator in rules:
         for node in calls(graph, operator):
-            _spell_out(graph, node, rules)
+            spell_out_node(graph, node, rules)
 
 
-def _spell_out(graph: fx.Graph, node: fx.Node, rules: Mapping[torch._ops.OpOverload, Rule]) -> None:
+def spell_out_node(graph: fx.Graph, node: fx.Node, rules: Rules, *, composite: bool = True) -> None:
+    """Put what an operator does, by the rules, in its place.
+
+    With `composite` operators that PyTorch makes of others, like a product of arrays, stay what
+    they are.
+    """
     given = node.all_input_nodes
+    target: Callable[..., Any] = node.target  # type: ignore[assignment]
 
     def operator(*values: Any) -> Any:
         known = dict(zip(given, values, strict=True))
         arguments, named = fx.map_arg((node.args, node.kwargs), known.__getitem__)
-        return node.target(*arguments, **named)  # type: ignore[operator]
+        return target(*arguments, **named)
 
-    # Above autograd, where operators like a product of arrays are still what they are.
     trace = make_fx(
-        operator, decomposition_table=dict(rules), tracing_mode="symbolic", pre_dispatch=True
+        operator, decomposition_table=dict(rules), tracing_mode="symbolic", pre_dispatch=composite
     )
     spelled = trace(*(each.meta["val"] for each in given)).graph
     places = dict(zip(spelled.find_nodes(op="placeholder"), given, strict=True))

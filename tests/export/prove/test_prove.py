@@ -134,7 +134,7 @@ def test_gradients_frozen_from_the_example(small_net: nn.Module, tmp_path: Path)
     """Subtler: the activations follow the image, the gradients do not."""
     subject = explain(small_net, EXAMPLE, layer=LAYER, dynamic_size=False)
     body: Any = subject.body
-    _, (_, saved) = body.observe([EXAMPLE])
+    _, (_, saved, _) = body.observe([EXAMPLE])
     best = small_net(EXAMPLE).argmax(1)
     gradient = body.backward_pass(best, *body._repeat_saved(saved, 1))[0].detach()
 
