@@ -292,7 +292,7 @@ def _output_names(request: Request) -> tuple[tuple[str, ...], str | None]:
     """The names of the model's own outputs, which only a run of it tells, and the explained one."""
     with torch.no_grad():
         subject = request.subject
-        returned = subject.user_model(*request.inputs)
+        returned = subject.ask(*request.inputs)
         return tuple(named_outputs(returned)), subject.explained_output(returned)
 
 

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from camcore.errors import ExportError
 from camcore.export.find.grids import Layout
 from camcore.export.finish import finish, map_size
 from camcore.export.prove.watch import SoundBatchNorms
 from camcore.export.request import Found, Kernel, Request
+from camcore.export.trace.graphs import first_line
 
 
 class Recorded(NamedTuple):
@@ -88,7 +90,15 @@ class Eager:
         """Of what is explained of classes (B, 1) at each layer, in the layer's own layout."""
         deltas = [layer.delta for layer in run.layers]
         total = self.explained(run, classes)
-        return list(torch.autograd.grad(total, deltas, retain_graph=True))
+        try:
+            return list(torch.autograd.grad(total, deltas, retain_graph=True))
+        except RuntimeError as error:
+            raise ExportError(
+                f"in eager PyTorch no gradient reaches {', '.join(self.found.layers) or 'it'}, "
+                "beside which the file's could be proven: the model runs it, or what follows, "
+                f"under torch.no_grad(), or detaches what it gives ({first_line(error)}). Choose a "
+                "later layer, a method without gradients, or take the no_grad out of forward"
+            ) from error
 
     def channels_first(self, values: Sequence[Tensor]) -> list[Tensor]:
         """A value of each layer as (B, C, *S)."""

@@ -3,11 +3,11 @@
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch._dynamo import OptimizedModule
 
 from camcore.errors import InputError
-from camcore.export.trace.graphs import first_line
+from camcore.export.trace.graphs import first_line, module_of
 
 
 def check_model(model: nn.Module) -> None:
@@ -63,10 +63,21 @@ def check_example(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             )
     try:
         with torch.no_grad():
-            model(*inputs)
+            model(*map(torch.clone, inputs))
     except Exception as error:
         shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
         raise InputError(
             f"the model does not take the example, of shape {shapes} and dtype {image.dtype}: "
             f"{first_line(error)}. Expected images (B, C, H, W) and, in a tuple, what else it takes"
         ) from error
+
+
+def check_random(graph: fx.GraphModule) -> None:
+    """Raises an `InputError` where a graph draws random numbers, as dropout that never stops."""
+    for node in graph.graph.nodes:
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            raise InputError(
+                f"the model's answer differs from run to run: {node.target}, called by "
+                f"{module_of(node) or 'the model itself'}, draws random numbers. Switch that off, "
+                "as F.dropout(x, training=self.training) does in eval mode"
+            )

@@ -1,11 +1,15 @@
 """Sizes: whether height and width of a model may be free."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -24,6 +28,11 @@ _RECURRENT = {
 # By how much each side grows to see what a model and its graph make of other sizes: the first
 # pleases patches and strides, the second leaves remainders.
 _GROWTHS = (16, 32, 48), (7, 9, 11)
+
+# How many times the example's a side may be for a condition on it to be seen to fail, a little more
+# for what comes out even.
+_FACTORS = (0.5, 1, 1.5, 2, 4, 8)
+_BATCHES = (1, 2, 3, 5, 8, 16, 24, 32, 48, 64, 128, 256)
 
 # How many operations tell a size from the image's. A handful do for most models; padding by
 # TensorFlow's rule takes three times as many from stride to stride, and hours to trace.
@@ -56,36 +65,121 @@ def check_steps(graph: fx.GraphModule) -> None:
                 )
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """What a trace took for granted of the image's shape, for it holds for the example's.
+
+    `guards` are `sympy` expressions of `symbols`, one for each axis of the image, None where the
+    size is fixed.
+    """
+
+    guards: tuple[Any, ...]
+    symbols: tuple[Any, ...]
+
+    def broken_by(self, shape: Sequence[int]) -> list[Any]:
+        """Those that do not hold for a shape."""
+        known = {
+            symbol: size
+            for symbol, size in zip(self.symbols, shape, strict=True)
+            if symbol is not None
+        }
+        return [guard for guard in self.guards if guard.subs(known) == False]  # noqa: E712 (sympy's)
+
+
+def conditions_of(program: ExportedProgram) -> Conditions:
+    """The conditions under which a program was traced; its first input is the image."""
+    name = program.graph_signature.user_inputs[0]
+    (image,) = [n for n in program.graph.find_nodes(op="placeholder") if n.name == name]
+    shape = image.meta["val"].shape
+    free = [size for size in shape if isinstance(size, torch.SymInt)]
+    guards = [guard.expr for guard in free[0].node.shape_env.guards] if free else []
+    symbols = [size.node.expr if isinstance(size, torch.SymInt) else None for size in shape]
+    return Conditions(tuple(guards), tuple(symbols))
+
+
 def check_other_sizes(
-    model: nn.Module, graph: fx.GraphModule, inputs: tuple[Tensor, ...], axes: range
+    model: nn.Module, graph: fx.GraphModule, inputs: tuple[Tensor, ...], conditions: Conditions
 ) -> None:
-    """Raises an `ExportError` where the graph answers otherwise than the model.
+    """Raises an `ExportError` where the graph answers otherwise than the model for another size.
 
     Where a model asks for the remainder of its image's size (MobileNetV1 of `transformers`, to
-    pad), `torch.export` takes the example's for that of every size.
+    pad), `torch.export` takes the example's for that of every size; where it goes another way for
+    large images, the one that the example goes. Tried are two sizes near the example's, and for
+    each condition the smallest image that breaks it.
     """
-    for growth in _GROWTHS:
-        others = _grown(inputs, axes, growth)
-        with torch.no_grad():
-            try:
-                expected = model(*others)
-            except Exception:  # a size that is not for this model
-                continue
-            given = graph(*others)
-        for ours, theirs in zip(_tensors(given), _tensors(expected), strict=True):
-            if not _agree(ours, theirs):
-                size = " x ".join(str(side) for side in others[0].shape[2:])
-                raise ExportError(f"traced for every size, it answers otherwise at {size}")
+    image = inputs[0]
+    sides = [
+        [*{round(size * factor) + odd for factor in _FACTORS for odd in (0, 1)}]
+        for size in image.shape[2:]
+    ]
+    far = sorted(product(*sides), key=math.prod)
+    near = [
+        tuple(size + more for size, more in zip(image.shape[2:], growth, strict=False))
+        for growth in _GROWTHS
+    ]
+    for size in [*near, *_first_to_break(conditions, [(1, image.shape[1], *each) for each in far])]:
+        if not _answers_alike(model, graph, _resized(inputs, 1, size[-len(near[0]) :])):
+            sides_told = " x ".join(map(str, size[-len(near[0]) :]))
+            raise ExportError(f"traced for every size, it answers otherwise at {sides_told}")
+
+
+def check_batches(
+    model: nn.Module, graph: fx.GraphModule, inputs: tuple[Tensor, ...], conditions: Conditions
+) -> None:
+    """Raises an `ExportError` where the graph answers otherwise than the model for another batch.
+
+    Tried are a batch of one and the smallest batches that break a condition of the trace.
+    """
+    _, *shape = inputs[0].shape
+    of_batch = [guard for guard in conditions.guards if guard.has(conditions.symbols[0])]
+    conditions = replace(conditions, guards=tuple(of_batch))
+    tried = _first_to_break(conditions, [(batch, *shape) for batch in _BATCHES])
+    for batch in dict.fromkeys([1, *(batch for batch, *_ in tried)]):
+        if not _answers_alike(model, graph, _resized(inputs, batch, shape[1:])):
+            raise ExportError(
+                f"the model goes another way for a batch of {batch} than for one of "
+                f"{len(inputs[0])}, and a file takes batches of any size: wrap the model in a "
+                "module that goes one way"
+            )
+
+
+def _first_to_break(
+    conditions: Conditions, shapes: Iterable[tuple[int, ...]]
+) -> list[tuple[int, ...]]:
+    """Of shapes in order, those that are the first to break some condition."""
+    found, left = [], conditions
+    for shape in shapes:
+        broken = left.broken_by(shape)
+        if broken:
+            found.append(shape)
+            left = replace(left, guards=tuple(set(left.guards) - set(broken)))
+    return found
+
+
+def _answers_alike(model: nn.Module, graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> bool:
+    """Whether graph and model answer alike, where both answer: others are not for them."""
+    with torch.no_grad():
+        try:
+            expected = model(*map(torch.clone, inputs))
+            given = graph.forward(*inputs)  # without the hook that insists on the trace's sizes
+        except Exception:  # of whatever the model raises
+            return True
+    return all(map(_agree, _tensors(given), _tensors(expected)))
 
 
 def _grown(inputs: tuple[Tensor, ...], axes: range, growth: tuple[int, ...]) -> tuple[Tensor, ...]:
     """One larger image, and its other inputs."""
+    size = [inputs[0].shape[axis] + more for axis, more in zip(axes, growth, strict=False)]
+    return _resized(inputs, 1, size)
+
+
+def _resized(inputs: tuple[Tensor, ...], batch: int, size: Sequence[int]) -> tuple[Tensor, ...]:
+    """Random images of a size, so many of them, and as many rows of the other inputs."""
     images, *others = inputs
-    shape = [1, *images.shape[1:]]
-    for axis, more in zip(axes, growth, strict=False):
-        shape[axis] += more
+    shape = (batch, images.shape[1], *size)
     noise = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    return noise.to(images), *[other[:1] for other in others]
+    rows = [torch.cat([other] * (1 + batch // len(other)))[:batch] for other in others]
+    return noise.to(images), *rows
 
 
 def _tensors(values: Any) -> list[Tensor]:

@@ -7,9 +7,11 @@ from inspect import signature
 from keyword import iskeyword
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from camcore.errors import ExportError, UnknownNameError, unknown_name
+from camcore.export.trace.state import kept_state
 from camcore.export.trace.targets import Target
 
 # Names of the graph that are the explanation's own.
@@ -51,8 +53,15 @@ class Subject(nn.Module):
     def user_model(self) -> nn.Module:
         return self.get_submodule(MODEL)
 
+    def ask(self, *inputs: Tensor) -> Any:
+        """What the user's model returns; neither its inputs nor its buffers are changed."""
+        if torch.compiler.is_exporting():
+            return self.user_model(*inputs)
+        with kept_state(self.user_model):
+            return self.user_model(*map(torch.clone, inputs))
+
     def forward(self, image: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-        returned = self.user_model(image, *others)
+        returned = self.ask(image, *others)
         outputs = named_outputs(returned)
         ranking, scores = self.scores_of(returned)
         return *outputs.values(), ranking, scores

@@ -14,15 +14,20 @@ from torch.export import Dim
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from camcore.errors import CamcoreError, ExportError
-from camcore.export.trace.checks import check_example, check_model
+from camcore.errors import CamcoreError, ExportError, InputError
+from camcore.export.trace.checks import check_example, check_model, check_random
 from camcore.export.trace.graphs import first_line, without_assertions
+from camcore.export.trace.inline import inline_modes
 from camcore.export.trace.sizes import (
+    Conditions,
+    check_batches,
     check_other_sizes,
     check_steps,
+    conditions_of,
     simple_sizes,
     try_another_size,
 )
+from camcore.export.trace.state import kept_state, without_writes
 
 # Losses, for targets: kept whole, torch 2.15 gives them the wrong shape when it traces the graph
 # again, that of their mean.
@@ -75,11 +80,17 @@ def trace(
         InputError: training mode, weights that are not finite, or no batch of images.
         ExportError: `torch.export` cannot trace the model, or not with the freedom asked for.
     """
-    inputs = example if isinstance(example, tuple) else (example,)
     user_model = model.get_submodule(root) if root else model
     check_model(user_model)
-    check_example(user_model, inputs)
-    inputs = tuple(map(example_batch, inputs))
+    inputs = example if isinstance(example, tuple) else (example,)
+    with kept_state(user_model):
+        check_example(user_model, inputs)
+        return _trace(model, tuple(map(example_batch, inputs)), dynamic_size, root)
+
+
+def _trace(
+    model: nn.Module, inputs: tuple[Tensor, ...], dynamic_size: bool | None, root: str
+) -> Trace:
     axes = range(2, inputs[0].ndim)
     size = tuple(inputs[0].shape[axis] for axis in axes)
     reason = "on request"
@@ -87,10 +98,13 @@ def trace(
         try:
             try_another_size(model, inputs, axes, attention=dynamic_size is True)
             with nullcontext() if dynamic_size else simple_sizes():
-                graph = _relative_to(root, _capture(model, inputs, free=axes))
+                graph, conditions = _capture(model, inputs, root, free=axes)
             check_steps(graph)
-            check_other_sizes(model, graph, inputs, axes)
+            check_other_sizes(model, graph, inputs, conditions)
+            check_batches(model, graph, inputs, conditions)
             return Trace(graph, size, dynamic_size=True)
+        except InputError:
+            raise
         except Exception as error:
             if dynamic_size:
                 raise ExportError(
@@ -99,7 +113,8 @@ def trace(
                 ) from error
             reason = f"because the model fixes them: {first_line(error)}"
     try:
-        graph = _relative_to(root, _capture(model, inputs, free=()))
+        graph, conditions = _capture(model, inputs, root, free=())
+        check_batches(model, graph, inputs, conditions)
     except CamcoreError:
         raise
     except Exception as error:
@@ -133,7 +148,10 @@ def example_batch(example: Tensor) -> Tensor:
     return example.new_zeros(_BATCH, *example.shape[1:])
 
 
-def _capture(model: nn.Module, inputs: tuple[Tensor, ...], *, free: Sequence[int]) -> Any:
+def _capture(
+    model: nn.Module, inputs: tuple[Tensor, ...], root: str, *, free: Sequence[int]
+) -> tuple[fx.GraphModule, Conditions]:
+    """The graph, and what it takes for granted of its inputs' sizes."""
     batch = {0: Dim.DYNAMIC}
     shapes: tuple[Any, ...] = (batch | dict.fromkeys(free, Dim.DYNAMIC),)
     if len(inputs) > 1:
@@ -149,11 +167,15 @@ def _capture(model: nn.Module, inputs: tuple[Tensor, ...], *, free: Sequence[int
         model(*(value[:1] for value in inputs))
         with redirect_stderr(StringIO()):  # where PyTorch prints what it has of a failed graph
             exported = torch.export.export(model, inputs, dynamic_shapes=shapes)
+        conditions = conditions_of(exported)
+        inline_modes(exported.graph_module, inputs[0].device.type)
         known = torch.export.default_decompositions()
         rules = {loss: known[loss] for loss in _LOSSES} | _OWN_FORMS
         graph = exported.run_decompositions(rules).module(check_guards=False)
     assert isinstance(graph, fx.GraphModule)
-    return without_assertions(_frozen(graph))
+    graph = _relative_to(root, without_assertions(_frozen(without_writes(graph))))
+    check_random(graph)
+    return graph, conditions
 
 
 def _copied(x: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:

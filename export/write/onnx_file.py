@@ -137,12 +137,16 @@ def _strip(model: ir.Model) -> None:
 
 
 def _free_names(graph: ir.Graph) -> None:
-    """Rename what has the name of an input or output by chance: a model may call its own `mean`."""
-    inside = [value for node in graph.all_nodes() for value in node.outputs]
-    inside += graph.initializers.values()
+    """Rename what has the name of a port or a weight by chance: a model may call its own `mean`."""
     ports = {value.name: value for value in [*graph.inputs, *graph.outputs]}
-    for value in inside:
+    weights = list(graph.initializers.values())
+    inside = [value for node in graph.all_nodes() for value in node.outputs]
+    taken = {value.name for value in weights} | set(ports)
+    for value in weights:
         if value.name in ports and value is not ports[value.name]:
+            value.name = f"{value.name}.inner"
+    for value in inside:
+        if value.name in taken and value is not ports.get(value.name):
             value.name = f"{value.name}.inner"
 
 
