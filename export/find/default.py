@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_leaves
 from camcore.errors import ExportError
 from camcore.export.find.grids import Layout, is_in_proportion
 from camcore.export.find.modules import layout_of, layout_or_reason, returned_by_module
-from camcore.export.trace.graphs import hint, outputs_of, sizes_of
+from camcore.export.find.places import random_like
+from camcore.export.trace.graphs import outputs_of, sizes_of
 from camcore.export.trace.trace import Trace
 
 # What comes behind these has lost the image's grid, even where it still looks like one (VGG pools
@@ -156,7 +157,7 @@ def _unread(traced: Trace, layouts: Mapping[fx.Node, Layout]) -> set[fx.Node]:
     run = _Perturbing(traced.graph, layouts)
     with torch.enable_grad():
         outputs = tree_leaves(run.run(*_random_inputs(traced.graph, generator)))
-        score = sum((output * _random(output, generator)).sum() for output in outputs)
+        score = sum((output * random_like(output, generator)).sum() for output in outputs)
         deltas = [run.deltas[value] for value in layouts]
         gradients = torch.autograd.grad(score, deltas, allow_unused=True, materialize_grads=True)
     points = {
@@ -172,14 +173,7 @@ def _unread(traced: Trace, layouts: Mapping[fx.Node, Layout]) -> set[fx.Node]:
 
 def _random_inputs(graph: fx.GraphModule, generator: torch.Generator) -> list[Tensor]:
     examples = [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")]
-    return [_random(example, generator) for example in examples]
-
-
-def _random(like: Tensor, generator: torch.Generator) -> Tensor:
-    shape = [hint(size) for size in like.shape]
-    if not like.is_floating_point():
-        return torch.randint(2, shape, generator=generator).to(like.device, like.dtype)
-    return torch.randn(shape, generator=generator).to(like.device, like.dtype)
+    return [random_like(example, generator) for example in examples]
 
 
 class _Perturbing(fx.Interpreter):

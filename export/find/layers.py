@@ -14,6 +14,7 @@ from camcore.export.find.modules import (
     layout_or_reason,
     returned_by_module,
 )
+from camcore.export.find.places import check_places
 from camcore.export.trace.graphs import sizes_of
 from camcore.export.trace.trace import Trace, trace
 
@@ -72,4 +73,7 @@ def find_layers(
             f"some of the layers {', '.join(map(repr, layers))} return the same value: give each "
             "once"
         )
-    return layers, activations, tuple(layout_of(traced, each) for each in activations)
+    layouts = tuple(layout_of(traced, each) for each in activations)
+    for found in zip(layers, activations, layouts, strict=True):
+        check_places(traced, *found)
+    return layers, activations, layouts

@@ -4,18 +4,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
-from camcore.errors import ProofError
+from camcore.errors import CamcoreError, ExportError, ProofError
 from camcore.export.compose import Explained
 from camcore.export.families import family_of
 from camcore.export.prove.reference import Reference, explain_eagerly
 from camcore.export.prove.runtimes import Runner, load
+from camcore.export.request import Found, Request
 from camcore.export.trace.graphs import first_line
 from camcore.export.trace.pixels import as_pixels
 from camcore.export.trace.subject import Subject
@@ -61,10 +62,10 @@ def prove(path: Path, explained: Explained) -> dict[str, Any]:
     """
     request = explained.request
     runtime, run = load(path, explained.card)
-    worst, images, contrast = 0.0, 0, 0.0
+    worst, images, contrast, noise = 0.0, 0, 0.0, 0.0
     for inputs, class_ids in _fresh_inputs(explained):
         try:
-            error, difference = _compared(explained, runtime, run, inputs, class_ids)
+            compared = _compared(explained, runtime, run, inputs, class_ids)
         except ProofError as failure:
             image = request.prepared(inputs)[0]  # of pixels, the channels come last
             if image.shape[2:] == request.inputs[0].shape[2:]:
@@ -73,12 +74,14 @@ def prove(path: Path, explained: Explained) -> dict[str, Any]:
                 f"{failure}. That is another size than the example's: should the file fail for "
                 "others alone, dynamic_size=False (--fixed-size) makes one for the example's"
             ) from failure
-        worst, contrast = max(worst, error), max(contrast, difference)
+        worst, contrast = max(worst, compared.error), max(contrast, compared.contrast)
+        noise = max(noise, compared.noise)
         images += len(inputs[0])
-    if contrast == 0 and worst > _TELLING:
+    moved = max(worst, noise)
+    if noise > _TELLING or (contrast == 0 and moved > _TELLING):
         raise ProofError(
             f"nothing of the maps of {explained.card.layer} is right enough to show that they are "
-            f"the image's own: rounding errors move them by up to {worst:.0%} of the largest "
+            f"the image's own: rounding errors move them by up to {moved:.0%} of the largest "
             "value, in the file and in eager PyTorch. Choose another layer or another method"
         )
     if contrast == 0:
@@ -90,14 +93,23 @@ def prove(path: Path, explained: Explained) -> dict[str, Any]:
     return {"runtime": runtime, "images": images, "worst_relative_error": float(f"{worst:.2e}")}
 
 
+class _Comparison(NamedTuple):
+    """A file beside eager PyTorch, for one batch: the worst `error`, how far maps of one class are
+    apart from image to image, and how much of them is rounding `noise`.
+    """
+
+    error: float
+    contrast: float
+    noise: float
+
+
 def _compared(
     explained: Explained,
     runtime: str,
     run: Runner,
     given_inputs: Sequence[Tensor],
     class_ids: Tensor,
-) -> tuple[float, float]:
-    """The worst error for a batch, and how far its maps of one class are apart."""
+) -> _Comparison:
     request, found = explained.request, explained.found
     inputs = request.prepared(given_inputs)
     shape = tuple(given_inputs[0].shape)
@@ -108,7 +120,15 @@ def _compared(
         reason = first_line(failure)
         raise ProofError(f"{runtime} fails on images {shape}: {reason}") from failure
     *outputs, classes, maps = results
-    expected = explain_eagerly(request, found, inputs, class_ids)
+    try:
+        expected = explain_eagerly(request, found, inputs, class_ids)
+    except CamcoreError:
+        raise
+    except Exception as failure:  # whatever a model raises
+        raise ExportError(
+            "the model cannot be explained in eager PyTorch, beside which a file is proven: "
+            f"{first_line(failure)}. Choose another layer, or another method"
+        ) from failure
     if not torch.equal(classes, expected.classes):
         expected = _agreed_on_ties(explained, inputs, classes, expected)
     given = Reference(tuple(outputs), classes, maps, expected.ranking)
@@ -118,7 +138,7 @@ def _compared(
         if not error <= TOLERANCE:
             error = _within_rounding(name, n, explained, inputs, given, expected, runtime)
         worst = max(worst, error)
-    return worst, _contrast(given, expected)
+    return _Comparison(worst, _contrast(given, expected), _noise(explained, inputs, given))
 
 
 def rounding_notes(proof: Mapping[str, Any]) -> tuple[str, ...]:
@@ -193,6 +213,31 @@ def _contrast(given: Reference, expected: Reference) -> float:
     return float((maps[0] - maps[-1]).abs().max()) if maps.numel() else 0.0
 
 
+def _noise(explained: Explained, inputs: Sequence[Tensor], given: Reference) -> float:
+    """How far the first map of each image is from that in double precision: the median of them.
+
+    A file may make the very rounding errors that eager PyTorch makes. Methods of many passes are
+    not asked, for they would take minutes; nor is one image, whose gradient may jump; nor models
+    that know no other precision.
+    """
+    request, found = explained.request, explained.found
+    if len(inputs[0]) == 1 or family_of(request.method).many_passes or not request.normalize:
+        return 0.0
+    try:
+        exact = explain_eagerly(*_in_double(request, found, inputs), given.classes[:, :1])
+    except Exception:  # whatever a model raises that is written for one precision
+        return 0.0
+    off = (given.saliency_map[:, :1] - exact.saliency_map).abs().flatten(1).amax(dim=1)
+    return float(off.median())
+
+
+def _in_double(
+    request: Request, found: Found, inputs: Sequence[Tensor]
+) -> tuple[Request, Found, list[Tensor]]:
+    doubled = [value.double() if value.is_floating_point() else value for value in inputs]
+    return replace(request, subject=_copied(request.subject).double()), found, doubled
+
+
 def _error(given: Tensor, expected: Tensor) -> float:
     """The largest difference relative to the largest expected value, infinite for other shapes."""
     if given.shape != expected.shape:
@@ -231,8 +276,7 @@ def _within_rounding(
 ) -> float:
     """The file's error, if the computation itself explains it; see `prove`."""
     request, found = explained.request, explained.found
-    in_double = replace(request, subject=_copied(request.subject).double())
-    image, *others = (value.double() if value.is_floating_point() else value for value in inputs)
+    in_double, _, (image, *others) = _in_double(request, found, inputs)
 
     def exactly(image: Tensor) -> Tensor:
         return _part(explain_eagerly(in_double, found, (image, *others), given.classes), n)

@@ -1,10 +1,12 @@
 """Checks: what is wrong with a model or an example, told before anything is traced."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, fx, nn
 from torch._dynamo import OptimizedModule
+from torch.utils._pytree import tree_leaves
 
 from camcore.errors import InputError
 from camcore.export.trace.graphs import first_line, module_of
@@ -72,12 +74,30 @@ def check_example(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         ) from error
 
 
-def check_random(graph: fx.GraphModule) -> None:
-    """Raises an `InputError` where a graph draws random numbers, as dropout that never stops."""
-    for node in graph.graph.nodes:
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-            raise InputError(
-                f"the model's answer differs from run to run: {node.target}, called by "
-                f"{module_of(node) or 'the model itself'}, draws random numbers. Switch that off, "
-                "as F.dropout(x, training=self.training) does in eval mode"
-            )
+def check_random(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> None:
+    """Raises an `InputError` where a graph draws random numbers, as dropout that never stops.
+
+    Many operators could, attention among them; whether they do, two runs tell.
+    """
+    drawing = [
+        node
+        for node in graph.graph.nodes
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    ]
+    if not drawing:
+        return
+    image, *others = (value[:1] for value in inputs)
+    image = torch.rand_like(image)
+    answers = []
+    with torch.no_grad(), torch.random.fork_rng():
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            answers.append([torch.as_tensor(x) for x in tree_leaves(graph.forward(image, *others))])
+    if not all(map(torch.equal, *answers)):
+        found = ", ".join(
+            f"{node.target} in {module_of(node) or 'the model itself'}" for node in drawing[:3]
+        )
+        raise InputError(
+            f"the model's answer differs from run to run, for it draws random numbers: {found}. "
+            "Switch that off, as F.dropout(x, training=self.training) does in eval mode"
+        )

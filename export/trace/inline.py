@@ -46,6 +46,7 @@ def _inline(graph: fx.GraphModule, call: fx.Node, part: fx.GraphModule, inputs: 
                 places[node] = graph.graph.get_attr(f"{call.name}_{node.target}")
             elif node.op == "call_function":
                 places[node] = graph.graph.node_copy(node, places.__getitem__)
+    results: Any
     (results,) = part.graph.output_node().args
     for user in list(call.users):  # each takes one of the results
         user.replace_all_uses_with(places[results[user.args[1]]])

@@ -92,7 +92,8 @@ def conditions_of(program: ExportedProgram) -> Conditions:
     (image,) = [n for n in program.graph.find_nodes(op="placeholder") if n.name == name]
     shape = image.meta["val"].shape
     free = [size for size in shape if isinstance(size, torch.SymInt)]
-    guards = [guard.expr for guard in free[0].node.shape_env.guards] if free else []
+    known = free[0].node.shape_env if free else None
+    guards = [] if known is None else [guard.expr for guard in known.guards]
     symbols = [size.node.expr if isinstance(size, torch.SymInt) else None for size in shape]
     return Conditions(tuple(guards), tuple(symbols))
 

@@ -174,7 +174,7 @@ def _capture(
         graph = exported.run_decompositions(rules).module(check_guards=False)
     assert isinstance(graph, fx.GraphModule)
     graph = _relative_to(root, without_assertions(_frozen(without_writes(graph))))
-    check_random(graph)
+    check_random(graph, inputs)
     return graph, conditions
 
 

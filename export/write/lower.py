@@ -22,7 +22,7 @@ _TRANSLATED = {torch.ops.aten.reshape.default}
 
 def decompose_by_node(program: ExportedProgram) -> None:
     """Let a program decompose itself operator by operator, in place, when it is asked to."""
-    program.run_decompositions = partial(_decomposed, program)  # type: ignore[method-assign]
+    vars(program)["run_decompositions"] = partial(_decomposed, program)
 
 
 def _decomposed(program: ExportedProgram, rules: Rules) -> ExportedProgram:
@@ -43,8 +43,9 @@ def _is_composite_view(operator: Any) -> bool:
     """Whether an operator is made of others, and may return a view of its input."""
     if not isinstance(operator, torch._ops.OpOverload) or operator in _TRANSLATED:
         return False
+    name: str = operator.name()  # type: ignore[no-untyped-call]
     made_of_others = torch._C._dispatch_has_kernel_for_dispatch_key(
-        operator.name(), "CompositeImplicitAutograd"
+        name, "CompositeImplicitAutograd"
     )
     return made_of_others and any(
         argument.alias_info is not None for argument in operator._schema.arguments
