@@ -12,9 +12,7 @@ from camcore.export.find.default import default_layer
 from camcore.export.find.grids import Layout
 from camcore.export.find.modules import find_activation, layout_of, name_layers
 from camcore.export.trace.trace import Trace, trace
-from tests.export.models import Classifier, Transformer, build, images
-
-EXAMPLE = torch.zeros(1, 3, 24, 24)
+from tests.export.models import EXAMPLE, Classifier, Transformer, build, images
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,10 @@ from camcore.export.gradient.body import GradientBody
 from camcore.export.gradient.narrow import narrow
 from camcore.export.trace.graphs import outputs_of
 from camcore.export.trace.trace import trace
-from tests.export.models import NUM_CLASSES, build, images
+from tests.export.models import EXAMPLE, NUM_CLASSES, build, images
 from tests.export.oracle import TOLERANCE, maps_by_hand, run_any_file, worst_error
 
 WIDTH, GRID = 8, 3
-EXAMPLE = torch.zeros(1, 3, 24, 24)
 IDS = [[4, 0], [2, 4], [1, 3]]
 aten = torch.ops.aten
 

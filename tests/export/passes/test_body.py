@@ -19,12 +19,19 @@ from camcore.export.passes.body import PassesBody
 from camcore.export.passes.loops import Resumed
 from camcore.export.passes.recipro import LinearReciproBody, ReciproBody
 from camcore.methods import METHODS
-from tests.export.models import NUM_CLASSES, Classifier, SmallNet, Transformer, build, images
+from tests.export.models import (
+    EXAMPLE,
+    NUM_CLASSES,
+    Classifier,
+    SmallNet,
+    Transformer,
+    build,
+    images,
+)
 from tests.export.oracle import TOLERANCE, in_turn, run_any_file, worst_error
 from tests.export.pass_oracle import Objective, Place, finer, maps_of_passes, probability
 
 FORMATS = (".onnx", ".pt", ".pt2")
-EXAMPLE = torch.zeros(1, 3, 24, 24)
 
 # As few passes as still show everything; a chunk that fits no number of them.
 OPTIONS: dict[str, dict[str, Any]] = {

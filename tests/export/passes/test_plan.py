@@ -3,14 +3,11 @@
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor, nn
 
 from camcore.export import Explained, explain
 from camcore.export.passes import plan
-from tests.export.models import NUM_CLASSES, build
-
-EXAMPLE = torch.zeros(1, 3, 24, 24)
+from tests.export.models import EXAMPLE, NUM_CLASSES, build
 
 
 class Growing(nn.Module):

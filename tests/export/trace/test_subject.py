@@ -17,10 +17,9 @@ from camcore.errors import ExportError, InputError, UnknownNameError
 from camcore.export import Explained, explain, save
 from camcore.export.trace.subject import Subject, name_inputs, named_outputs, pick_output
 from camcore.export.trace.targets import TARGETS
-from tests.export.models import Classifier, build, images
+from tests.export.models import EXAMPLE, Classifier, build, images
 from tests.export.oracle import TOLERANCE, in_turn, maps_by_hand, run_any_file, worst_error
 
-EXAMPLE = torch.zeros(1, 3, 24, 24)
 FORMATS = (".onnx", ".pt", ".pt2")
 A, B, C = torch.zeros(2, 5), torch.ones(2, 5), torch.full((2, 3), 2.0)
 

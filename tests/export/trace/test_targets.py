@@ -14,10 +14,9 @@ from torch.nn import functional as F
 from camcore.errors import ExportError, InputError, UnknownNameError
 from camcore.export import Explained, explain, save
 from camcore.export.trace.targets import TARGETS, Target, get_target, segmentation
-from tests.export.models import Classifier, build, images
+from tests.export.models import EXAMPLE, Classifier, build, images
 from tests.export.oracle import TOLERANCE, maps_by_hand, run_any_file, worst_error
 
-EXAMPLE = torch.zeros(1, 3, 24, 24)
 # No kinks: double precision may differ from single by rounding alone.
 LAYER = "features.1"
 
