@@ -10,6 +10,7 @@ from torch import nn
 
 from camcore.export import Explained, explain, save
 from tests.export.models import SmallNet, build
+from tests.export.passing import CASES
 from tests.export.tracing import Traces
 
 # `block.conv2`: the block's input passes it by, so a skip connection crosses the cut.
@@ -34,6 +35,12 @@ def peer() -> ModuleType:
         "pytorch_grad_cam", reason="grad-cam 1.5.7 is not installed"
     )
     return module
+
+
+@pytest.fixture(scope="session")
+def models() -> dict[str, nn.Module]:
+    """Those that methods of many passes look at."""
+    return {name: build(case.make) for name, case in CASES.items()}
 
 
 @pytest.fixture(scope="session")

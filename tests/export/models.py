@@ -237,3 +237,39 @@ class Mean(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean(self.axes, self.keepdim)
+
+
+class Pyramid(nn.Module):
+    """Returns two tensors, and has a layer that nobody listens to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.levels = Levels()
+        self.unheard = nn.Conv2d(4, 4, 1)
+        self.tokens = nn.Flatten(2)
+        self.fc = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine, coarse = self.levels(x)
+        self.unheard(fine)
+        x = self.tokens(fine + nn.functional.interpolate(coarse, fine.shape[2:]))
+        return self.fc(x.mean(2))  # type: ignore[no-any-return]
+
+
+class Levels(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.conv(x)
+        return x, nn.functional.max_pool2d(x, 2)
+
+
+# Why its layers cannot be explained.
+REASONS = {
+    "unheard": "never reaches the prediction",
+    "levels": "returns 2 tensors",
+    "tokens": "row of tokens",
+    "fc": "no spatial axes",
+}
