@@ -24,12 +24,20 @@ from tests.export.models import EXAMPLE, images
 TOLERANCE = 1e-4
 
 
-def in_turn(methods: Iterable[str], formats: Sequence[str]) -> list[Any]:
+def in_turn(methods: Iterable[Any], formats: Sequence[str]) -> list[Any]:
     """Each method with each format, of which one in turn is tested always, the others if slow."""
     return [
         pytest.param(method, suffix, marks=[] if n % len(formats) == m else pytest.mark.slow)
         for n, method in enumerate(methods)
         for m, suffix in enumerate(formats)
+    ]
+
+
+def fast_in(fast: str) -> list[Any]:
+    """The formats, of which one is tested always, the others if slow."""
+    return [
+        fast if suffix == fast else pytest.param(suffix, marks=pytest.mark.slow)
+        for suffix in (".onnx", ".pt", ".pt2")
     ]
 
 

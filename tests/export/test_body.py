@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from camcore.export import explain, save
 from tests.camcore import references
 from tests.export.models import EXAMPLE, build, images
-from tests.export.oracle import TOLERANCE, maps_by_hand, run_any_file, worst_error
+from tests.export.oracle import TOLERANCE, fast_in, maps_by_hand, run_any_file, worst_error
 from tests.export.smoothing import IDS, LAYER, features, logit, maps_of_peer
 from tests.export.test_request import EIGEN
 
@@ -62,7 +62,7 @@ def test_aug_smooth_explains_the_best_class_of_the_plain_image(model: nn.Module)
     assert worst_error(given.saliency_map.numpy(), expected) < TOLERANCE
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".pt", ".pt2"])
+@pytest.mark.parametrize("suffix", fast_in(".pt"))
 def test_both_in_a_file(model: nn.Module, suffix: str, tmp_path: Path) -> None:
     explained = explain(model, EXAMPLE, layer=LAYER, aug_smooth=True, eigen_smooth=True)
     save(explained, tmp_path / f"model{suffix}")

@@ -34,7 +34,9 @@ class Traces:
         known = self._known.setdefault(subject.user_model, {})
         if question not in known:
             known[question] = trace(subject, inputs, dynamic_size=dynamic_size, root=root)
-        traced = known[question]
-        # What is made of a graph changes it: each explanation has its own, of the same weights.
-        graph = fx.GraphModule(traced.graph, deepcopy(traced.graph.graph))
-        return replace(traced, graph=graph)
+        return copied(known[question])
+
+
+def copied(traced: Trace) -> Trace:
+    """A graph of the same weights, for what is made of a graph changes it."""
+    return replace(traced, graph=fx.GraphModule(traced.graph, deepcopy(traced.graph.graph)))

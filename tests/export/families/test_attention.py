@@ -13,7 +13,7 @@ from tests.camcore import references
 from tests.export.attending import IDS, Hierarchy, assert_is, by_hand, vit
 from tests.export.eager import eagerly
 from tests.export.models import EXAMPLE, build, images
-from tests.export.oracle import run_any_file, worst_error
+from tests.export.oracle import fast_in, run_any_file, worst_error
 
 pytestmark = pytest.mark.usefixtures("shared_traces")
 
@@ -23,14 +23,7 @@ def explained() -> Explained:
     return explain(vit("fused"), EXAMPLE, method="legrad")
 
 
-@pytest.mark.parametrize(
-    "suffix",
-    [
-        ".onnx",
-        pytest.param(".pt", marks=pytest.mark.slow),
-        pytest.param(".pt2", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("suffix", fast_in(".onnx"))
 def test_files_at_other_batch_sizes_and_classes(
     explained: Explained, suffix: str, tmp_path: Path
 ) -> None:

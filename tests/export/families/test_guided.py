@@ -109,7 +109,7 @@ def test_the_gradient_itself_is_not_guided(small_net: nn.Module) -> None:
     image = images(1, 2, 24, 24)
     explained = explain(small_net, EXAMPLE, method="guided-gradcam", layer=LAYER)
     body: Any = explained.body
-    _, ((_, activations), saved) = body.observe((image,))
+    _, ((_, activations), saved, _) = body.observe((image,))
     _, found = body.backward_pass(torch.tensor([1, 1]), *saved)
     scores, activation, delta = run_one(small_net, LAYER, image[:1])
     (expected,) = torch.autograd.grad(scores[0, 1], delta)

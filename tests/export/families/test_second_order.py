@@ -27,7 +27,7 @@ from tests.export.models import (
     build,
     images,
 )
-from tests.export.oracle import run_any_file, run_one, worst_error
+from tests.export.oracle import fast_in, run_any_file, run_one, worst_error
 
 pytestmark = pytest.mark.usefixtures("shared_traces")
 aten = torch.ops.aten
@@ -145,14 +145,7 @@ def test_second_derivatives_that_pytorch_does_not_have() -> None:
         eagerly(explained, [images(1, 2, 24, 24)], torch.tensor([[0]]))
 
 
-@pytest.mark.parametrize(
-    "suffix",
-    [
-        pytest.param(".onnx", marks=pytest.mark.slow),
-        pytest.param(".pt", marks=pytest.mark.slow),
-        ".pt2",
-    ],
-)
+@pytest.mark.parametrize("suffix", fast_in(".pt2"))
 def test_files(suffix: str, small_net: nn.Module, tmp_path: Path) -> None:
     explained = explain(small_net, EXAMPLE, method="shapleycam", layer=LAYER)
     cases = (

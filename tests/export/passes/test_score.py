@@ -65,7 +65,7 @@ def test_options_that_make_it_score_cam(
 ) -> None:
     """All channels are no choice; one variant, or noise of no strength, is none."""
     case, model = CASES["skip"], models["skip"]
-    inputs, ids = case.inputs(4, 2), torch.tensor([[1, 3]])
+    inputs, ids = case.inputs(4, 2, 24, 20), torch.tensor([[1, 3]])
     given = case.explain(model, method, **options)(*inputs, ids).saliency_map
     expected = case.explain(model, "scorecam", **plain)(*inputs, ids).saliency_map
     torch.testing.assert_close(given, expected, rtol=0, atol=1e-5)

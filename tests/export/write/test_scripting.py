@@ -33,7 +33,15 @@ def operators(module: Any) -> list[str]:
 
 
 @pytest.mark.filterwarnings(*QUIET)
-@pytest.mark.parametrize("method", ["ablationcam", "iscam", "reciprocam", "rise"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "ablationcam",
+        "iscam",
+        pytest.param("reciprocam", marks=pytest.mark.slow),
+        pytest.param("rise", marks=pytest.mark.slow),
+    ],
+)
 def test_a_loop_stays_a_loop(method: str) -> None:
     """One step is in the file, however many there are, and its convolutions once."""
     explained = looping(method)
@@ -49,8 +57,15 @@ def test_a_loop_stays_a_loop(method: str) -> None:
     assert abs(len(longer) - len(kinds)) < 10  # of constants
 
 
+# Those that share a body with one of the others if slow.
+ALIKE = {"sscam", "iscam", "vit-reciprocam"}
+
+
 @pytest.mark.filterwarnings(*QUIET)
-@pytest.mark.parametrize("method", OPTIONS)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(m, marks=pytest.mark.slow) if m in ALIKE else m for m in OPTIONS],
+)
 def test_other_sizes(method: str) -> None:
     name = "tokens" if method == "vit-reciprocam" else "skip"
     case = CASES[name]
