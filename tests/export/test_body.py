@@ -62,7 +62,7 @@ def test_aug_smooth_explains_the_best_class_of_the_plain_image(model: nn.Module)
     assert worst_error(given.saliency_map.numpy(), expected) < TOLERANCE
 
 
-@pytest.mark.parametrize("suffix", fast_in(".pt"))
+@pytest.mark.parametrize("suffix", fast_in(".onnx"))
 def test_both_in_a_file(model: nn.Module, suffix: str, tmp_path: Path) -> None:
     explained = explain(model, EXAMPLE, layer=LAYER, aug_smooth=True, eigen_smooth=True)
     save(explained, tmp_path / f"model{suffix}")

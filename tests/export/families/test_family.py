@@ -152,7 +152,7 @@ PASSES = [
     pytest.param("ablationcam", "four", ".onnx", marks=pytest.mark.slow),
     ("reciprocam", "in branches", ".onnx"),
     ("ablationcam", "in sequence", ".pt"),
-    ("scorecam", "in branches", ".pt2"),
+    pytest.param("scorecam", "in branches", ".pt2", marks=pytest.mark.slow),
 ]
 
 

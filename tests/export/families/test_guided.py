@@ -223,7 +223,13 @@ def with_relus_of_their_own(model: nn.Module) -> nn.Module:
 IDS = [5, 77]
 
 
-@pytest.fixture(scope="module", params=["resnet18-layer3", "alexnet-features.10"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "resnet18-layer3",
+        pytest.param("alexnet-features.10", marks=pytest.mark.slow),
+    ],
+)
 def large(request: pytest.FixtureRequest) -> tuple[nn.Module, str, Tensor]:
     name, _, layer = request.param.partition("-")
     return torchvision_model(name), layer, images(3, 2, 96, 80)
