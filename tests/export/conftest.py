@@ -1,6 +1,8 @@
 """Explained models that several tests look at; exports take seconds, so each is made once."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -8,6 +10,8 @@ from torch import nn
 
 from camcore.export import Explained, explain, save
 from tests.export.models import SmallNet, build
+from tests.export.passing import CASES
+from tests.export.tracing import Traces
 
 # `block.conv2`: the block's input passes it by, so a skip connection crosses the cut.
 LAYER = "block.conv2"
@@ -22,6 +26,37 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def small_net() -> nn.Module:
     return build(SmallNet)
+
+
+@pytest.fixture(scope="session")
+def peer() -> ModuleType:
+    """pytorch-grad-cam, which who moves over comes from."""
+    module: ModuleType = pytest.importorskip(
+        "pytorch_grad_cam", reason="grad-cam 1.5.7 is not installed"
+    )
+    return module
+
+
+@pytest.fixture(scope="session")
+def models() -> dict[str, nn.Module]:
+    """Those that methods of many passes look at."""
+    return {name: build(case.make) for name, case in CASES.items()}
+
+
+@pytest.fixture(scope="session")
+def traces() -> Traces:
+    return Traces()
+
+
+@pytest.fixture(scope="module")
+def shared_traces(traces: Traces) -> Iterator[None]:
+    """Modules that use it trace a model once for all explanations of it, of which it is half.
+
+    `explain` without it is what the tests of the road are about: `test_compose` and `trace/`.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("camcore.export.compose.trace", traces.trace)
+        yield
 
 
 @pytest.fixture(scope="session")

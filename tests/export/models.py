@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NUM_CLASSES = 5
+# Only its shape matters.
+EXAMPLE = torch.zeros(1, 3, 24, 24)
 
 
 def build(
@@ -214,3 +216,60 @@ class Transformer(nn.Module):
         tokens = self.patches(x).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.prefix.expand(x.shape[0], -1, -1), tokens], dim=1)
         return self.fc(self.norm(self.blocks(tokens))[:, 0])  # type: ignore[no-any-return]
+
+
+class Head(nn.Module):
+    """A convolution, then whatever `head` makes of its features."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.head = head
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x))  # type: ignore[no-any-return]
+
+
+class Mean(nn.Module):
+    def __init__(self, axes: tuple[int, ...], keepdim: bool = False) -> None:
+        super().__init__()
+        self.axes, self.keepdim = axes, keepdim
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(self.axes, self.keepdim)
+
+
+class Pyramid(nn.Module):
+    """Returns two tensors, and has a layer that nobody listens to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.levels = Levels()
+        self.unheard = nn.Conv2d(4, 4, 1)
+        self.tokens = nn.Flatten(2)
+        self.fc = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine, coarse = self.levels(x)
+        self.unheard(fine)
+        x = self.tokens(fine + nn.functional.interpolate(coarse, fine.shape[2:]))
+        return self.fc(x.mean(2))  # type: ignore[no-any-return]
+
+
+class Levels(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.conv(x)
+        return x, nn.functional.max_pool2d(x, 2)
+
+
+# Why its layers cannot be explained.
+REASONS = {
+    "unheard": "never reaches the prediction",
+    "levels": "returns 2 tensors",
+    "tokens": "row of tokens",
+    "fc": "no spatial axes",
+}

@@ -14,20 +14,30 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from camcore.export import explain
 from camcore.methods import METHODS
 from camcore.weighting import randomcam_weights
 from tests.camcore import references
+from tests.export.models import EXAMPLE, images
 
 # Relative to the largest expected value.
 TOLERANCE = 1e-4
 
 
-def in_turn(methods: Iterable[str], formats: Sequence[str]) -> list[Any]:
+def in_turn(methods: Iterable[Any], formats: Sequence[str]) -> list[Any]:
     """Each method with each format, of which one in turn is tested always, the others if slow."""
     return [
         pytest.param(method, suffix, marks=[] if n % len(formats) == m else pytest.mark.slow)
         for n, method in enumerate(methods)
         for m, suffix in enumerate(formats)
+    ]
+
+
+def fast_in(fast: str) -> list[Any]:
+    """The formats, of which one is tested always, the others if slow."""
+    return [
+        fast if suffix == fast else pytest.param(suffix, marks=pytest.mark.slow)
+        for suffix in (".onnx", ".pt", ".pt2")
     ]
 
 
@@ -283,3 +293,19 @@ def _map_errors(given: Result, expected: Result) -> np.ndarray:
     """`worst_error` of each map (B, K)."""
     pairs = zip(given.saliency_map, expected.saliency_map, strict=True)
     return np.array([[worst_error(g, e) for g, e in zip(*maps, strict=True)] for maps in pairs])
+
+
+def exact(model: nn.Module, layer: str, image: Tensor, ids: Any, **options: Any) -> Any:
+    """The transcription, in double precision."""
+    twin = deepcopy(model).double()
+    return explain_by_hand(twin, layer, image.double(), torch.as_tensor(ids), **options)
+
+
+def assert_method_is_exact(model: nn.Module, method: str, layer: str, **options: Any) -> None:
+    """The explained module gives what the transcription gives, at sizes of every kind."""
+    explained = explain(model, EXAMPLE, method=method, layer=layer, **options)
+    for shape in ((3, 24, 24), (1, 17, 40), (2, 48, 9)):
+        image = images(1, *shape)
+        expected = exact(model, layer, image, [[-1, 2]], method=method, **options)
+        assert expected.saliency_map.max() > 0.9
+        assert_same(explained(image, torch.tensor([[-1, 2]])), expected)

@@ -1,23 +1,17 @@
 """The explained module against a transcription in NumPy, and what else `explain` promises."""
 
-from copy import deepcopy
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-import camcore
 from camcore.errors import ExportError, InputError, UnknownNameError
 from camcore.export import Explained, Explanation, explain
-from camcore.export.families import family_of
-from tests.camcore import references
 from tests.export.conftest import LAYER
-from tests.export.models import NUM_CLASSES, Classifier, SmallNet, build, images
-from tests.export.oracle import assert_same, explain_by_hand
+from tests.export.models import EXAMPLE, NUM_CLASSES, SmallNet, build, images
+from tests.export.oracle import assert_same, exact
 
-EXAMPLE = torch.zeros(1, 3, 24, 24)
 IDS = {
     "best": [[-1]],
     "top 3": [[-1, -1, -1]],
@@ -27,42 +21,6 @@ IDS = {
     "twice the same": [[3, 3]],
     "all": [list(range(NUM_CLASSES))],
 }
-
-
-def exact(model: nn.Module, layer: str, image: Tensor, ids: Any, **options: Any) -> Any:
-    """The transcription, in double precision."""
-    twin = deepcopy(model).double()
-    return explain_by_hand(twin, layer, image.double(), torch.as_tensor(ids), **options)
-
-
-# Of another target, of noisy images, of several layers or all: see test_bodies.py; of the image:
-# test_guided.py; of attention: test_attention.py; of second derivatives: test_shapley.py; of many
-# passes: test_passes.py.
-BEYOND = {"finercam", "smoothgradcam++", "refinecam", "fullgrad", "legrad"}
-BEYOND |= {"guided-backprop", "guided-gradcam", "shapleycam"}
-BEYOND |= {m.name for m in camcore.METHODS.values() if family_of(m).many_passes}
-# `cam` only works right before the pooling.
-PLACES = [
-    (method, layer)
-    for method in camcore.METHODS
-    for layer in ("top", LAYER)
-    if (method, layer) != ("cam", LAYER) and method not in BEYOND
-]
-
-
-@pytest.fixture(scope="module", params=PLACES, ids="-".join)
-def by_method(request: pytest.FixtureRequest, small_net: nn.Module) -> tuple[str, str, Explained]:
-    method, layer = request.param
-    return method, layer, explain(small_net, EXAMPLE, method=method, layer=layer)
-
-
-@pytest.mark.parametrize("shape", [(3, 24, 24), (1, 17, 40), (2, 48, 9)])
-def test_every_method(by_method: Any, small_net: nn.Module, shape: tuple[int, ...]) -> None:
-    method, layer, explained = by_method
-    image = images(1, *shape)
-    expected = exact(small_net, layer, image, [[-1, 2]], method=method)
-    assert expected.saliency_map.max() > 0.9
-    assert_same(explained(image, torch.tensor([[-1, 2]])), expected)
 
 
 @pytest.mark.parametrize("kind", IDS)
@@ -120,18 +78,6 @@ def test_the_content_of_the_example_does_not_matter(
     torch.testing.assert_close(other(image), explained(image))
 
 
-def test_an_option_of_the_method(small_net: nn.Module) -> None:
-    image = images(1, 2, 24, 24)
-    maps = []
-    for eps in (0.5, 1e-6):
-        explained = explain(small_net, EXAMPLE, method="gradcam++", layer="top", eps=eps)
-        assert explained.card.options["eps"] == eps
-        given = explained(image)
-        assert_same(given, exact(small_net, "top", image, [[-1]], method="gradcam++", eps=eps))
-        maps.append(given.saliency_map)
-    assert (maps[0] - maps[1]).abs().max() > 1e-3
-
-
 def test_maps_at_feature_size(small_net: nn.Module) -> None:
     explained = explain(small_net, EXAMPLE, layer=LAYER, full_size=False)
     image = images(1, 2, 20, 30)
@@ -141,27 +87,6 @@ def test_maps_at_feature_size(small_net: nn.Module) -> None:
     assert explained.card.map_size == "feature"
 
 
-def test_raw_maps(small_net: nn.Module) -> None:
-    """Without rectification and scaling: the equation's own numbers."""
-    explained = explain(
-        small_net, EXAMPLE, layer="top", relu=False, normalize=False, full_size=False
-    )
-    image = images(1, 1, 24, 24)
-    seen: list[Tensor] = []
-    handle = small_net.get_submodule("top").register_forward_hook(
-        lambda m, i, o: seen.append(o.detach())
-    )
-    best = int(small_net(image).argmax())
-    handle.remove()
-    activation = seen[0][0].double()
-    # Behind average pooling and a linear layer, a mean gradient is weight / number of points.
-    weights = small_net.get_parameter("fc.weight")[best].detach().double() / activation[0].numel()
-    expected = references.weighted_sum(activation.flatten(1).numpy(), weights.numpy())
-    given = explained(image).saliency_map.double().flatten().numpy()
-    assert given.min() < 0
-    np.testing.assert_allclose(given, expected, rtol=1e-4, atol=1e-6)
-
-
 def test_relu_alone(small_net: nn.Module) -> None:
     options: dict[str, Any] = {"layer": "top", "normalize": False, "full_size": False}
     image = images(1, 1, 24, 24)
@@ -169,29 +94,6 @@ def test_relu_alone(small_net: nn.Module) -> None:
     rectified = explain(small_net, EXAMPLE, **options)(image).saliency_map
     torch.testing.assert_close(rectified, raw.relu())
     assert raw.min() < 0 < raw.max()
-
-
-def test_cam_is_gradcam_where_it_applies(small_net: nn.Module) -> None:
-    image, ids = images(1, 2, 24, 24), torch.tensor([[-1, 1]])
-    maps = [
-        explain(small_net, EXAMPLE, method=method, layer="top", relu=True)(image, ids).saliency_map
-        for method in ("cam", "gradcam")
-    ]
-    torch.testing.assert_close(*maps, rtol=0, atol=1e-5)
-
-
-def test_volumes() -> None:
-    model = build(
-        lambda: Classifier(
-            nn.Sequential(nn.Conv3d(2, 6, 3), nn.ReLU(), nn.Conv3d(6, 4, 2), nn.Tanh()), 4
-        ),
-        shape=(2, 7, 8, 9),
-    )
-    explained = explain(model, torch.zeros(1, 2, 7, 8, 9), layer="features.1")
-    image, ids = images(1, 2, 9, 7, 8, channels=2), torch.tensor([[-1, 2]])
-    given = explained(image, ids)
-    assert given.saliency_map.shape == (2, 2, 9, 7, 8)
-    assert_same(given, exact(model, "features.1", image, ids))
 
 
 def test_the_model_is_left_as_it_is() -> None:
@@ -355,8 +257,3 @@ def test_a_model_that_returns_no_scores() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), Detections()).eval()
     with pytest.raises(ExportError, match=r"rank 3 of .*boxes.*labels.*expected scores"):
         explain(model, EXAMPLE, layer="0")
-
-
-def test_cam_at_a_layer_before_the_last(small_net: nn.Module) -> None:
-    with pytest.raises(ExportError, match=r"cam needs global average pooling.*behind 'block'"):
-        explain(small_net, EXAMPLE, method="cam", layer="block")

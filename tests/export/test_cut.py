@@ -1,5 +1,6 @@
 """Head and tail of a cut, run one after the other, are the model: at any batch and image size."""
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -8,14 +9,23 @@ from torch import Tensor, fx, nn
 
 from camcore.export.cut import cut, repeat_batch
 from camcore.export.find.modules import find_activation
-from camcore.export.trace.trace import trace
-from tests.export.models import Branches, Classifier, build, images
+from camcore.export.trace.trace import Trace, trace
+from tests.export.models import EXAMPLE, Branches, Classifier, build, images
+from tests.export.tracing import copied
 
 aten = torch.ops.aten
 
 
-def cut_at(model: nn.Module, layer: str, example: Tensor | None = None) -> Any:
-    traced = trace(model, torch.zeros(1, 3, 24, 24) if example is None else example)
+@cache
+def trace_once(model: nn.Module) -> Trace:
+    return trace(model, EXAMPLE)
+
+
+made = cache(build)
+
+
+def cut_at(model: nn.Module, layer: str) -> Any:
+    traced = copied(trace_once(model))
     activation = find_activation(traced, layer)
     return cut(traced.graph, at=[activation], kept=[activation])
 
@@ -134,7 +144,7 @@ class Grouped(nn.Module):
 
 @pytest.mark.parametrize("make", [Resized, Grouped])
 def test_sizes_cross(make: type[nn.Module]) -> None:
-    model = build(make)
+    model = made(make)
     parts = cut_at(model, "conv")
     for shape in SIZES:
         image = images(1, *shape)
@@ -143,7 +153,7 @@ def test_sizes_cross(make: type[nn.Module]) -> None:
 
 def test_the_tail_counts_its_own_batch() -> None:
     """A gradient is taken for K classes an image: the tail may see another batch than the head."""
-    model = build(Grouped)
+    model = made(Grouped)
     parts = cut_at(model, "conv")
     image = images(1, 2, 24, 24)
     activation, *crossing = parts.head(image)
@@ -158,7 +168,7 @@ class Split(nn.Module):
 
 @pytest.mark.parametrize("layer", ["stem", "left", "right", "mixed"])
 def test_branches(layer: str) -> None:
-    model = build(Branches)
+    model = made(Branches)
     parts = cut_at(model, layer)
     image = images(1, 3, 17, 40)
     torch.testing.assert_close(rejoined(parts, image), model(image))
@@ -192,7 +202,7 @@ class Bypass(nn.Module):
 
 def test_the_axis_of_the_batch() -> None:
     """Of each value that crosses; all that do not count it have none."""
-    parts = cut_at(build(Bypass), "conv")
+    parts = cut_at(made(Bypass), "conv")
     image = images(1, 7, 17, 40)
     _, *crossing = parts.head(image)
     assert len(crossing) == len(parts.batch_axes) == len(parts.crossing)
@@ -206,7 +216,7 @@ def test_the_axis_of_the_batch() -> None:
 
 @pytest.mark.parametrize("make", [Bypass, Resized, Grouped, Branches])
 def test_a_tail_runs_many_batches_at_once(make: type[nn.Module]) -> None:
-    model, image = build(make), images(1, 2, 18, 21)
+    model, image = made(make), images(1, 2, 18, 21)
     parts = cut_at(model, "stem" if make is Branches else "conv")
     activation, *crossing = parts.head(image)
     factors = (1.0, 0.5, -1.0)

@@ -20,7 +20,7 @@ pytorch_grad_cam: ModuleType = pytest.importorskip(
     "pytorch_grad_cam", reason="grad-cam 1.5.7 is not installed"
 )
 targets = pytest.importorskip("pytorch_grad_cam.utils.model_targets")
-
+pytestmark = pytest.mark.usefixtures("shared_traces")
 CLASSES = {
     "gradcam": "GradCAM",
     "gradcam++": "GradCAMPlusPlus",
@@ -69,9 +69,14 @@ def test_eager(method: str, layer: str, model: nn.Module) -> None:
     np.testing.assert_allclose(given, peer_maps(method, layer, model), rtol=0, atol=1e-4)
 
 
-# An export takes seconds: the earlier layer for all methods, the later one for one.
+# An export takes seconds: each layer for one method, the others if slow.
 @pytest.mark.parametrize(
-    ("method", "layer"), [*((m, "stem") for m in CLASSES), ("gradcam", "deep")]
+    ("method", "layer"),
+    [
+        ("gradcam", "deep"),
+        ("layercam", "stem"),
+        *(pytest.param(m, "stem", marks=pytest.mark.slow) for m in CLASSES if m != "layercam"),
+    ],
 )
 def test_onnx(method: str, layer: str, model: nn.Module, tmp_path: Path) -> None:
     explained = explain(model, torch.zeros(1, 3, 24, 24), method=method, layer=layer)

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 import camcore
 from camcore.export import Explained, explain
-from tests.export.models import Classifier, build, images
+from tests.export.models import EXAMPLE, Classifier, build, images
 
-EXAMPLE = torch.zeros(1, 3, 24, 24)
 CLASSES = 5
 
 

@@ -14,6 +14,7 @@ import torch
 from camcore.errors import ExportError, FileError, InputError
 from camcore.export import Explained, save
 from camcore.export.write.capture import capture
+from camcore.export.write.pt2_file import to_pt2
 from camcore.export.write.torchscript_file import to_torchscript
 from camcore.export.write.write import WRITERS
 from tests.export.models import images
@@ -22,12 +23,14 @@ from tests.export.oracle import run_file
 FORMATS = (".onnx", ".pt", ".pt2")
 
 
+@pytest.fixture(scope="module")
+def content(explained: Explained) -> bytes:
+    return to_torchscript(capture(explained), explained.card)
+
+
 @pytest.fixture
-def quick(
-    files: dict[str, Path], explained: Explained, monkeypatch: pytest.MonkeyPatch
-) -> Explained:
+def quick(content: bytes, explained: Explained, monkeypatch: pytest.MonkeyPatch) -> Explained:
     """An explained module whose file is not written anew for each test, but proven as ever."""
-    content = to_torchscript(capture(explained), explained.card)
     monkeypatch.setitem(WRITERS, ".pt", lambda program, card: content)
     monkeypatch.setattr("camcore.export.capture", lambda explained: None)
     return explained
@@ -163,11 +166,13 @@ assert sys.modules["camcore"] is None
 
 @pytest.mark.parametrize("suffix", [".pt", ".pt2"])
 def test_the_file_runs_with_torch_alone(
-    suffix: str, files: dict[str, Path], explained: Explained, tmp_path: Path
+    suffix: str, content: bytes, explained: Explained, tmp_path: Path
 ) -> None:
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(content if suffix == ".pt" else to_pt2(capture(explained), explained.card))
     inputs = images(3, 2, 30, 20), torch.tensor([[-1, 2], [0, -1]])
     torch.save(inputs, tmp_path / "inputs")
-    arguments = [str(files[suffix]), str(tmp_path / "inputs"), str(tmp_path / "result")]
+    arguments = [str(path), str(tmp_path / "inputs"), str(tmp_path / "result")]
     subprocess.run([sys.executable, "-c", ALONE, *arguments], check=True, cwd=tmp_path)
     given = torch.load(tmp_path / "result")
     expected = explained(*inputs)

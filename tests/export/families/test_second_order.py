@@ -18,10 +18,18 @@ from camcore.export.gradient import rules
 from tests.camcore import references
 from tests.export.conftest import LAYER
 from tests.export.eager import eagerly
-from tests.export.models import NUM_CLASSES, Classifier, SmallNet, Transformer, build, images
-from tests.export.oracle import run_any_file, run_one, worst_error
+from tests.export.models import (
+    EXAMPLE,
+    NUM_CLASSES,
+    Classifier,
+    SmallNet,
+    Transformer,
+    build,
+    images,
+)
+from tests.export.oracle import fast_in, run_any_file, run_one, worst_error
 
-EXAMPLE = torch.zeros(1, 3, 24, 24)
+pytestmark = pytest.mark.usefixtures("shared_traces")
 aten = torch.ops.aten
 
 
@@ -137,22 +145,22 @@ def test_second_derivatives_that_pytorch_does_not_have() -> None:
         eagerly(explained, [images(1, 2, 24, 24)], torch.tensor([[0]]))
 
 
-def test_files(small_net: nn.Module, tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", fast_in(".pt2"))
+def test_files(suffix: str, small_net: nn.Module, tmp_path: Path) -> None:
     explained = explain(small_net, EXAMPLE, method="shapleycam", layer=LAYER)
     cases = (
         (images(5, 3, 30, 20), torch.tensor([[1, -1]])),
         (images(6, 1, 24, 24), torch.tensor([[3, 0, 2]])),
     )
-    for suffix in (".onnx", ".pt", ".pt2"):
-        path = tmp_path / f"model{suffix}"
-        card = save(explained, path)
-        assert card.proof["worst_relative_error"] < 1e-4
-        assert card.options["target"] == "rest"
-        for image, ids in cases:
-            scores, classes, maps = run_any_file(path, image, ids).values()
-            assert worst_error(scores, small_net(image).detach().numpy()) < 1e-4
-            expected = by_hand(small_net, LAYER, image, torch.as_tensor(classes))
-            assert worst_error(maps, expected) < 1e-4
+    path = tmp_path / f"model{suffix}"
+    card = save(explained, path)
+    assert card.proof["worst_relative_error"] < 1e-4
+    assert card.options["target"] == "rest"
+    for image, ids in cases:
+        scores, classes, maps = run_any_file(path, image, ids).values()
+        assert worst_error(scores, small_net(image).detach().numpy()) < 1e-4
+        expected = by_hand(small_net, LAYER, image, torch.as_tensor(classes))
+        assert worst_error(maps, expected) < 1e-4
 
 
 def test_weights_are_stored_once(small_net: nn.Module) -> None:
@@ -192,10 +200,12 @@ class Bent(nn.Module):
         return F.interpolate(x, scale_factor=2.0, mode="bilinear").tanh().pow(3)
 
 
-def test_operators_with_curvature() -> None:
+@pytest.mark.parametrize("free", [pytest.param(True, marks=pytest.mark.slow), False])
+def test_operators_with_curvature(free: bool) -> None:
     model = build(lambda: Classifier(nn.Sequential(nn.Conv2d(3, 6, 3), Bent()), 6))
-    explained = explain(model, EXAMPLE, method="shapleycam", layer="features.0")
-    for shape in ((3, 24, 24), (2, 17, 30)):
+    how: dict[str, Any] = {"method": "shapleycam", "layer": "features.0", "dynamic_size": free}
+    explained = explain(model, EXAMPLE, **how)
+    for shape in ((3, 24, 24), (2, 17, 30) if free else (2, 24, 24)):
         image, ids = images(1, *shape), torch.tensor([[4, 0, 1]])
         expected = by_hand(model, "features.0", image, ids)
         assert worst_error(explained(image, ids).saliency_map.numpy(), expected) < 1e-4
@@ -258,9 +268,6 @@ def test_the_maps_are_those_of_pytorch_grad_cam(small_net: nn.Module) -> None:
         with peer.ShapleyCAM(twin, [twin.get_submodule(layer)]) as cam:
             expected = cam(image.clone(), [targets.ClassifierOutputReST(c) for c in ids])
         np.testing.assert_allclose(given.numpy(), expected, rtol=0, atol=1e-4)
-
-
-# Refused.
 
 
 @pytest.mark.parametrize(

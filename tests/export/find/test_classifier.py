@@ -1,44 +1,22 @@
-from pathlib import Path
+"""The weights of a linear layer behind global average pooling, and what is none."""
+
 from typing import Any
 
-import onnx
 import pytest
 import torch
 from torch import Tensor, nn
 
 from camcore.errors import ExportError
-from camcore.export import explain, save
 from camcore.export.cut import cut
 from camcore.export.find.classifier import pooled_linear_weight
 from camcore.export.find.modules import find_activation
 from camcore.export.trace.trace import trace
-from tests.export.models import build, images
+from tests.export.models import Head, Mean, build
 
 
-class Head(nn.Module):
-    """A convolution, then whatever `head` makes of its features."""
-
-    def __init__(self, head: nn.Module) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 6, 3)
-        self.head = head
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.conv(x))  # type: ignore[no-any-return]
-
-
-class Mean(nn.Module):
-    def __init__(self, axes: tuple[int, ...], keepdim: bool = False) -> None:
-        super().__init__()
-        self.axes, self.keepdim = axes, keepdim
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean(self.axes, self.keepdim)
-
-
-def weight(*head: nn.Module) -> tuple[Tensor, nn.Module]:
+def weight(*head: nn.Module, free: bool = False) -> tuple[Tensor, nn.Module]:
     model = build(lambda: Head(nn.Sequential(*head)))
-    traced = trace(model, torch.zeros(1, 3, 24, 24))
+    traced = trace(model, torch.zeros(1, 3, 24, 24), dynamic_size=free)
     activation = find_activation(traced, "conv")
     parts = cut(traced.graph, at=[activation], kept=[activation])
     return parts.tail.get_buffer(pooled_linear_weight(parts.tail, "conv")), model
@@ -59,7 +37,7 @@ def weight(*head: nn.Module) -> tuple[Tensor, nn.Module]:
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_weight_of_the_linear_layer(pooling: tuple[nn.Module, ...], bias: bool) -> None:
     linear = nn.Linear(6, 5, bias=bias)
-    found, model = weight(*pooling, linear)
+    found, model = weight(*pooling, linear, free=bias)
     assert any(found.data_ptr() == tensor.data_ptr() for tensor in model.parameters())
     assert torch.equal(found, linear.weight)
 
@@ -87,18 +65,6 @@ def test_anything_else_is_refused(head: tuple[nn.Module, ...]) -> None:
         weight(*head)
 
 
-def test_behind_a_relu_hirescam_gives_the_map_of_cam() -> None:
-    """As in DenseNet, where no module returns the rectified features."""
-    rectified, pooled = nn.ReLU(), (Mean((2, 3)), nn.Linear(6, 5))
-    with pytest.raises(ExportError, match=r"found aten\.relu\.default.*, or hirescam"):
-        weight(rectified, *pooled)
-    model = build(lambda: Head(nn.Sequential(rectified, *pooled)))
-    example, image = torch.zeros(1, 3, 24, 24), images(1, 2, 24, 24)
-    cam = explain(model, example, method="cam", layer="head.0", relu=True)
-    hirescam = explain(model, example, method="hirescam", layer="conv")
-    torch.testing.assert_close(hirescam(image).saliency_map, cam(image).saliency_map)
-
-
 def test_a_mean_over_one_axis_is_no_global_pooling() -> None:
     class Rows(nn.Module):
         def forward(self, x: Tensor) -> Any:
@@ -106,14 +72,3 @@ def test_a_mean_over_one_axis_is_no_global_pooling() -> None:
 
     with pytest.raises(ExportError, match="cam needs"):
         weight(Rows(), nn.Linear(6, 5))
-
-
-def test_the_weight_is_in_the_file_once(tmp_path: Path) -> None:
-    model = build(
-        lambda: Head(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)))
-    )
-    path = tmp_path / "cam.onnx"
-    save(explain(model, torch.zeros(1, 3, 24, 24), method="cam", layer="conv"), path)
-    (name,) = (name for name, weight in model.named_parameters() if weight.shape == (5, 6))
-    stored = onnx.load(path).graph.initializer
-    assert [tensor.name for tensor in stored if list(tensor.dims) in ([5, 6], [6, 5])] == [name]

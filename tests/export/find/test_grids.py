@@ -18,7 +18,7 @@ from camcore.export.find.grids import Layout, find_layout
 from camcore.export.find.modules import find_activation
 from camcore.export.trace.trace import trace
 from tests.export.models import Classifier, build, images
-from tests.export.oracle import TOLERANCE, maps_by_hand, run_any_file, worst_error
+from tests.export.oracle import TOLERANCE, fast_in, maps_by_hand, run_any_file, worst_error
 
 IDS = [[4, 0], [2, 4], [1, 3]]
 
@@ -140,7 +140,7 @@ def test_a_vit_without_a_class_token_is_read_to_the_end() -> None:
     check(model, None, images(2, 3, 24, 40), as_grid(0, 3, 5), found="norm")
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".pt", pytest.param(".pt2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("suffix", fast_in(".onnx"))
 def test_vit_in_a_file(suffix: str, tmp_path: Path) -> None:
     model = build(lambda: ViT((24, 40)))
     path = tmp_path / f"model{suffix}"
@@ -313,8 +313,15 @@ def test_three_axes(tmp_path: Path) -> None:
     check(model, "features.1", image, lambda x: x, path=tmp_path / "model.onnx")
 
 
-@pytest.mark.parametrize("fixed", [True, False])
-@pytest.mark.parametrize("size", [(40,), (8, 10, 12)], ids=["series", "volumes"])
+@pytest.mark.parametrize(
+    ("size", "fixed"),
+    [
+        ((40,), False),
+        ((8, 10, 12), True),
+        pytest.param((40,), True, marks=pytest.mark.slow),
+        pytest.param((8, 10, 12), False, marks=pytest.mark.slow),
+    ],
+)
 def test_a_runner_of_series_and_of_volumes(
     size: tuple[int, ...], fixed: bool, tmp_path: Path
 ) -> None:
@@ -406,7 +413,7 @@ class Reshaped(nn.Module):
         return self.fc(self.block(x)[:, 0])  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".pt", pytest.param(".pt2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("suffix", fast_in(".pt"))
 def test_patches_cut_by_reshaping(suffix: str, tmp_path: Path) -> None:
     model, path = build(Reshaped, shape=(3, 32, 48)), tmp_path / f"model{suffix}"
     check(model, None, images(2, 3, 32, 48), as_grid(1, 4, 6), found="block.norm1", path=path)

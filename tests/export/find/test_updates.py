@@ -21,7 +21,7 @@ from camcore.export.passes.ablation import AblationBody
 from camcore.export.passes.loops import weights_of
 from camcore.export.trace.trace import trace
 from tests.export.models import NUM_CLASSES, build, images
-from tests.export.oracle import TOLERANCE, run_any_file, worst_error
+from tests.export.oracle import TOLERANCE, in_turn, run_any_file, worst_error
 from tests.export.pass_oracle import Place, maps_of_passes
 
 EXAMPLE = torch.zeros(1, 3, 12, 12)
@@ -202,8 +202,10 @@ def test_batch_norm(gamma: str | None) -> None:
     torch.testing.assert_close(found[0], expected)
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".pt", ".pt2"])
-@pytest.mark.parametrize("name", ["a stage of a ResNet", "linear, of all points"])
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    in_turn(["a stage of a ResNet", "linear, of all points"], [".onnx", ".pt2", ".pt"]),
+)
 def test_files(name: str, suffix: str, tmp_path: Path) -> None:
     model = make(name)
     explained = explain(model, EXAMPLE, method="ablationcam", layer="conv", chunk=4, value=0.2)

@@ -1,7 +1,7 @@
 """The traced gradient is what hooks and autograd give, for any number of classes and images."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -14,8 +14,9 @@ from camcore.export.cut import cut
 from camcore.export.find.modules import find_activation
 from camcore.export.gradient import rules
 from camcore.export.gradient.gradient import trace_gradient
-from camcore.export.trace.trace import trace
+from camcore.export.trace.trace import Trace, trace
 from tests.export.models import (
+    EXAMPLE,
     NUM_CLASSES,
     Borders,
     Branches,
@@ -25,10 +26,16 @@ from tests.export.models import (
     build,
     images,
 )
+from tests.export.tracing import copied
 
 
-def traced(model: nn.Module, layer: str, **options: Any) -> tuple[Any, Any]:
-    found = trace(model, torch.zeros(1, 3, 24, 24), **options)
+@cache
+def trace_once(model: nn.Module, dynamic_size: bool | None) -> Trace:
+    return trace(model, EXAMPLE, dynamic_size=dynamic_size)
+
+
+def traced(model: nn.Module, layer: str, dynamic_size: bool | None = None) -> tuple[Any, Any]:
+    found = copied(trace_once(model, dynamic_size))
     activation = find_activation(found, layer)
     parts = cut(found.graph, at=[activation], kept=[activation])
     return parts, trace_gradient(parts.tail, [activation.meta["val"]], parts.crossing)

@@ -15,11 +15,10 @@ from camcore.export.gradient.body import GradientBody
 from camcore.export.gradient.narrow import narrow
 from camcore.export.trace.graphs import outputs_of
 from camcore.export.trace.trace import trace
-from tests.export.models import NUM_CLASSES, build, images
-from tests.export.oracle import TOLERANCE, maps_by_hand, run_any_file, worst_error
+from tests.export.models import EXAMPLE, NUM_CLASSES, build, images
+from tests.export.oracle import TOLERANCE, fast_in, maps_by_hand, run_any_file, worst_error
 
 WIDTH, GRID = 8, 3
-EXAMPLE = torch.zeros(1, 3, 24, 24)
 IDS = [[4, 0], [2, 4], [1, 3]]
 aten = torch.ops.aten
 
@@ -126,7 +125,7 @@ def test_the_way_back_has_rows_of_one_token() -> None:
     assert any(str(node.meta["val"].shape[0]).startswith("10*") for node in products)
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".pt", ".pt2"])
+@pytest.mark.parametrize("suffix", fast_in(".onnx"))
 def test_files(suffix: str, tmp_path: Path) -> None:
     model = build(lambda: Tokens(READS["class token"][1]))
     explained = explain(model, EXAMPLE, layer="norm")

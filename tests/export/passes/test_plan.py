@@ -1,16 +1,21 @@
-"""How many passes at a time; what is refused before them is looked at in `test_passes`."""
+"""How many passes there are, and how many go through at a time."""
 
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor, nn
 
+from camcore.errors import ExportError
 from camcore.export import Explained, explain
 from camcore.export.passes import plan
-from tests.export.models import NUM_CLASSES, build
+from tests.export.models import (
+    EXAMPLE,
+    NUM_CLASSES,
+    build,
+)
+from tests.export.passing import CASES
 
-EXAMPLE = torch.zeros(1, 3, 24, 24)
+pytestmark = pytest.mark.usefixtures("shared_traces")
 
 
 class Growing(nn.Module):
@@ -54,3 +59,12 @@ def test_as_many_passes_at_a_time_as_fit(
 def test_one_pass_at_a_time_where_no_two_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "_IN_FLIGHT", 1)
     assert chunk_of(explain(build(lambda: Growing(4)), EXAMPLE, method="rise")) == 1
+
+
+def test_steps_of_unknown_number_fix_the_size(models: dict[str, nn.Module]) -> None:
+    case, model = CASES["skip"], models["skip"]
+    explained = case.explain(model, "reciprocam", stepwise=True)
+    assert explained.card.image.height == 24
+    assert "takes a pass for each point" in explained.card.notes[0]
+    with pytest.raises(ExportError, match="their number is not known"):
+        case.explain(model, "reciprocam", stepwise=True, dynamic_size=True)

@@ -15,13 +15,14 @@ from tests.export.eager import eagerly
 from tests.export.models import Classifier, build, images
 from tests.export.oracle import TOLERANCE, worst_error
 from tests.export.pass_oracle import Place, finer, maps_of_passes
-from tests.export.passes.test_body import CASES, DIFFERENT, PAIRS
+from tests.export.passing import CASES, DIFFERENT, PAIRS
+
+pytestmark = pytest.mark.usefixtures("shared_traces")
 
 
 @pytest.mark.parametrize(("method", "name"), PAIRS)
-def test_maps(method: str, name: str) -> None:
-    case = CASES[name]
-    model = build(case.make)
+def test_maps(method: str, name: str, models: dict[str, nn.Module]) -> None:
+    case, model = CASES[name], models[name]
     explained = case.explain(model, method)
     inputs, ids = case.inputs(1, 2, 20, 26), torch.tensor([[4, 0], [2, 3]])
     given = eagerly(explained, inputs, ids)
@@ -35,9 +36,8 @@ def test_maps(method: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "options"), DIFFERENT)
-def test_options(method: str, options: dict[str, Any]) -> None:
-    case = CASES["skip"]
-    model = build(case.make)
+def test_options(method: str, options: dict[str, Any], models: dict[str, nn.Module]) -> None:
+    case, model = CASES["skip"], models["skip"]
     inputs, ids = case.inputs(4, 1, 24, 20), torch.tensor([[1, 3]])
     raw = {"normalize": False, "full_size": False, "relu": False}
     explained = case.explain(model, method, **raw, **options)
@@ -47,9 +47,8 @@ def test_options(method: str, options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("method", ["ablationcam", "scorecam", "reciprocam", "rise"])
-def test_a_target_that_compares_classes(method: str) -> None:
-    case = CASES["skip"]
-    model = build(case.make)
+def test_a_target_that_compares_classes(method: str, models: dict[str, nn.Module]) -> None:
+    case, model = CASES["skip"], models["skip"]
     explained = case.explain(model, method, target="finer")
     inputs, ids = case.inputs(4, 2, 24, 20), torch.tensor([[1, 3]])
     given = eagerly(explained, inputs, ids).saliency_map.numpy()

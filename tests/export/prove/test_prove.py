@@ -260,7 +260,7 @@ def test_other_sizes_than_the_example_s_may_be_at_fault(
     def by_height(image: Tensor, scores: Tensor, classes: Tensor, maps: Tensor) -> Any:
         return scores, classes, maps * (image.shape[2] / EXAMPLE.shape[2])
 
-    path = tmp_path / "model.onnx"
+    path = tmp_path / "model.pt"
     explained = explain(small_net, EXAMPLE, layer=LAYER)
     with pytest.raises(ProofError, match=r"dynamic_size=False .* makes one for the example's"):
         save(tampered(explained, by_height), path)
@@ -275,7 +275,7 @@ def test_the_example_s_own_size_is_not_called_another(
     explained = explain(small_net, EXAMPLE, layer=LAYER, pixels=pixels, dynamic_size=False)
     wrong = tampered(explained, lambda image, scores, classes, maps: (scores, classes, 2 * maps))
     with pytest.raises(ProofError, match="saliency_map") as caught:
-        save(wrong, tmp_path / "model.onnx")
+        save(wrong, tmp_path / "model.pt")
     assert "another size" not in str(caught.value)
 
 
@@ -295,12 +295,12 @@ class Rippled(nn.Module):
 def test_what_single_precision_cannot_do_is_said(tmp_path: Path) -> None:
     model = build(lambda: Rippled(1e4))
     explained = explain(model, EXAMPLE, method="hirescam", layer="top")
-    card = save(explained, tmp_path / "model.onnx")
+    card = save(explained, tmp_path / "model.pt")
     assert card.proof["worst_relative_error"] > TOLERANCE
-    *_, note = read_card(tmp_path / "model.onnx").notes
+    *_, note = read_card(tmp_path / "model.pt").notes
     assert "single precision is not enough" in note
 
 
 def test_maps_of_rounding_alone_are_refused(tmp_path: Path) -> None:
     explained = explain(build(lambda: Rippled(1e8)), EXAMPLE, method="hirescam", layer="top")
-    assert_refused(explained, tmp_path / "model.onnx", "rounding errors move them by up to")
+    assert_refused(explained, tmp_path / "model.pt", "rounding errors move them by up to")

@@ -21,15 +21,24 @@ MODES = {
 LAYER = "block"
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_file_is_the_same_in_any_mode(mode: str, small_net: nn.Module, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("mode", "suffix"),
+    [
+        pytest.param("no_grad", ".onnx", marks=pytest.mark.slow),
+        ("inference_mode", ".pt"),
+        ("autocast", ".onnx"),
+    ],
+)
+def test_a_file_is_the_same_in_any_mode(
+    mode: str, suffix: str, small_net: nn.Module, tmp_path: Path
+) -> None:
     surrounding: AbstractContextManager[Any] = MODES[mode]()
     with surrounding:
         example = torch.zeros(1, 3, 24, 24)
         explained = explain(small_net, example, layer=LAYER, dynamic_size=False)
-        save(explained, tmp_path / "model.onnx")
+        save(explained, tmp_path / f"model{suffix}")
     image, ids = images(2, 3, 24, 24), torch.tensor([[-1, 2]])
-    given = run_file(tmp_path / "model.onnx", image, ids)
+    given = run_file(tmp_path / f"model{suffix}", image, ids)
     assert_same(given, explain_by_hand(small_net, LAYER, image, ids))
 
 

@@ -14,10 +14,9 @@ from torch.nn import functional as F
 from camcore.errors import ExportError, InputError, UnknownNameError
 from camcore.export import Explained, explain, save
 from camcore.export.trace.targets import TARGETS, Target, get_target, segmentation
-from tests.export.models import Classifier, build, images
+from tests.export.models import EXAMPLE, Classifier, build, images
 from tests.export.oracle import TOLERANCE, maps_by_hand, run_any_file, worst_error
 
-EXAMPLE = torch.zeros(1, 3, 24, 24)
 # No kinks: double precision may differ from single by rounding alone.
 LAYER = "features.1"
 
@@ -157,6 +156,15 @@ def test_eager(case: Any, shape: tuple[int, ...]) -> None:
         assert np.abs(expected[n, k] - expected[0, 0]).max() > 0.05
 
 
+# The others are made of the same operators.
+TOLD_APART = ("probability", "binary", "rest", "finer", "segmentation", "function, (B, N)")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [name if name in TOLD_APART else pytest.param(name, marks=pytest.mark.slow) for name in CASES],
+    indirect=True,
+)
 def test_onnx(case: Any, tmp_path: Path) -> None:
     name, model, explained = case
     card = save(explained, tmp_path / "model.onnx")
@@ -247,7 +255,13 @@ LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize(
     ("name", "suffix"),
-    [(name, ".onnx") for name in LOSSES] + [("cross entropy", ".pt"), ("cross entropy", ".pt2")],
+    [
+        ("cross entropy", ".onnx"),
+        *(pytest.param(name, ".onnx", marks=pytest.mark.slow) for name in [*LOSSES][1:]),
+        ("own best", ".pt"),
+        pytest.param("cross entropy", ".pt", marks=pytest.mark.slow),
+        pytest.param("cross entropy", ".pt2", marks=pytest.mark.slow),
+    ],
 )
 def test_losses_as_targets(name: str, suffix: str, tmp_path: Path) -> None:
     if name == "soft labels" and torch.__version__ < "2.12":

@@ -1,4 +1,4 @@
-"""Several layers: one map of them all, wherever they lie."""
+"""What families share: several layers become one map, wherever they lie."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -16,12 +16,28 @@ from camcore.errors import ExportError, InputError, UnknownNameError
 from camcore.export import explain, save
 from camcore.methods import METHODS
 from tests.camcore import references
-from tests.export.models import build, images
+from tests.export.conftest import LAYER
+from tests.export.models import EXAMPLE, build, images
 from tests.export.oracle import TOLERANCE, maps_by_hand, run_any_file, worst_error
 from tests.export.pass_oracle import Place, maps_of_passes
 from tests.export.trace.test_targets import finer
 
-EXAMPLE = torch.zeros(1, 3, 24, 24)
+pytestmark = pytest.mark.usefixtures("shared_traces")
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "feature size of several layers": ({"layer": [LAYER, "top"], "full_size": False}, "full_size"),
+    "a way to combine that there is not": ({"combine": "meen"}, "one of .*mean.*got 'meen'"),
+    "components of components": ({"method": "eigencam", "eigen_smooth": True}, "eigen_smooth"),
+    "noise and variants": ({"method": "smoothgradcam++", "aug_smooth": True}, "adds noise"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_options_that_do_not_go_together(name: str, small_net: nn.Module) -> None:
+    options, match = REFUSED[name]
+    with pytest.raises(InputError, match=match):
+        explain(small_net, EXAMPLE, **options)
+
+
 IDS = [[4, 0], [2, 4], [1, 3]]
 
 
@@ -136,7 +152,7 @@ PASSES = [
     pytest.param("ablationcam", "four", ".onnx", marks=pytest.mark.slow),
     ("reciprocam", "in branches", ".onnx"),
     ("ablationcam", "in sequence", ".pt"),
-    ("scorecam", "in branches", ".pt2"),
+    pytest.param("scorecam", "in branches", ".pt2", marks=pytest.mark.slow),
 ]
 
 
@@ -242,11 +258,6 @@ def test_maps_of_different_sizes_are_not_combined(model: nn.Module) -> None:
     assert explain(model, EXAMPLE, layer=["stem"], full_size=False)(EXAMPLE).saliency_map.shape[
         2:
     ] == (12, 12)
-
-
-def test_cam_has_one_layer(model: nn.Module) -> None:
-    with pytest.raises(InputError, match="cam explains the one layer before the pooling"):
-        explain(model, EXAMPLE, method="cam", layer=["stem", "top"])
 
 
 def test_one_of_them_does_not_exist(model: nn.Module) -> None:

@@ -1,8 +1,6 @@
-"""Smoothing: by variants of the image, and by the first principal component."""
+"""What every body does: the mean over variants of the image."""
 
-import re
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -10,47 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import camcore
-from camcore.errors import InputError
 from camcore.export import explain, save
 from tests.camcore import references
-from tests.export.models import Classifier, build, images
-from tests.export.oracle import TOLERANCE, maps_by_hand, run_any_file, worst_error
+from tests.export.models import EXAMPLE, build, images
+from tests.export.oracle import TOLERANCE, fast_in, maps_by_hand, run_any_file, worst_error
+from tests.export.smoothing import IDS, LAYER, features, logit, maps_of_peer
+from tests.export.test_request import EIGEN
 
-EXAMPLE = torch.zeros(1, 3, 24, 24)
-IDS = [[4, 0], [2, 4], [1, 3]]
-LAYER = "features.1"
-
-
-def logit(z: Tensor, c: int) -> Tensor:
-    return z[0, c]
-
-
-def features() -> nn.Module:
-    return Classifier(
-        nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.Tanh(), nn.Conv2d(6, 8, 3), nn.GELU()), 8
-    )
-
-
-@pytest.fixture(scope="module")
-def model() -> nn.Module:
-    return build(features)
-
-
-def first_component_of(weights: Any) -> Any:
-    """Of the weighted activations, (C, P) -> (P,)."""
-    return lambda a, g: references.first_component(weights(a, g)[:, None] * a)
-
-
-EIGEN = {
-    "gradcam": first_component_of(references.gradcam_weights),
-    "gradcam++": first_component_of(references.gradcam_plus_plus_weights),
-    "xgradcam": first_component_of(references.xgradcam_weights),
-    "hirescam": lambda a, g: references.first_component(g * a),
-    "layercam": lambda a, g: references.first_component(np.maximum(g, 0) * a),
-    "fem": lambda a, g: references.first_component(references.fem_weights(a)[:, None] * a),
-}
-SMOOTHED = {name for name, method in camcore.METHODS.items() if method.weights is not None}
+pytestmark = pytest.mark.usefixtures("shared_traces")
 
 
 def six_variants(model: nn.Module, image: Tensor, weighted: Any, ids: Any = IDS) -> np.ndarray:
@@ -67,17 +32,9 @@ def six_variants(model: nn.Module, image: Tensor, weighted: Any, ids: Any = IDS)
     return np.mean(maps, axis=0)
 
 
-@pytest.mark.parametrize("method", EIGEN)
-def test_eigen_smooth(model: nn.Module, method: str) -> None:
-    image = images(2, 3, 28, 20)
-    explained = explain(model, EXAMPLE, method=method, layer=LAYER, eigen_smooth=True)
-    given = explained(image, torch.tensor(IDS))
-    expected = maps_by_hand(model, [LAYER], [image], IDS, logit, weighted=EIGEN[method])
-    assert torch.equal(given.scores, model(image))
-    assert worst_error(given.saliency_map.numpy(), expected) < TOLERANCE
-    plain = explain(model, EXAMPLE, method=method, layer=LAYER)(image, torch.tensor(IDS))
-    assert (given.saliency_map - plain.saliency_map).abs().max() > 0.05
-    assert explained.card.options["eigen_smooth"] is True
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return build(features)
 
 
 @pytest.mark.parametrize("method", ["gradcam", "hirescam", "activation"])
@@ -105,7 +62,7 @@ def test_aug_smooth_explains_the_best_class_of_the_plain_image(model: nn.Module)
     assert worst_error(given.saliency_map.numpy(), expected) < TOLERANCE
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".pt", ".pt2"])
+@pytest.mark.parametrize("suffix", fast_in(".onnx"))
 def test_both_in_a_file(model: nn.Module, suffix: str, tmp_path: Path) -> None:
     explained = explain(model, EXAMPLE, layer=LAYER, aug_smooth=True, eigen_smooth=True)
     save(explained, tmp_path / f"model{suffix}")
@@ -160,44 +117,6 @@ def test_aug_smooth_at_feature_size_and_without_scaling(model: nn.Module) -> Non
     torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-7)
 
 
-# Refused.
-
-
-@pytest.mark.parametrize("method", sorted(set(camcore.METHODS) - SMOOTHED))
-def test_what_is_no_weighted_sum_is_not_smoothed(model: nn.Module, method: str) -> None:
-    with pytest.raises(InputError, match=rf"eigen_smooth .*which {re.escape(method)} is not"):
-        explain(model, EXAMPLE, method=method, eigen_smooth=True)
-
-
-# pytorch-grad-cam 1.5.7.
-
-PEERS = {
-    "gradcam": "GradCAM",
-    "gradcam++": "GradCAMPlusPlus",
-    "xgradcam": "XGradCAM",
-    "layercam": "LayerCAM",
-    "hirescam": "HiResCAM",
-}
-
-
-@pytest.fixture(scope="module")
-def peer() -> ModuleType:
-    module: ModuleType = pytest.importorskip(
-        "pytorch_grad_cam", reason="grad-cam 1.5.7 is not installed"
-    )
-    return module
-
-
-def maps_of_peer(peer: Any, model: nn.Module, method: str, image: Tensor, **how: bool) -> Any:
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
-    targets = [ClassifierOutputTarget(row[0]) for row in IDS]
-    with getattr(peer, PEERS[method])(model, [model.get_submodule(LAYER)]) as cam:
-        maps = cam(image, targets, **how)
-    assert maps.max() > 0.7
-    return maps
-
-
 @pytest.mark.parametrize("method", ["gradcam", "gradcam++", "xgradcam", "layercam"])
 def test_aug_smooth_as_pytorch_grad_cam(model: nn.Module, method: str, peer: Any) -> None:
     image = images(2, 3, 28, 20)
@@ -205,19 +124,3 @@ def test_aug_smooth_as_pytorch_grad_cam(model: nn.Module, method: str, peer: Any
     given = explained(image, torch.tensor(IDS)).saliency_map[:, 0]
     expected = maps_of_peer(peer, model, method, image, aug_smooth=True)
     np.testing.assert_allclose(given, expected, rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize("method", PEERS)
-def test_eigen_smooth_as_pytorch_grad_cam(model: nn.Module, method: str, peer: Any) -> None:
-    """Its component has the sign that LAPACK left, so either map of the two is right."""
-    image, ids = images(2, 3, 28, 20), torch.tensor(IDS)[:, :1]
-    options: dict[str, Any] = {"method": method, "layer": LAYER, "eigen_smooth": True}
-    given = explain(model, EXAMPLE, **options)(image, ids).saliency_map[:, 0].numpy()
-    raw = explain(model, EXAMPLE, relu=False, normalize=False, full_size=False, **options)
-    turned = -raw(image, ids).saliency_map[:, 0].double().numpy()
-    expected = maps_of_peer(peer, model, method, image, eigen_smooth=True)
-    for n in range(len(image)):
-        either = [given[n], references.postprocess(turned[n], (28, 20))]
-        errors = [np.abs(each - expected[n]).max() for each in either]
-        assert min(errors) < 1e-4
-        assert max(errors) > 0.05
