@@ -132,7 +132,14 @@ def default_of(name: str, size: int, dynamic_size: bool | None) -> str:
     return default_layer(trace(model, torch.zeros(1, 3, size, size), dynamic_size=dynamic_size))
 
 
-@pytest.mark.parametrize("name", DEFAULTS)
+# Those of ResNet and SqueezeNet are seen in their files, too.
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "alexnet" else pytest.param(name, marks=pytest.mark.slow)
+        for name in DEFAULTS
+    ],
+)
 def test_default_layers(name: str) -> None:
     layer, size = DEFAULTS[name]
     assert default_of(name, size, None) == layer

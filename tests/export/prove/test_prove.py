@@ -295,12 +295,12 @@ class Rippled(nn.Module):
 def test_what_single_precision_cannot_do_is_said(tmp_path: Path) -> None:
     model = build(lambda: Rippled(1e4))
     explained = explain(model, EXAMPLE, method="hirescam", layer="top")
-    card = save(explained, tmp_path / "model.pt")
+    card = save(explained, tmp_path / "model.onnx")
     assert card.proof["worst_relative_error"] > TOLERANCE
-    *_, note = read_card(tmp_path / "model.pt").notes
+    *_, note = read_card(tmp_path / "model.onnx").notes
     assert "single precision is not enough" in note
 
 
 def test_maps_of_rounding_alone_are_refused(tmp_path: Path) -> None:
     explained = explain(build(lambda: Rippled(1e8)), EXAMPLE, method="hirescam", layer="top")
-    assert_refused(explained, tmp_path / "model.pt", "rounding errors move them by up to")
+    assert_refused(explained, tmp_path / "model.onnx", "rounding errors move them by up to")
