@@ -109,7 +109,7 @@ def peers(method: str, explained: Explained, image: Tensor) -> Iterator[tuple[st
     """
     request = explained.request
     question = Question.of(explained, image)
-    kinds = {layout.kind for layout in request.layouts}
+    kinds = {layout.kind for layout in explained.found.layouts}
     usual = kinds == {"channels_first"} and request.subject.target.name != "segmentation"
     for library, name in NAMES[method].items():
         if usual or library == "pytorch-grad-cam":

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from camcore.export.gradient.rules import Rule
@@ -27,6 +27,10 @@ def spell_out_node(graph: fx.Graph, node: fx.Node, rules: Rules, *, composite: b
     they are.
     """
     given = node.all_input_nodes
+    values = [each.meta["val"] for each in given]
+    if not any(isinstance(value, Tensor) for value in values):
+        # Sizes alone do not say to which trace they belong.
+        given, values = [*given, _some_tensor(graph)], [*values, _some_tensor(graph).meta["val"]]
     target: Callable[..., Any] = node.target  # type: ignore[assignment]
 
     def operator(*values: Any) -> Any:
@@ -37,9 +41,13 @@ def spell_out_node(graph: fx.Graph, node: fx.Node, rules: Rules, *, composite: b
     trace = make_fx(
         operator, decomposition_table=dict(rules), tracing_mode="symbolic", pre_dispatch=composite
     )
-    spelled = trace(*(each.meta["val"] for each in given)).graph
+    spelled = trace(*values).graph
     places = dict(zip(spelled.find_nodes(op="placeholder"), given, strict=True))
     with graph.inserting_before(node):
         result: Any = graph.graph_copy(spelled, places)
         node.replace_all_uses_with(result)
     graph.erase_node(node)
+
+
+def _some_tensor(graph: fx.Graph) -> fx.Node:
+    return next(node for node in graph.nodes if isinstance(node.meta.get("val"), Tensor))
