@@ -46,7 +46,8 @@ class Kernel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
-        return F.conv2d(torch.ones(1, b * c, h, w), x.reshape(b * c, 1, h, w), groups=b * c)
+        ones = torch.ones(1, b * c, h, w)
+        return F.conv2d(ones, x.reshape(b * c, 1, h, w), groups=b * c).reshape(b, c, 1, 1)
 
 
 AFFINE: dict[str, Tail | nn.Module] = {
