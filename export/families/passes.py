@@ -14,6 +14,7 @@ from camcore.export.families.family import Composed, Family, check_sizes, place_
 from camcore.export.find.affine import is_affine
 from camcore.export.find.grids import Layout, smaller_gram
 from camcore.export.find.layers import find_layers
+from camcore.export.find.modules import call_notes
 from camcore.export.gradient.gradient import gradient_of
 from camcore.export.passes.ablation import AblationBody, LinearAblationBody
 from camcore.export.passes.body import PassesBody
@@ -87,7 +88,11 @@ def _compose(
     layouts: tuple[Layout, ...],
 ) -> Composed:
     found = Found(
-        layers, layouts, place_of(request, layers), grams=tuple(map(smaller_gram, nodes, layouts))
+        layers,
+        layouts,
+        place_of(request, layers),
+        grams=tuple(map(smaller_gram, nodes, layouts)),
+        notes=call_notes(traced.graph.graph, layers),
     )
     if len(nodes) == 1:
         return _compose_layer(bodies, request, found, traced, nodes[0])

@@ -1,11 +1,13 @@
 """Modules: which value of a traced graph a named module returns, and how that lies."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor, fx, nn
 
 from camcore.errors import ExportError, InputError, unknown_name
+from camcore.export.cut import dependents
 from camcore.export.find.grids import Layout, find_layout
+from camcore.export.trace.graphs import first_names
 from camcore.export.trace.trace import Trace
 
 # A module inside the model, or its name.
@@ -18,23 +20,26 @@ _NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"
 def name_layers(model: nn.Module, layer: Layer | Sequence[Layer] | None) -> tuple[str, ...]:
     """The names of the modules to explain, which may be given themselves.
 
+    A module under several names answers to each of them, and goes by the first.
+
     Raises:
         InputError, UnknownNameError: the model has no such module.
     """
     if layer is None:
         return ()
-    names = {module: name for name, module in model.named_modules() if name}
     if isinstance(layer, Sequence) and not isinstance(layer, str):
-        return tuple(_name(names, each) for each in layer)
-    return (_name(names, layer),)
+        return tuple(_name(model, each) for each in layer)
+    return (_name(model, layer),)
 
 
-def _name(names: Mapping[nn.Module, str], layer: Layer) -> str:
+def _name(model: nn.Module, layer: Layer) -> str:
+    known = {name: first for name, first in first_names(model).items() if name}
     if isinstance(layer, str):
-        known = list(names.values())
         if layer not in known:
-            raise unknown_name("layer", layer, known, "`camcore layers` lists them all")
-        return layer
+            raise unknown_name("layer", layer, list(known), "`camcore layers` lists them all")
+        return known[layer]
+    names: dict[nn.Module, str]
+    names = {module: name for name, module in model.named_modules() if name}
     if not isinstance(layer, nn.Module) or layer not in names:
         raise InputError(
             f"layer is {type(layer).__name__}, which is none of the modules inside this model; "
@@ -44,7 +49,7 @@ def _name(names: Mapping[nn.Module, str], layer: Layer) -> str:
 
 
 def find_activation(traced: Trace, layer: str) -> fx.Node:
-    """The value that the named module returns, at its last call if it is called several times.
+    """The value that the named module returns, at the last call that the image reaches.
 
     Raises:
         ExportError: its output never reaches the prediction, is not one tensor, or has no spatial
@@ -60,7 +65,7 @@ def find_activation(traced: Trace, layer: str) -> fx.Node:
 
 
 def usable_layers(traced: Trace) -> dict[str, fx.Node]:
-    """Every layer that can be explained, with the value it returns at its last call."""
+    """Every layer that can be explained, with the value that `find_activation` gives."""
     return {
         name: outputs[0]
         for name, outputs in returned_by_module(traced.graph.graph).items()
@@ -76,16 +81,13 @@ def layout_of(traced: Trace, activation: fx.Node) -> Layout:
 
 
 def returned_by_module(graph: fx.Graph) -> dict[str, list[fx.Node]]:
-    """For each module, what its last call returned: its values that are used outside of it."""
-    calls: dict[str, dict[str, set[fx.Node]]] = {}
-    for node in graph.nodes:
-        # The key tells calls of one module apart (`layer1.0.relu@1`), the name does not.
-        for call, (name, _) in node.meta.get("nn_module_stack", {}).items():
-            if name not in ("", _NO_MODULE):
-                calls.setdefault(name, {}).setdefault(call, set()).add(node)
+    """For each module, what a call returned: its values that are used outside of it.
+
+    Of several calls it is the last one that the image reaches.
+    """
     returned = {}
-    for name, by_call in calls.items():
-        inside = list(by_call.values())[-1]
+    for name, calls in _calls(graph).items():
+        inside = calls[-1]
         returned[name] = [
             node
             for node in graph.nodes
@@ -94,6 +96,32 @@ def returned_by_module(graph: fx.Graph) -> dict[str, list[fx.Node]]:
             and any(user not in inside for user in node.users)
         ]
     return returned
+
+
+def call_notes(graph: fx.Graph, layers: Iterable[str]) -> tuple[str, ...]:
+    """What a card is to say of layers that are called several times on the image's way."""
+    counts = {name: len(calls) for name, calls in _calls(graph).items()}
+    return tuple(
+        f"layer {layer!r} is called {counts[layer]} times; explained is its last call"
+        for layer in layers
+        if counts.get(layer, 1) > 1
+    )
+
+
+def _calls(graph: fx.Graph) -> dict[str, list[set[fx.Node]]]:
+    """The nodes of each call of each module: of those that the image reaches, if it reaches any."""
+    calls: dict[str, dict[str, set[fx.Node]]] = {}
+    for node in graph.nodes:
+        # The key tells calls of one module apart (`layer1.0.relu@1`), the name does not.
+        for call, (name, _) in node.meta.get("nn_module_stack", {}).items():
+            if name not in ("", _NO_MODULE):
+                calls.setdefault(name, {}).setdefault(call, set()).add(node)
+    reached = dependents(graph.find_nodes(op="placeholder")[:1])
+    found = {}
+    for name, by_call in calls.items():
+        every = list(by_call.values())
+        found[name] = [nodes for nodes in every if nodes & reached] or every
+    return found
 
 
 def layout_or_reason(traced: Trace, outputs: list[fx.Node]) -> Layout | str:

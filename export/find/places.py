@@ -18,7 +18,7 @@ from camcore.export.trace.graphs import hint
 from camcore.export.trace.trace import Trace
 
 # Points that change places by any mirror image, turn or roll by half, as shares of the sides.
-_PROBED = {
+_PROBED: dict[int, list[tuple[float, ...]]] = {
     1: [(1 / 8,), (3 / 8,), (7 / 8,)],
     2: [(1 / 8, 5 / 8), (5 / 8, 7 / 8), (7 / 8, 3 / 8), (3 / 8, 1 / 8)],
     3: [(1 / 8, 5 / 8, 3 / 8), (5 / 8, 7 / 8, 1 / 8), (7 / 8, 3 / 8, 5 / 8), (3 / 8, 1 / 8, 7 / 8)],

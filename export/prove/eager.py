@@ -21,10 +21,15 @@ from camcore.export.trace.graphs import first_line
 
 
 class Recorded(NamedTuple):
-    """What a layer returned, and a zero that was added to it and has its gradient."""
+    """What a layer returned, and a zero that was added to it and has its gradient.
+
+    `call` counts the calls of a layer before; `passed_on` is the sum of the two, with its history.
+    """
 
     value: Tensor
     delta: Tensor
+    call: int = 0
+    passed_on: Tensor | None = None
 
 
 class Run(NamedTuple):
@@ -61,7 +66,8 @@ class Eager:
         with _recorded(model, layers) as recorded:
             returned = self.call(image + delta, others)
         recorded[""] = [Recorded(image, delta)]
-        return as_run(inputs, returned, [recorded[layer][-1] for layer in self.found.layers])
+        chosen = [_last_that_counts(recorded[n], delta, returned[-1]) for n in self.found.layers]
+        return as_run(inputs, returned, chosen)
 
     def call(self, image: Tensor, others: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """What the subject returns, ready for autograd."""
@@ -117,6 +123,27 @@ class Eager:
             return explained.sum()
 
 
+def _last_that_counts(calls: Sequence[Recorded], image: Tensor, scores: Tensor) -> Recorded:
+    """The last call of a layer that the image reaches and that reaches the scores.
+
+    Told by autograd, not by the traced graph. The last of all, where it knows of none.
+    """
+    if len(calls) == 1:
+        return calls[0]
+
+    def reaches(source: Tensor, value: Tensor | None) -> bool:
+        if value is None or not value.requires_grad:
+            return False
+        (found,) = torch.autograd.grad(value.sum(), source, retain_graph=True, allow_unused=True)
+        return found is not None
+
+    with torch.enable_grad():
+        counting = [
+            call for call in calls if reaches(image, call.passed_on) and reaches(call.delta, scores)
+        ]
+    return (counting or calls)[-1]
+
+
 def as_run(inputs: Sequence[Tensor], returned: Sequence[Tensor], layers: list[Recorded]) -> Run:
     """A run of what the subject returned; only its scores keep their history."""
     *outputs, ranking, scores = returned
@@ -137,8 +164,9 @@ def _recorded(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, lis
             output = leaves[place]
             # A copy, for what follows may work in place and change the recorded value.
             delta = torch.zeros_like(output, requires_grad=True)
-            calls[layer].append(Recorded(output.detach().clone(), delta))
             leaves[place] = output + delta
+            call = len(calls[layer])
+            calls[layer].append(Recorded(output.detach().clone(), delta, call, leaves[place]))
             return tree_unflatten(leaves, structure)
 
         return hook

@@ -3,6 +3,7 @@
 Image by image, and nothing of the traced graphs is used.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -29,15 +30,19 @@ Change = Callable[[Tensor, Tensor], Tensor]
 class _Passes(Eager):
     """Maps of scores of many passes, one image and one layer after the other."""
 
+    # Which of the calls of the layer is looked at.
+    at_call = 0
+
     @torch.no_grad()
     def raw_maps(self, run: Run, classes: Tensor) -> list[Tensor]:
         rows = [[each[n : n + 1] for each in run.inputs] for n in range(len(run.inputs[0]))]
-        return [
-            torch.stack(
-                [alone.maps_of_image(row, ids) for row, ids in zip(rows, classes, strict=True)]
-            )
-            for alone in (type(self)(self.request, found) for found in self.found.by_layer())
-        ]
+        maps = []
+        for found, layer in zip(self.found.by_layer(), run.layers, strict=True):
+            alone = type(self)(self.request, found)
+            alone.at_call = layer.call
+            pairs = zip(rows, classes, strict=True)
+            maps.append(torch.stack([alone.maps_of_image(row, ids) for row, ids in pairs]))
+        return maps
 
     def maps_of_image(self, inputs: Sequence[Tensor], classes: Tensor) -> Tensor:
         """Raw maps (K, *S) of classes (K,) of one image, at the one layer."""
@@ -109,9 +114,12 @@ class _Passes(Eager):
 
     @contextmanager
     def _at_layer(self, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-        """While it lasts, the first tensor that the layer returns is what `change` makes of it."""
+        """While it lasts, for one pass, the layer's first tensor is what `change` makes of it."""
+        calls = itertools.count()
 
         def hook(module: Any, arguments: Any, returned: Any) -> Any:
+            if next(calls) != self.at_call:
+                return returned
             leaves, structure = tree_flatten(returned)
             place = next(n for n, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
             leaves[place] = change(leaves[place])

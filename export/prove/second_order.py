@@ -26,13 +26,15 @@ class SecondOrder(Eager):
 
     def _hessian_product(self, run: Run, classes: Tensor) -> Tensor:
         """Second derivatives of what is explained at the one layer, times the activation."""
-        ((value, delta),) = run.layers
+        (layer,) = run.layers
+        value, delta = layer.value, layer.delta
         with torch.enable_grad():
             total = self.explained(run, classes)
             (gradient,) = torch.autograd.grad(total, delta, create_graph=True)
         if not gradient.requires_grad:
             return torch.zeros_like(value)
         try:
+            product: Tensor
             (product,) = torch.autograd.grad(
                 gradient, delta, value, retain_graph=True, materialize_grads=True
             )

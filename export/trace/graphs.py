@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 # Nodes that check and compute nothing. They do not export, and the written file is proven anyway.
@@ -35,6 +35,12 @@ def module_of(node: fx.Node) -> str:
     """The name of the innermost module that a node stems from, empty for the model itself."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     return str(stack[-1][0]) if stack else ""
+
+
+def first_names(model: nn.Module) -> dict[str, str]:
+    """For each name of each module, the first one under which it is found."""
+    first = {module: name for name, module in model.named_modules()}
+    return {name: first[module] for name, module in model.named_modules(remove_duplicate=False)}
 
 
 def first_line(error: BaseException) -> str:

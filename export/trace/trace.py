@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from camcore.errors import CamcoreError, ExportError, InputError
 from camcore.export.trace.checks import check_example, check_model, check_random
-from camcore.export.trace.graphs import first_line, without_assertions
+from camcore.export.trace.graphs import first_line, first_names, without_assertions
 from camcore.export.trace.inline import inline_modes
 from camcore.export.trace.sizes import (
     Conditions,
@@ -173,7 +173,7 @@ def _capture(
         rules = {loss: known[loss] for loss in _LOSSES} | _OWN_FORMS
         graph = exported.run_decompositions(rules).module(check_guards=False)
     assert isinstance(graph, fx.GraphModule)
-    graph = _relative_to(root, without_assertions(_frozen(without_writes(graph))))
+    graph = _named(model, root, without_assertions(_frozen(without_writes(graph))))
     check_random(graph, inputs)
     return graph, conditions
 
@@ -201,15 +201,21 @@ def _padded(
 _OWN_FORMS = {torch.ops.aten.copy.default: _copied, torch.ops.aten.pad.default: _padded}
 
 
-def _relative_to(root: str, graph: fx.GraphModule) -> fx.GraphModule:
-    """The graph with the names of modules, in what its nodes know, relative to a submodule."""
-    if root:
-        for node in graph.graph.nodes:
-            stack = node.meta.get("nn_module_stack", {})
-            node.meta["nn_module_stack"] = {
-                call: ("" if name == root else name.removeprefix(f"{root}."), kind)
-                for call, (name, kind) in stack.items()
-            }
+def _named(model: nn.Module, root: str, graph: fx.GraphModule) -> fx.GraphModule:
+    """The graph with the names of modules, in what its nodes know, relative to a submodule.
+
+    A module under several names goes by the first of them.
+    """
+    first = first_names(model.get_submodule(root) if root else model)
+    for node in graph.graph.nodes:
+        stack = node.meta.get("nn_module_stack", {})
+        relative = {
+            call: ("" if name == root else name.removeprefix(f"{root}."), kind)
+            for call, (name, kind) in stack.items()
+        }
+        node.meta["nn_module_stack"] = {
+            call: (first.get(name, name), kind) for call, (name, kind) in relative.items()
+        }
     return graph
 
 

@@ -32,7 +32,8 @@ def decompose_by_node(program: ExportedProgram) -> None:
 def _decomposed(program: ExportedProgram, rules: Rules) -> ExportedProgram:
     if any(map(_writes, _calls(program))):
         # To take apart what is written in place is a matter of the whole program.
-        return ExportedProgram.run_decompositions(program, dict(rules))
+        decomposed: ExportedProgram = ExportedProgram.run_decompositions(program, dict(rules))
+        return decomposed
     # torch.onnx has sizes looked at obliviously, which single operators cannot be traced by.
     with _config.patch(backed_size_oblivious=False):  # type: ignore[attr-defined]
         rewrite(program, partial(_lower, rules=rules))
@@ -54,8 +55,9 @@ def _writes(node: fx.Node) -> bool:
 
 
 def _returned(program: ExportedProgram) -> list[Any]:
+    values: Any
     (values,) = program.graph.output_node().args
-    return list(values)  # type: ignore[arg-type]
+    return list(values)
 
 
 def _lower(graph: fx.Graph, rules: Rules) -> None:

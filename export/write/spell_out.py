@@ -50,4 +50,5 @@ def spell_out_node(graph: fx.Graph, node: fx.Node, rules: Rules, *, composite: b
 
 
 def _some_tensor(graph: fx.Graph) -> fx.Node:
-    return next(node for node in graph.nodes if isinstance(node.meta.get("val"), Tensor))
+    found: fx.Node = next(node for node in graph.nodes if isinstance(node.meta.get("val"), Tensor))
+    return found
