@@ -16,7 +16,7 @@ from camcore.export.compose import Explained
 from camcore.export.families import family_of
 from camcore.export.prove.reference import Reference, explain_eagerly
 from camcore.export.prove.runtimes import Runner, load
-from camcore.export.request import Found, Request
+from camcore.export.request import Request
 from camcore.export.trace.graphs import first_line
 from camcore.export.trace.pixels import as_pixels
 from camcore.export.trace.subject import Subject
@@ -224,18 +224,18 @@ def _noise(explained: Explained, inputs: Sequence[Tensor], given: Reference) -> 
     if len(inputs[0]) == 1 or family_of(request.method).many_passes or not request.normalize:
         return 0.0
     try:
-        exact = explain_eagerly(*_in_double(request, found, inputs), given.classes[:, :1])
+        in_double, doubled = _in_double(request, inputs)
+        exact = explain_eagerly(in_double, found, doubled, given.classes[:, :1])
     except Exception:  # whatever a model raises that is written for one precision
         return 0.0
     off = (given.saliency_map[:, :1] - exact.saliency_map).abs().flatten(1).amax(dim=1)
     return float(off.median())
 
 
-def _in_double(
-    request: Request, found: Found, inputs: Sequence[Tensor]
-) -> tuple[Request, Found, list[Tensor]]:
+def _in_double(request: Request, inputs: Sequence[Tensor]) -> tuple[Request, list[Tensor]]:
+    """The same request of the same inputs, in double precision."""
     doubled = [value.double() if value.is_floating_point() else value for value in inputs]
-    return replace(request, subject=_copied(request.subject).double()), found, doubled
+    return replace(request, subject=_copied(request.subject).double()), doubled
 
 
 def _error(given: Tensor, expected: Tensor) -> float:
@@ -276,7 +276,7 @@ def _within_rounding(
 ) -> float:
     """The file's error, if the computation itself explains it; see `prove`."""
     request, found = explained.request, explained.found
-    in_double, _, (image, *others) = _in_double(request, found, inputs)
+    in_double, (image, *others) = _in_double(request, inputs)
 
     def exactly(image: Tensor) -> Tensor:
         return _part(explain_eagerly(in_double, found, (image, *others), given.classes), n)

@@ -39,16 +39,14 @@ _BATCHES = (1, 2, 3, 5, 8, 16, 24, 32, 48, 64, 128, 256)
 _INTRICATE = 30
 
 
-def try_another_size(
-    model: nn.Module, inputs: tuple[Tensor, ...], axes: range, *, attention: bool
-) -> None:
+def try_another_size(model: nn.Module, inputs: tuple[Tensor, ...], *, attention: bool) -> None:
     """Run the model on larger images: `torch.export` may take a size for free that is not.
 
     Without `attention` a model that has any is refused. Its windows and positions are usually made
     for one size, and where they are not, tracing them for every size takes minutes (Swin: five).
     """
     with torch.no_grad(), _AttentionWatch() as watch:
-        model(*_grown(inputs, axes, _GROWTHS[0]))
+        model(*_resized(inputs, 1, _grown(inputs[0], _GROWTHS[0])))
     if watch.seen and not attention:
         raise ExportError("it has attention; dynamic_size=True tries to free them nevertheless")
 
@@ -114,14 +112,12 @@ def check_other_sizes(
         for size in image.shape[2:]
     ]
     far = sorted(product(*sides), key=math.prod)
-    near = [
-        tuple(size + more for size, more in zip(image.shape[2:], growth, strict=False))
-        for growth in _GROWTHS
-    ]
-    for size in [*near, *_first_to_break(conditions, [(1, image.shape[1], *each) for each in far])]:
-        if not _answers_alike(model, graph, _resized(inputs, 1, size[-len(near[0]) :])):
-            sides_told = " x ".join(map(str, size[-len(near[0]) :]))
-            raise ExportError(f"traced for every size, it answers otherwise at {sides_told}")
+    broken = _first_to_break(conditions, [(1, image.shape[1], *size) for size in far])
+    near = [_grown(image, growth) for growth in _GROWTHS]
+    for size in [*near, *(shape[2:] for shape in broken)]:
+        if not _answers_alike(model, graph, _resized(inputs, 1, size)):
+            told = " x ".join(map(str, size))
+            raise ExportError(f"traced for every size, it answers otherwise at {told}")
 
 
 def check_batches(
@@ -168,10 +164,9 @@ def _answers_alike(model: nn.Module, graph: fx.GraphModule, inputs: tuple[Tensor
     return all(map(_agree, _tensors(given), _tensors(expected)))
 
 
-def _grown(inputs: tuple[Tensor, ...], axes: range, growth: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """One larger image, and its other inputs."""
-    size = [inputs[0].shape[axis] + more for axis, more in zip(axes, growth, strict=False)]
-    return _resized(inputs, 1, size)
+def _grown(images: Tensor, growth: tuple[int, ...]) -> tuple[int, ...]:
+    """The size of larger images."""
+    return tuple(side + more for side, more in zip(images.shape[2:], growth, strict=False))
 
 
 def _resized(inputs: tuple[Tensor, ...], batch: int, size: Sequence[int]) -> tuple[Tensor, ...]:

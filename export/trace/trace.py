@@ -96,7 +96,7 @@ def _trace(
     reason = "on request"
     if dynamic_size is not False:
         try:
-            try_another_size(model, inputs, axes, attention=dynamic_size is True)
+            try_another_size(model, inputs, attention=dynamic_size is True)
             with nullcontext() if dynamic_size else simple_sizes():
                 graph, conditions = _capture(model, inputs, root, free=axes)
             check_steps(graph)
