@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import SEEK_END, BufferedIOBase, BytesIO
+from itertools import takewhile
 from typing import Any
 
 from camcore.errors import FileError
@@ -78,7 +79,8 @@ class Card:
     `inputs` and `outputs` are the graph's, in order; `explained` is that of the outputs which the
     maps explain, None where they explain something made of all of them; `map_size` is `image` or
     `feature`; `options` are those of the method and of its post-processing; `proof` says what the
-    file was checked against and the worst relative error found.
+    file was checked against and the worst relative error found. `boxes` is how many each map has at
+    most, M, None where the outputs `boxes` and `box_scores` are not among the file's.
 
     A file of many passes may take them in `steps`. Then the graph has two more inputs behind
     `class_ids`, the numbers of the steps that are due, int64 (r,), and the `state` that the ones
@@ -100,6 +102,7 @@ class Card:
     notes: tuple[str, ...] = ()
     steps: int | None = None
     state: tuple[int | str, ...] = ()
+    boxes: int | None = None
     proof: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
@@ -107,7 +110,7 @@ class Card:
     @property
     def own_outputs(self) -> tuple[str, ...]:
         """The outputs that are the model's."""
-        return tuple(name for name in self.outputs if name not in ("classes", "saliency_map"))
+        return tuple(takewhile(lambda name: name != "classes", self.outputs))
 
     @property
     def graph_inputs(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from camcore.export.boxes import find_boxes
 from camcore.export.find.grids import Layout
 from camcore.export.finish import finish, map_size
 from camcore.export.request import Found, Kernel, Request
@@ -24,7 +25,7 @@ Seen = TypeVar("Seen")
 
 
 class Body(nn.Module, Generic[Seen]):
-    """From `(*inputs, class_ids)` to `(*outputs, classes, saliency_map)`.
+    """From `(*inputs, class_ids)` to `(*outputs, classes, saliency_map)`, and boxes if asked for.
 
     The method in between is a subclass's: `observe` runs the model, `raw_maps` explains classes.
     """
@@ -77,8 +78,8 @@ class Body(nn.Module, Generic[Seen]):
             return self._averaged(inputs, class_ids)
         (*outputs, ranking), seen = self.observe(inputs)
         classes = select_classes(ranking, class_ids)
-        maps = self.finish(self.raw_maps(seen, classes), inputs[0])
-        return *outputs, classes, _for_each_class(maps, classes)
+        maps = _for_each_class(self.finish(self.raw_maps(seen, classes), inputs[0]), classes)
+        return *outputs, classes, maps, *find_boxes(self.request, maps, classes, ranking)
 
     def _averaged(self, inputs: Sequence[Tensor], class_ids: Tensor) -> tuple[Tensor, ...]:
         """The mean over brightness and mirror image, all in one batch, the plain image first."""
@@ -95,8 +96,8 @@ class Body(nn.Module, Generic[Seen]):
         maps = self.finish(raw, varied[0])
         maps = maps.reshape(times, batch, *maps.shape[1:])
         straight, mirrored = maps.chunk(2)
-        maps = torch.cat([straight, mirrored.flip(-1)]).mean(dim=0)
-        return *outputs, classes, _for_each_class(maps, classes)
+        maps = _for_each_class(torch.cat([straight, mirrored.flip(-1)]).mean(dim=0), classes)
+        return *outputs, classes, maps, *find_boxes(self.request, maps, classes, ranking)
 
     def _channels_first(self, values: Sequence[Tensor]) -> list[Tensor]:
         """A value of each layer as (B, C, *S)."""

@@ -17,10 +17,11 @@ import camcore
 from camcore.card import Card, ImageSpec
 from camcore.errors import ExportError, InputError, unknown_name
 from camcore.export.body import Body
+from camcore.export.boxes import PORTS
 from camcore.export.families import check_request, family_of
 from camcore.export.families.family import Composed
 from camcore.export.find.modules import Layer, name_layers
-from camcore.export.request import Found, Request, describe
+from camcore.export.request import Boxes, Found, Request, describe
 from camcore.export.trace.checks import check_model
 from camcore.export.trace.collection import no_garbage_collection
 from camcore.export.trace.graphs import first_line, outputs_of
@@ -36,7 +37,7 @@ class Explanation(NamedTuple):
     """What an explained classifier returns: the prediction first, then its maps.
 
     Shapes: scores (B, N), classes (B, K) int64, saliency_map (B, K, H, W) in [0, 1]. A model with
-    other outputs returns a named tuple of those, `classes` and `saliency_map`.
+    other outputs, or one asked for boxes, returns a named tuple of all those.
     """
 
     scores: Tensor
@@ -103,6 +104,8 @@ def explain(
     stepwise: bool = False,
     dynamic_size: bool | None = None,
     pixels: bool = False,
+    boxes: int | None = None,
+    box_confidence: str = "softmax",
     model_name: str = "",
     class_names: Sequence[str] | None = None,
     image_spec: ImageSpec | None = None,
@@ -137,6 +140,12 @@ def explain(
             them where the model allows it. The batch is always free.
         pixels: the graph takes uint8 images (B, H, W, C) and normalises them itself, with the mean
             and standard deviation of `image_spec`; the example is the model's all the same.
+        boxes: the most boxes that are found on each map: those of the largest regions above Otsu's
+            threshold. Two more outputs, `boxes` (B, K, M, 4), x1, y1, x2, y2 in pixels of `image`,
+            and `box_scores` (B, K, M), the mean of the map in a box times how likely its class is
+            to be there; padded with -1 and 0.
+        box_confidence: what makes of the scores how likely a class is to be there: `softmax`;
+            `sigmoid`, for a model of several labels; or `none`, which leaves it at the map's mean.
         model_name, class_names, image_spec: written on the file's card for whoever runs it.
         options: the method's own, such as `eps`.
 
@@ -173,6 +182,7 @@ def explain(
         aug_smooth=aug_smooth,
         stepwise=stepwise,
         pixels=_check_pixels(spec, inputs[0]) if pixels else None,
+        boxes=None if boxes is None else Boxes(boxes, box_confidence),
     )
     check_request(request)
     traced = _trace(request, dynamic_size)
@@ -238,7 +248,7 @@ def _describe(
             dtype="float32" if request.pixels is None else "uint8",
         ),
         num_classes=_count_classes(traced),
-        outputs=(*names, "classes", "saliency_map"),
+        outputs=(*names, "classes", "saliency_map", *(PORTS if request.boxes else ())),
         inputs=("image", *further, "class_ids"),
         explained=explained,
         map_size="image" if request.full_size else "feature",
@@ -246,12 +256,19 @@ def _describe(
         notes=(*traced.notes, *found.notes),
         steps=body.steps,
         state=body.state,
+        boxes=None if request.boxes is None else request.boxes.count,
         versions={"camcore": camcore.__version__, "torch": str(torch.__version__)},
     )
 
 
 def _check_ports(card: Card) -> None:
-    """Raises an `ExportError` where the model's own names are those of a run in steps."""
+    """Raises an `ExportError` where the model's own names are those of boxes or a run in steps."""
+    found = {*PORTS} & {*card.inputs, *card.own_outputs}
+    if card.boxes is not None and found:
+        raise ExportError(
+            f"the model itself has inputs or outputs called {sorted(found)}, as a file with boxes "
+            "has. Leave out boxes, or wrap the model in a module that calls them otherwise"
+        )
     taken = {"steps", "state", "next_state"} & {*card.inputs, *card.outputs}
     if card.steps is not None and taken:
         raise ExportError(

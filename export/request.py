@@ -19,6 +19,15 @@ from camcore.scaling import How
 Kernel = Callable[..., Tensor]
 
 
+class Boxes(NamedTuple):
+    """Boxes that are asked for: the `count` of each map, and what makes of scores how likely a
+    class is to be there.
+    """
+
+    count: int
+    confidence: str
+
+
 @dataclass(frozen=True)
 class Request:
     """What was asked for; it stays as it is once `explain` has checked it.
@@ -40,6 +49,7 @@ class Request:
     aug_smooth: bool
     stepwise: bool
     pixels: ImageSpec | None
+    boxes: Boxes | None = None
 
     @property
     def spatial_ndim(self) -> int:
@@ -118,4 +128,6 @@ def describe(request: Request, found: Found) -> dict[str, Any]:
     settled = {} if found.plan is None else {"chunk": found.plan.chunk}
     post = ("relu", "normalize", "combine", "eigen_smooth", "aug_smooth")
     target = {"target": request.subject.target.name}
-    return request.options | settled | target | {name: getattr(request, name) for name in post}
+    boxes = {} if request.boxes is None else {"box_confidence": request.boxes.confidence}
+    asked = {name: getattr(request, name) for name in post}
+    return request.options | settled | target | asked | boxes

@@ -7,6 +7,7 @@ refuses; and a row in the table. Its eager reference stands apart, in `prove`.
 from typing import get_args
 
 from camcore.errors import InputError
+from camcore.export.boxes import check_boxes
 from camcore.export.families import (
     activations,
     attention,
@@ -56,6 +57,7 @@ def check_request(request: Request) -> None:
             f"{method.name} is not: leave it out, or choose another method"
         )
     family.check(request)
+    check_boxes(request)
     if request.stepwise and not family.many_passes:
         raise InputError(
             f"{method.name} takes no many passes that could be taken in steps: leave out stepwise"

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from camcore.export.body import Body, Seen
+from camcore.export.boxes import find_boxes
 from camcore.export.cut import Cut, repeat_batch
 from camcore.export.passes.loops import Resumed, Size, number_of_steps, weights_of
 from camcore.export.request import Found, Plan, Request
@@ -84,12 +85,17 @@ class PassesBody(Body[Seen]):
     def resume(
         self, given: Sequence[Tensor], class_ids: Tensor, resumed: Resumed
     ) -> tuple[Tensor, ...]:
-        """`(*outputs, classes, saliency_map, state)`: the map is right once every step was."""
+        """`(*outputs, classes, saliency_map, state)`: the map is right once every step was.
+
+        Boxes, if asked for, stand before the state.
+        """
         inputs = self.request.prepared(given)
         (*outputs, ranking), seen = self.observe(inputs)
         classes = select_classes(ranking, class_ids)
         state = self.run_passes(seen, classes, resumed)
-        return *outputs, classes, self.finish([self.maps_of(seen, state)], inputs[0]), state
+        maps = self.finish([self.maps_of(seen, state)], inputs[0])
+        boxes = find_boxes(self.request, maps, classes, ranking)
+        return *outputs, classes, maps, *boxes, state
 
     def _predict(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Prediction]:
         """The model's `(*outputs, ranking)`, and what passes begin with."""

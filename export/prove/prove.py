@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from camcore.errors import CamcoreError, ExportError, ProofError
 from camcore.export.compose import Explained
 from camcore.export.families import family_of
+from camcore.export.prove.boxes import likelihoods, prove_boxes
 from camcore.export.prove.reference import Reference, explain_eagerly
 from camcore.export.prove.runtimes import Runner, load
 from camcore.export.request import Request
@@ -119,7 +120,8 @@ def _compared(
     except Exception as failure:  # each runtime has its own, derived from nothing narrower
         reason = first_line(failure)
         raise ProofError(f"{runtime} fails on images {shape}: {reason}") from failure
-    *outputs, classes, maps = results
+    own = len(explained.card.own_outputs)
+    outputs, (classes, maps, *boxes) = results[:own], results[own:]
     try:
         expected = explain_eagerly(request, found, inputs, class_ids)
     except CamcoreError:
@@ -133,10 +135,17 @@ def _compared(
         expected = _agreed_on_ties(explained, inputs, classes, expected)
     given = Reference(tuple(outputs), classes, maps, expected.ranking)
     worst = 0.0
-    for n, name in enumerate([*explained.card.outputs[:-2], "saliency_map"]):
+    for n, name in enumerate([*explained.card.own_outputs, "saliency_map"]):
         error = _error(_part(given, n), _part(expected, n))
         if not error <= TOLERANCE:
             error = _within_rounding(name, n, explained, inputs, given, expected, runtime)
+        worst = max(worst, error)
+    if request.boxes is not None:
+        found_boxes, box_scores = boxes
+        likely = likelihoods(request, expected.ranking, classes)
+        # Scores that are off by so much of the largest may move a softmax by twice that.
+        moved = 2 * worst * float(expected.ranking.abs().max())
+        error = prove_boxes(request, maps, (found_boxes, box_scores), likely, max(TOLERANCE, moved))
         worst = max(worst, error)
     return _Comparison(worst, _contrast(given, expected), _noise(explained, inputs, given))
 

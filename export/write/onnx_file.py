@@ -152,7 +152,11 @@ def _free_names(graph: ir.Graph) -> None:
 
 def _name_axes(graph: ir.Graph, card: Card) -> None:
     *inputs, class_ids = graph.inputs[: len(card.inputs)]
-    *outputs, classes, saliency_map = graph.outputs[: len(card.outputs)]
+    own = len(card.own_outputs)
+    outputs, (classes, saliency_map, *boxes) = (
+        graph.outputs[:own],
+        graph.outputs[own : len(card.outputs)],
+    )
     space = list(card.image.space)
     image = inputs[0]
     channels_last = image.dtype == ir.DataType.UINT8
@@ -166,6 +170,8 @@ def _name_axes(graph: ir.Graph, card: Card) -> None:
     _rename_free(class_ids, ["ids_batch", "k"])
     _rename_free(classes, ["batch", "k"])
     _rename_free(saliency_map, ["batch", "k", *space])
+    for value in boxes:
+        _rename_free(value, ["batch", "k"])
     if card.steps is not None:
         *_, steps, state = graph.inputs
         _rename_free(steps, ["due"])

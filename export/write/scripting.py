@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch._higher_order_ops.scan import scan_op
+from torch._higher_order_ops.while_loop import while_loop_op
 
 from camcore.export.trace.graphs import outputs_of
 
@@ -29,7 +30,9 @@ def scriptable(module: fx.GraphModule, names: Sequence[str] = ()) -> fx.GraphMod
     for node, name in zip(inputs, names, strict=False):
         node.target = name
     for number, loop in enumerate(graph.find_nodes(op="call_function", target=scan_op)):
-        _script_loop(module, loop, f"loop_{number}")
+        _script_scan(module, loop, f"loop_{number}")
+    for number, loop in enumerate(graph.find_nodes(op="call_function", target=while_loop_op)):
+        _script_while(module, loop, f"while_{number}")
     with graph.inserting_after(inputs[-1]):
         # Constants made on the way go to the image's device, not to that of the exporting machine.
         device = graph.call_function(torch.ops.prim.device, (inputs[0],))
@@ -49,27 +52,58 @@ def scriptable(module: fx.GraphModule, names: Sequence[str] = ()) -> fx.GraphMod
     return fx.GraphModule(module, graph)
 
 
-def _script_loop(module: fx.GraphModule, scan: Any, name: str) -> None:
+def _script_scan(module: fx.GraphModule, scan: Any, name: str) -> None:
     """Put a module with a loop of TorchScript's in the place of a scan."""
     step, start, chunks, given = scan.args
-    # A copy, for the program that the graph is of has the same step.
-    body = scriptable(deepcopy(module.get_submodule(step.target)))  # type: ignore[arg-type]
-    are_tensors = [isinstance(node.meta["val"], Tensor) for node in given]
-    _take_lists(body.graph, are_tensors)
+    body = _scriptable_part(module, step, given)
+    _put_loop(module, scan, name, _Loop(body), (start[0], chunks[0]), given)
+
+
+def _script_while(module: fx.GraphModule, loop: Any, name: str) -> None:
+    """Put a module with a loop of TorchScript's in the place of one that is as long as it needs."""
+    condition, step, carried, given = loop.args
+    parts = [_scriptable_part(module, part, given) for part in (condition, step)]
+    _put_loop(module, loop, name, _While(*parts), carried, given)
+
+
+def _scriptable_part(module: fx.GraphModule, part: Any, given: Sequence[Any]) -> fx.GraphModule:
+    """A graph that a loop runs, with what it is given in two lists."""
+    # A copy, for the program that the graph is of has the same one.
+    body = scriptable(deepcopy(module.get_submodule(part.target)))  # type: ignore[arg-type]
+    _take_lists(body.graph, _are_tensors(given))
     body.recompile()
-    module.add_submodule(name, _Loop(body))
+    return body
+
+
+def _are_tensors(given: Sequence[Any]) -> list[bool]:
+    return [isinstance(node.meta["val"], Tensor) for node in given]
+
+
+def _put_loop(
+    module: fx.GraphModule,
+    node: Any,
+    name: str,
+    loop: nn.Module,
+    carried: Sequence[Any],
+    given: Sequence[Any],
+) -> None:
+    """Put a scripted loop in the place of a node, and drop the graphs that the node ran."""
+    module.add_submodule(name, loop)
+    are_tensors = _are_tensors(given)
     tensors, sizes = (
-        [node for node, is_tensor in zip(given, are_tensors, strict=True) if is_tensor is wanted]
+        [value for value, is_tensor in zip(given, are_tensors, strict=True) if is_tensor is wanted]
         for wanted in (True, False)
     )
     # An empty list would be taken for one of tensors.
-    arguments = (start[0], chunks[0], tensors, [*sizes, 0])
-    with module.graph.inserting_before(scan):
-        scan.replace_all_uses_with(module.graph.call_module(name, arguments))
-    module.graph.erase_node(scan)
+    arguments = (*carried, tensors, [*sizes, 0])
+    with module.graph.inserting_before(node):
+        node.replace_all_uses_with(module.graph.call_module(name, arguments))
+    parts = [arg.target for arg in node.args if isinstance(arg, fx.Node) and arg.op == "get_attr"]
+    module.graph.erase_node(node)
     # First the node, then what it names: a graph is not allowed to name what is not there.
     module.graph.eliminate_dead_code()
-    module.delete_submodule(step.target)
+    for part in parts:
+        module.delete_submodule(part)
 
 
 def _take_lists(step: fx.Graph, are_tensors: Sequence[bool]) -> None:
@@ -104,3 +138,19 @@ class _Loop(nn.Module):
             carried, one = self.step(carried, chunks[n], tensors, sizes)
             found.append(one)
         return carried, torch.stack(found)
+
+
+class _While(nn.Module):
+    """A loop with two carried values, which goes on while a condition on them holds."""
+
+    def __init__(self, condition: nn.Module, step: nn.Module) -> None:
+        super().__init__()
+        self.condition = condition
+        self.step = step
+
+    def forward(
+        self, value: Tensor, still: Tensor, tensors: list[Tensor], sizes: list[int]
+    ) -> tuple[Tensor, Tensor]:
+        while bool(self.condition(value, still, tensors, sizes)[0]):
+            value, still = self.step(value, still, tensors, sizes)
+        return value, still
