@@ -81,6 +81,17 @@ class Placement:
         placed: NDArray[np.float64] = pairs * scale + np.array([self.left, self.top])
         return placed.reshape(points.shape)
 
+    def boxes_to_original(
+        self, boxes: NDArray[Any], map_size: tuple[int, int]
+    ) -> NDArray[np.float64]:
+        """Boxes (..., 4) on a map of size (H, W) on the original, cut off at its edges.
+
+        Padding, of -1 throughout, stays so.
+        """
+        edges = [self.width, self.height] * 2
+        placed = np.clip(self.points_to_original(boxes, map_size), 0, edges)
+        return np.where((boxes < 0).all(axis=-1, keepdims=True), -1.0, placed)
+
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
     """An image file as RGB, uint8 (H, W, 3), turned upright as its EXIF data says.

@@ -51,6 +51,9 @@ class Explanation(Mapping[str, A]):
     Each is an attribute and an item: `explanation.saliency_map` is `explanation["saliency_map"]`.
     `classes` is int64 (B, K), `saliency_map` (B, K, H, W) in [0, 1]. Before them come the model's
     own outputs: `scores` (B, N) where it returns one tensor, else those that `card.outputs` names.
+    Where `card.boxes` says that the file finds M, `boxes` (B, K, M, 4) are x1, y1, x2, y2 in pixels
+    of the graph's image, x2 and y2 exclusive, and `box_scores` (B, K, M) their scores, padded with
+    -1 and 0; `camcore.adapters.images.Placement` puts them on the original.
 
     >>> Explanation({"scores": [[0.1, 0.9]], "classes": [[1]]}).classes
     [[1]]
@@ -59,6 +62,8 @@ class Explanation(Mapping[str, A]):
     scores: A
     classes: A
     saliency_map: A
+    boxes: A
+    box_scores: A
 
     def __init__(self, arrays: Mapping[str, A]) -> None:
         vars(self).update(arrays)

@@ -104,6 +104,7 @@ def card_table(file: Path, card: Card) -> Table:
         "target": " of ".join(filter(None, (target_of(card), _chosen_output(card)))),
         "options": _pairs(_own_options(card)) or "none",
         "maps": _maps(card),
+        "boxes": _boxes(card),
         "classes": f"{card.num_classes}: {', '.join(names[:3])}{more}",
         "image": f"{card.image.dtype} {card.image.colour}, {sizes}"
         + (", channels last" if in_graph else ""),
@@ -122,7 +123,15 @@ def card_table(file: Path, card: Card) -> Table:
 
 
 # Of the options on a card, those that every method has; they are told in words.
-_COMMON = ("target", "relu", "normalize", "combine", "eigen_smooth", "aug_smooth")
+_COMMON = (
+    "target",
+    "relu",
+    "normalize",
+    "combine",
+    "eigen_smooth",
+    "aug_smooth",
+    "box_confidence",
+)
 
 
 def _own_options(card: Card) -> dict[str, Any]:
@@ -150,6 +159,17 @@ def _maps(card: Card) -> str:
     if card.steps is not None:
         parts.append(f"in {card.steps} steps")
     return ", ".join(parts)
+
+
+def _boxes(card: Card) -> str:
+    """What boxes the file gives, and what their scores are."""
+    if card.boxes is None:
+        return "none"
+    confidence = card.options.get("box_confidence", "none")
+    times = "" if confidence == "none" else f", times the {confidence} of the class's score"
+    return (
+        f"up to {card.boxes} on each map, above Otsu's threshold; scored by the map's mean{times}"
+    )
 
 
 def ports_table(inputs: Sequence[Port], outputs: Sequence[Port]) -> Table:

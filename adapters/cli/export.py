@@ -159,6 +159,25 @@ def export(
             rich_help_panel=_FILE,
         ),
     ] = False,
+    boxes: Annotated[
+        int | None,
+        typer.Option(
+            metavar="M",
+            min=1,
+            help="The file finds boxes as well: those of the M largest regions of each map above "
+            "Otsu's threshold, with scores.",
+            rich_help_panel=_MAPS,
+        ),
+    ] = None,
+    box_confidence: Annotated[
+        Literal["softmax", "sigmoid", "none"] | None,
+        typer.Option(
+            help="How likely a class is to be there, by which the mean of its map in a box is "
+            "multiplied: softmax of the scores; sigmoid, for a model of several labels; or none.",
+            show_default="softmax",
+            rich_help_panel=_MAPS,
+        ),
+    ] = None,
 ) -> None:
     """Write a model and its maps into one file, and check that file against PyTorch.
 
@@ -171,6 +190,8 @@ def export(
     - `camcore export resnet18 --method ablationcam --layer layer3 --stepwise -o resnet18.onnx`
 
     - `camcore export fcn_resnet50 --target segmentation --layer backbone.layer4 -o fcn.onnx`
+
+    - `camcore export resnet50 --boxes 5 -o resnet50.onnx`
 
     - `camcore export resnet18 --weights mine.safetensors --class-names names.txt -o mine.onnx`
 
@@ -196,6 +217,8 @@ def export(
             "output": parse_output(explain_output),
             "combine": combine,
             "relu": relu,
+            "boxes": boxes,
+            "box_confidence": box_confidence,
         }
     with err.status(f"building {model}"):
         built = build_model(model, weights)

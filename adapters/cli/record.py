@@ -35,8 +35,9 @@ def image_record(
     if scores is not None:
         best = np.argsort(-scores[0], kind="stable")[:listed]
     explained = []
-    for index, saliency_map in zip(
-        explanation.classes[0], explanation.saliency_map[0], strict=True
+    boxes = _boxes(explanation, placement)
+    for k, (index, saliency_map) in enumerate(
+        zip(explanation.classes[0], explanation.saliency_map[0], strict=True)
     ):
         row, column = np.unravel_index(np.argmax(saliency_map), saliency_map.shape)
         centre = np.array([column + 0.5, row + 0.5])
@@ -44,13 +45,31 @@ def image_record(
         # A map that is the same, or not finite, everywhere has no highest point.
         peaked = bool(saliency_map.max() > saliency_map.min())
         peak = {"x": round(float(x), 1), "y": round(float(y), 1)} if peaked else None
-        explained.append({**named(int(index)), "peak": peak})
+        found = {} if boxes is None else {"boxes": boxes[k]}
+        explained.append({**named(int(index)), "peak": peak, **found})
     return {
         "image": str(path),
         "predictions": [named(int(index)) for index in best],
         "explained": explained,
         "overlay": None,
     }
+
+
+def _boxes(explanation: "Explanation[Any]", placement: Any) -> list[list[dict[str, Any]]] | None:
+    """The boxes of the first image's classes in its own pixels, None of a file that finds none."""
+    if "boxes" not in explanation or "box_scores" not in explanation:
+        return None
+    size = explanation.saliency_map.shape[2:]
+    placed = placement.boxes_to_original(explanation.boxes[0], size)
+    return [
+        [
+            {"box": [round(edge, 1) for edge in box], "score": score}
+            for box, score in zip(each.tolist(), scores.tolist(), strict=True)
+            # Neither padding, nor what lies beyond the image, where the graph saw a black margin.
+            if box[2] > box[0] and box[3] > box[1]
+        ]
+        for each, scores in zip(placed, explanation.box_scores[0], strict=True)
+    ]
 
 
 def record_json(file: Path, card: Card, images: Sequence[dict[str, Any]]) -> str:

@@ -69,8 +69,13 @@ def run(
     a map that is the same everywhere. score is null, and predictions are none, where the model does
     not score classes as a whole, as in segmentation. output names the model's output that the maps
     explain, null if it is something made of all of them, and target says what of it.
+
+    A file made with --boxes finds boxes, which are drawn on the overlays. In the JSON each has a
+    score and a box, x1, y1, x2, y2 in the pixels of the image, x2 and y2 exclusive.
     """
     with needs("run"):
+        import numpy as np
+
         from camcore.adapters import images as image_files
         from camcore.adapters import overlay
         from camcore.adapters.runner import class_index, load
@@ -101,7 +106,10 @@ def run(
             panels = []
             for raw, entry in zip(explanation.saliency_map[0], result["explained"], strict=True):
                 saliency_map = placement.map_to_original(_for_show(raw, runner.card))
-                panel = overlay.heatmap(image, saliency_map, colormap=colormap, opacity=opacity)
+                boxes = np.array([box["box"] for box in entry.get("boxes", ())])
+                panel = overlay.heatmap(
+                    image, saliency_map, colormap=colormap, opacity=opacity, boxes=boxes
+                )
                 score = "" if entry["score"] is None else f" {entry['score']:.2f}"
                 panels.append(overlay.caption(panel, entry["name"] + score))
             paths.make_folder(pictures[number].parent)
