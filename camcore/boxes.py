@@ -19,6 +19,7 @@ from array_api_compat import device, is_torch_namespace
 from camcore._arrays import (
     Array,
     add_space,
+    agree,
     broadcasts,
     cast,
     check_maps,
@@ -27,6 +28,7 @@ from camcore._arrays import (
     floating_kernel,
     namespace,
     show,
+    working_dtype,
 )
 from camcore._loops import repeat_until_still
 from camcore._segments import count_at, least_at, take_at
@@ -160,38 +162,34 @@ def component_boxes(masks: Array, /, *, count: int, external: bool = False) -> A
     y, x = _coordinates(masks)
 
     def least(values: Array) -> Array:
-        """Of values (H, W), at the pixels of each chosen component."""
-        values = xp.broadcast_to(xp.reshape(values, (1, -1)), first.shape)
+        """Of values (H, W), or (H, 1), or (W,), at the pixels of each chosen component."""
+        values = xp.broadcast_to(values, stacked.shape)
+        values = xp.reshape(values, first.shape)
         return take_at(least_at(values, first, values, bound=size), chosen)
 
-    x1, y1 = least(x + 0 * y), chosen // width  # of the first pixel in reading order
-    x2, y2 = width - least(width - 1 - x + 0 * y), height - least(height - 1 - y + 0 * x)
+    # A component's first pixel in reading order is one of its topmost.
+    x1, y1 = least(x), chosen // width
+    x2, y2 = width - least(width - 1 - x), height - least(height - 1 - y[:, None])
     boxes = xp.where(areas[..., None] > 0, xp.stack([x1, y1, x2, y2], axis=-1), -1)
     return xp.reshape(boxes, (*masks.shape[:-2], count, 4))
 
 
-@floating_kernel
 def box_scores(maps: Array, boxes: Array, probabilities: Array | None = None, /) -> Array:
-    """How sure each box is, (..., M): the mean of the map (..., H, W) in it.
+    """How sure each of the boxes (..., M, 4) is, (..., M): the mean of the map (..., H, W) in it.
 
     Times the probability (...) of the map's class, where that is given. Boxes of no pixel, padding
     among them, have the score 0.
 
     >>> import numpy as np
     >>> saliency_map = np.asarray([[0.0, 0.2, 0.9], [0.0, 1.0, 0.7]])
-    >>> box_scores(saliency_map, np.asarray([[1.0, 0, 3, 2], [-1, -1, -1, -1]]), np.asarray(0.5))
+    >>> box_scores(saliency_map, np.asarray([[1, 0, 3, 2], [-1, -1, -1, -1]]), np.asarray(0.5))
     array([0.35, 0.  ])
     """
-    xp = namespace(maps, boxes)
     rows, columns = _sides(maps, boxes)
-    rows, columns = cast(xp, rows, maps.dtype), cast(xp, columns, maps.dtype)
-    # As products, for the boxes of all classes in less than a mask for each would take.
-    total = xp.sum(xp.matmul(rows, maps) * columns, axis=-1)
-    means = divide(total, xp.sum(rows, axis=-1) * xp.sum(columns, axis=-1))
-    return means if probabilities is None else means * probabilities[..., None]
+    means = _means(maps, rows=rows, columns=columns)
+    return means if probabilities is None else _products(means, probabilities[..., None])
 
 
-@floating_kernel
 def renormalize_in_boxes(maps: Array, boxes: Array, /, *, eps: float = NORMALIZE_EPS) -> Array:
     """Each map (..., H, W) stretched to [0, 1] in each of its boxes (..., M, 4), and 0 outside.
 
@@ -201,12 +199,32 @@ def renormalize_in_boxes(maps: Array, boxes: Array, /, *, eps: float = NORMALIZE
 
     >>> import numpy as np
     >>> saliency_map = np.asarray([[0.0, 0.2, 0.4, 0.9]])
-    >>> renormalize_in_boxes(saliency_map, np.asarray([[0.0, 0, 3, 1]])).round(3)
+    >>> renormalize_in_boxes(saliency_map, np.asarray([[0, 0, 3, 1]])).round(3)
     array([[0. , 0.5, 1. , 0. ]])
     """
-    xp = namespace(maps, boxes)
     rows, columns = _sides(maps, boxes)
-    inside = rows[..., :, None] & columns[..., None, :]
+    return _stretched(maps, inside=rows[..., :, None] & columns[..., None, :], eps=eps)
+
+
+@floating_kernel
+def _means(maps: Array, *, rows: Array, columns: Array) -> Array:
+    """The mean of maps (..., H, W) in rows (..., M, H) and columns (..., M, W), 0 in none."""
+    xp = namespace(maps)
+    rows, columns = xp.astype(rows, maps.dtype), xp.astype(columns, maps.dtype)
+    # As products, for a mask of each box would take M times the memory.
+    total = xp.sum(xp.matmul(rows, maps) * columns, axis=-1)
+    return divide(total, xp.sum(rows, axis=-1) * xp.sum(columns, axis=-1))
+
+
+@floating_kernel
+def _products(means: Array, probabilities: Array) -> Array:
+    return means * probabilities
+
+
+@floating_kernel
+def _stretched(maps: Array, *, inside: Array, eps: float) -> Array:
+    """Maps (..., H, W) stretched inside each of the masks (..., M, H, W), and then as a whole."""
+    xp = namespace(maps)
     each = maps[..., None, :, :]
     holds = xp.any(inside, axis=(-2, -1), keepdims=True)
     lowest = xp.min(xp.where(inside, each, xp.inf), axis=(-2, -1), keepdims=True)
@@ -219,6 +237,7 @@ def renormalize_in_boxes(maps: Array, boxes: Array, /, *, eps: float = NORMALIZE
 def _grey(maps: Array) -> Array:
     """Maps (..., H, W) in [0, 1] as levels from 0 to 255, int64; NaN is 0."""
     xp = namespace(maps)
+    maps = cast(xp, maps, working_dtype(xp, maps.dtype))
     levels = xp.clip(maps * (LEVELS - 1), min=0, max=LEVELS - 1)
     return xp.astype(xp.where(xp.isnan(levels), 0, levels), xp.int64)
 
@@ -333,25 +352,27 @@ def _by_area(areas: Array, count: int) -> tuple[Array, Array]:
 
 
 def _coordinates(maps: Array) -> tuple[Array, Array]:
-    """The y (H, 1) and x (W,) of the pixels of maps (..., H, W), int64."""
+    """The y (H,) and x (W,) of the pixels of maps (..., H, W), int64."""
     xp = namespace(maps)
-    height, width = (
-        xp.arange(length, dtype=xp.int64, device=device(maps)) for length in maps.shape[-2:]
-    )
-    return height[:, None], width
+    y, x = (xp.arange(length, dtype=xp.int64, device=device(maps)) for length in maps.shape[-2:])
+    return y, x
 
 
 def _sides(maps: Array, boxes: Array) -> tuple[Array, Array]:
     """Which rows (..., M, H) and which columns (..., M, W) of the maps are in each box."""
-    check_maps(maps, spatial_ndim=2)
-    if boxes.ndim < 2 or boxes.shape[-1] != 4 or not broadcasts(maps.shape[:-2], boxes.shape[:-2]):
+    _check_maps(maps)
+    xp = namespace(maps, boxes)
+    fits = boxes.ndim >= 2 and agree(boxes.shape[-1], 4)
+    numbers = xp.isdtype(boxes.dtype, ("integral", "real floating"))
+    if not (numbers and fits and broadcasts(maps.shape[:-2], boxes.shape[:-2])):
         raise InputError(
-            "expected maps (..., H, W) and boxes (..., M, 4) whose leading axes broadcast, got "
-            f"{show(maps.shape)} and {show(boxes.shape)}"
+            "expected maps (..., H, W) and boxes (..., M, 4), numbers, whose leading axes "
+            f"broadcast, got {show(maps.shape)} and {show(boxes.shape)} of {boxes.dtype}"
         )
-    y, x = _coordinates(maps)
+    whole = xp.isdtype(boxes.dtype, "integral")
+    boxes = cast(xp, boxes, xp.int64 if whole else working_dtype(xp, boxes.dtype))
+    y, x = (cast(xp, place, boxes.dtype) for place in _coordinates(maps))
     x1, y1, x2, y2 = (boxes[..., n, None] for n in range(4))
-    y = y[:, 0]
     return (y1 <= y) & (y < y2), (x1 <= x) & (x < x2)
 
 
