@@ -4,6 +4,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import onnx
@@ -74,6 +75,7 @@ cards = st.builds(
     class_names=st.none() | st.lists(st.text(), max_size=4).map(tuple),
     options=st.dictionaries(st.text(), numbers | st.booleans()),
     notes=st.lists(st.text(), max_size=2).map(tuple),
+    boxes=st.none() | st.integers(1, 99),
     schema=st.just(SCHEMA),
 )
 
@@ -186,3 +188,10 @@ def test_seals_of_files_larger_than_a_piece(
     assert is_sealed(sealed)
     for place in (0, 2**18 - 2, len(sealed) - 200):
         assert not is_sealed(sealed[:place] + b"x" + sealed[place + 1 :])
+
+
+def test_a_models_own_outputs_may_be_called_boxes() -> None:
+    own = ("boxes", "box_scores")
+    explanation = ("classes", "saliency_map", "more", "boxes_too")
+    assert replace(CARD, outputs=(*own, *explanation)).own_outputs == own
+    assert replace(CARD, outputs=own).own_outputs == own

@@ -85,6 +85,7 @@ ROAD = [
     ["find"],
     ["request"],
     ["finish"],
+    ["boxes"],
     ["body"],
     ["gradient"],
     ["passes"],
