@@ -32,7 +32,7 @@ def find_boxes(
     if request.boxes is None:
         return ()
     maps = maps if request.normalize else normalize(maps)
-    boxes = component_boxes(threshold_masks(maps), count=request.boxes.count).to(torch.float32)
+    boxes = component_boxes(threshold_masks(maps), count=request.boxes.most).to(torch.float32)
     likely = CONFIDENCES[request.boxes.confidence](ranking.to(torch.float32)).gather(1, classes)
     return boxes, box_scores(maps.to(torch.float32), boxes, likely)
 
@@ -41,9 +41,9 @@ def check_boxes(request: Request) -> None:
     """Raises an `InputError` for boxes that cannot be had."""
     if request.boxes is None:
         return
-    count, confidence = request.boxes
-    if count < 1:
-        raise InputError(f"expected boxes to be the most that each map may have, got {count}")
+    most, confidence = request.boxes
+    if most < 1:
+        raise InputError(f"expected boxes to be the most that each map may have, got {most}")
     if confidence not in CONFIDENCES:
         raise InputError(
             f"expected box_confidence to be one of {', '.join(CONFIDENCES)}, got {confidence!r}"

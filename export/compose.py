@@ -256,7 +256,7 @@ def _describe(
         notes=(*traced.notes, *found.notes),
         steps=body.steps,
         state=body.state,
-        boxes=None if request.boxes is None else request.boxes.count,
+        boxes=None if request.boxes is None else request.boxes.most,
         versions={"camcore": camcore.__version__, "torch": str(torch.__version__)},
     )
 

@@ -20,11 +20,11 @@ Kernel = Callable[..., Tensor]
 
 
 class Boxes(NamedTuple):
-    """Boxes that are asked for: the `count` of each map, and what makes of scores how likely a
-    class is to be there.
+    """Boxes that are asked for: the `most` that a map may have, and what makes of scores how likely
+    a class is to be there.
     """
 
-    count: int
+    most: int
     confidence: str
 
 

@@ -44,7 +44,7 @@ def prove_boxes(
     """
     assert request.boxes is not None
     boxes, scores = (value.cpu().numpy() for value in found)
-    shape = (*maps.shape[:2], request.boxes.count)
+    shape = (*maps.shape[:2], request.boxes.most)
     if boxes.shape != (*shape, 4) or scores.shape != shape:
         raise ProofError(
             f"the file gives boxes {boxes.shape} and box_scores {scores.shape} for maps "
@@ -55,7 +55,7 @@ def prove_boxes(
         saliency_map = maps[place].cpu().numpy()
         if not request.normalize:
             saliency_map = _normalized(saliency_map)
-        fitting = list(expected_boxes(saliency_map, request.boxes.count))
+        fitting = list(expected_boxes(saliency_map, request.boxes.most))
         if not any(np.array_equal(boxes[place], each) for each in fitting):
             raise ProofError(
                 f"the file finds the boxes {boxes[place].tolist()} on map {place[1]} of image "
@@ -83,7 +83,9 @@ def likelihoods(request: Request, ranking: Tensor, classes: Tensor) -> Tensor:
 
 def _normalized(saliency_map: NDArray[np.float32]) -> NDArray[np.float32]:
     lowest, highest = saliency_map.min(), saliency_map.max()
-    return (saliency_map - lowest) / (highest - lowest + np.float32(NORMALIZE_EPS))
+    span: np.float32 = highest - lowest + np.float32(NORMALIZE_EPS)
+    normalized: NDArray[np.float32] = (saliency_map - lowest) / span
+    return normalized
 
 
 class Region(NamedTuple):

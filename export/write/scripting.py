@@ -98,7 +98,7 @@ def _put_loop(
     arguments = (*carried, tensors, [*sizes, 0])
     with module.graph.inserting_before(node):
         node.replace_all_uses_with(module.graph.call_module(name, arguments))
-    parts = [arg.target for arg in node.args if isinstance(arg, fx.Node) and arg.op == "get_attr"]
+    parts = [str(arg.target) for arg in node.args if isinstance(arg, fx.Node)]
     module.graph.erase_node(node)
     # First the node, then what it names: a graph is not allowed to name what is not there.
     module.graph.eliminate_dead_code()
