@@ -325,3 +325,11 @@ def test_boxes_to_original() -> None:
     boxes = np.array([[[0, 0, 30, 15]], [[15, 5, 20, 30]]])
     expected = [[[10, 0, 70, 30]], [[40, 10, 50, 60]]]
     np.testing.assert_allclose(placement.points_to_original(boxes, (30, 30)), expected)
+
+
+def test_boxes_end_where_the_image_does_and_padding_stays() -> None:
+    """The crop reached beyond the image, which is 40 wide, on both sides."""
+    placement = Placement(-10, 0, 50, 60, height=60, width=40)
+    boxes = np.array([[0, 0, 30, 15], [10, 5, 20, 30], [0, 0, 5, 5], [-1, -1, -1, -1]])
+    expected = [[0, 0, 40, 30], [10, 10, 30, 60], [0, 0, 0, 10], [-1, -1, -1, -1]]
+    np.testing.assert_allclose(placement.boxes_to_original(boxes, (30, 30)), expected)

@@ -119,6 +119,16 @@ def test_card_table_says_what_the_maps_are() -> None:
     assert row(plain, "maps") == ["maps", "in [0, 1], at image size"]
 
 
+def test_card_table_of_boxes() -> None:
+    assert row(printed(tables.card_table(Path("a.onnx"), CARD)), "boxes") == ["boxes", "none"]
+    text = "up to 3 on each map, above Otsu's threshold; scored by the map's mean"
+    for confidence, more in (("none", ""), ("sigmoid", ", times the sigmoid of the class's score")):
+        card = replace(CARD, boxes=3, options={"box_confidence": confidence})
+        lines = printed(tables.card_table(Path("a.onnx"), card))
+        assert row(lines, "boxes") == ["boxes", text + more]
+        assert row(lines, "options") == ["options", "none"]
+
+
 def test_card_table() -> None:
     lines = printed(tables.card_table(Path("a.onnx"), CARD))
     assert row(lines, "classes") == ["classes", "4: cat, dog, boxer, ..."]

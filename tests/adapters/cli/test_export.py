@@ -41,6 +41,16 @@ def test_export_in_steps(fake_export: FakeExport, tmp_path: Path) -> None:
     assert fake_export.asked["stepwise"] is True
 
 
+def test_export_with_boxes(fake_export: FakeExport, tmp_path: Path) -> None:
+    arguments = ("--weights", "none", "--boxes", "4", "-o", tmp_path / "m.onnx")
+    done(camcore("export", "squeezenet1_1", *arguments))
+    assert fake_export.asked["boxes"] == 4
+    assert "box_confidence" not in fake_export.asked
+    done(camcore("export", "squeezenet1_1", *arguments, "--box-confidence", "sigmoid"))
+    assert fake_export.asked["box_confidence"] == "sigmoid"
+    assert camcore("export", "squeezenet1_1", *arguments, "--boxes", "0").exit_code == 2
+
+
 def test_export_defaults(fake_export: FakeExport, tmp_path: Path) -> None:
     done(camcore("export", "squeezenet1_1", "--weights", "none", "-o", tmp_path / "m.pt2"))
     assert fake_export.asked["dynamic_size"] is None

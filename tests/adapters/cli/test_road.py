@@ -35,7 +35,7 @@ def test_from_model_to_overlay(
     monkeypatch.delitem(sys.modules, "tiny_models", raising=False)
     assert "default" in done(camcore("layers", "tiny_models:build", "--size", "32"))
     file = f"tiny{suffix}"
-    done(camcore("export", "tiny_models:build", "--size", "32", "-o", file))
+    done(camcore("export", "tiny_models:build", "--size", "32", "--boxes", "2", "-o", file))
     assert "build" in done(camcore("inspect", file))
     record = json.loads(
         camcore("run", file, photos[0], "--top", "3", "-o", "o.png", "--json", "-").stdout
@@ -43,12 +43,28 @@ def test_from_model_to_overlay(
     (entry,) = record["images"]
     assert sorted(explained["class"] for explained in entry["explained"]) == [0, 1, 2]
     runner = load(file)
-    array, _ = prepare(read_image(photos[0]), runner.card.image)
+    image = read_image(photos[0])
+    array, placement = prepare(image, runner.card.image)
     explanation = runner(array, [0, 1, 2])
     assert 0 <= explanation.saliency_map.min() <= explanation.saliency_map.max() <= 1
     best = entry["predictions"][0]
     assert best["score"] == pytest.approx(explanation.scores[0].max(), rel=1e-5)
-    assert read_image("o.png").shape[2] == 3
+    pictures = read_image("o.png")
+    assert pictures.shape[2] == 3
+    for explained in entry["explained"]:
+        boxes = explanation.boxes[0, explained["class"]]
+        placed = placement.boxes_to_original(boxes[boxes[:, 0] >= 0], array.shape[2:])
+        assert len(placed) >= 1
+        found = [box["box"] for box in explained["boxes"]]
+        np.testing.assert_allclose(found, placed, atol=0.06)
+        scores = [box["score"] for box in explained["boxes"]]
+        expected = explanation.box_scores[0, explained["class"], : len(scores)]
+        np.testing.assert_allclose(scores, expected, rtol=1e-5)
+    # They are drawn: of the first class in the first picture, enlarged and below its caption.
+    factor = -(-240 // image.shape[1])
+    x1, y1, x2, _ = (round(edge) for edge in entry["explained"][0]["boxes"][0]["box"])
+    first = pictures[-image.shape[0] * factor :, : image.shape[1] * factor][::factor, ::factor]
+    assert (first[y1, x1:x2] == 255).all()
 
 
 def test_segmentation_from_model_to_overlay(
