@@ -27,13 +27,15 @@ def find_boxes(
 ) -> tuple[Tensor, ...]:
     """Boxes (B, K, M, 4) and their scores (B, K, M) on maps (B, K, H, W) of classes (B, K).
 
-    Nothing where none are asked for. `ranking` (B, N) are the scores by which classes are ranked.
+    Nothing where none are asked for. `ranking` (B, N) are the scores by which classes are ranked. A
+    class of -1 is none, and its map empty.
     """
     if request.boxes is None:
         return ()
     maps = maps if request.normalize else normalize(maps)
     boxes = component_boxes(threshold_masks(maps), count=request.boxes.most).to(torch.float32)
-    likely = CONFIDENCES[request.boxes.confidence](ranking.to(torch.float32)).gather(1, classes)
+    likely = CONFIDENCES[request.boxes.confidence](ranking.to(torch.float32))
+    likely = likely.gather(1, classes.clamp(min=0))
     return boxes, box_scores(maps.to(torch.float32), boxes, likely)
 
 

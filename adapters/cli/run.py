@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from camcore.adapters import paths, tables
 from camcore.adapters.cli.arguments import ModelFile
+from camcore.adapters.cli.choice import check_choice, explain_chosen
 from camcore.adapters.cli.console import err, out
 from camcore.adapters.cli.extras import needs
 from camcore.adapters.cli.record import image_record, record_json
@@ -86,11 +87,9 @@ def run(
     pictures = _check_output(output, json_path, file, images)
     runner = load(file, device)
     _check_inputs(file, runner.card)
-    if top is not None and top > runner.card.num_classes:
-        raise InputError(f"--top {top}, but {file} knows {runner.card.num_classes} classes")
     # By whatever names a class was given, it is explained once.
     named = list(dict.fromkeys(class_index(runner.card, name) for name in classes or ()))
-    wanted = named or [-1] * (top or 1)
+    check_choice(file, runner.card, named, top)
 
     results = []
     for number, path in enumerate(images):
@@ -98,7 +97,7 @@ def run(
         try:
             array, placement = image_files.prepare(image, runner.card.image)
             with _shown_progress(path, runner.card) as progress:
-                explanation = runner(array, wanted, progress=progress)
+                explanation = explain_chosen(runner, array, named, top or 1, progress)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         result = image_record(path, explanation, placement, runner.card, top or _LISTED)
@@ -167,7 +166,7 @@ def _shown_progress(image: Path, card: Card) -> "Iterator[Progress | None]":
 
 def _check_inputs(file: Path, card: Card) -> None:
     """Raises an `InputError` where an image is not all that a file takes."""
-    further = card.inputs[1:-1]
+    further = card.further_inputs
     if further:
         given = ", ".join(f"{name}=..." for name in further)
         raise InputError(

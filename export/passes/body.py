@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
-from camcore.export.body import Body, Seen
+from camcore.export.body import Body, Seen, for_each_class, known
 from camcore.export.boxes import find_boxes
 from camcore.export.cut import Cut, repeat_batch
 from camcore.export.passes.loops import Resumed, Size, number_of_steps, weights_of
@@ -92,8 +92,8 @@ class PassesBody(Body[Seen]):
         inputs = self.request.prepared(given)
         (*outputs, ranking), seen = self.observe(inputs)
         classes = select_classes(ranking, class_ids)
-        state = self.run_passes(seen, classes, resumed)
-        maps = self.finish([self.maps_of(seen, state)], inputs[0])
+        state = self.run_passes(seen, known(classes), resumed)
+        maps = for_each_class(self.finish([self.maps_of(seen, state)], inputs[0]), classes)
         boxes = find_boxes(self.request, maps, classes, ranking)
         return *outputs, classes, maps, *boxes, state
 

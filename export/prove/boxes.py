@@ -74,11 +74,15 @@ def prove_boxes(
 
 
 def likelihoods(request: Request, ranking: Tensor, classes: Tensor) -> Tensor:
-    """How likely classes (B, K) are to be there, by their scores (B, N), in double precision."""
+    """How likely classes (B, K) are to be there, by their scores (B, N), in double precision.
+
+    A class of -1 is none: its map is empty, and has no boxes.
+    """
     assert request.boxes is not None
     scores = ranking.double()
     kinds = {"softmax": scores.softmax(dim=1), "sigmoid": 1 / (1 + (-scores).exp())}
-    return kinds.get(request.boxes.confidence, torch.ones_like(scores)).gather(1, classes)
+    likely = kinds.get(request.boxes.confidence, torch.ones_like(scores))
+    return likely.gather(1, classes.clamp(min=0))
 
 
 def _normalized(saliency_map: NDArray[np.float32]) -> NDArray[np.float32]:
