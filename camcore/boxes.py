@@ -96,7 +96,7 @@ def label_components(masks: Array, /, *, connectivity: Connectivity = 8) -> Arra
     neighbours, or four. Components are numbered from 1, by their first pixels in reading order.
 
     The labels of neighbours are taken over and followed to where they come from, so that the number
-    of rounds grows with the logarithm of the longest way: a spiral of 224 x 224 takes seven.
+    of rounds grows with the logarithm of the longest way: a spiral of 224 x 224 takes five.
 
     Source: FastSV, Zhang, Azad and Hu 2020, https://arxiv.org/abs/1910.05971; equal to
     `skimage.measure.label`, and to `cv2.connectedComponents` but for the order.
@@ -278,9 +278,10 @@ def _first_pixels(masks: Array, connectivity: Connectivity) -> Array:
         beside = xp.reshape(beside, first.shape)
         # The first pixel, too, learns what its component's others have found.
         found = least_at(first, first, beside, bound=none)
-        found = xp.minimum(xp.minimum(found, beside), known)
-        found = take_at(found, found)
-        found = take_at(found, found)
+        found = xp.minimum(found, known)
+        # Sixteen times as far: cheap, beside a round more.
+        for _ in range(4):
+            found = take_at(found, found)
         return found, xp.all(found == first)
 
     xp = namespace(masks)
