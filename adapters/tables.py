@@ -57,9 +57,12 @@ def predictions_table(result: Mapping[str, Any], card: Card) -> Group:
     listed = {prediction["class"]: prediction for prediction in result["predictions"]}
     entries = {**listed, **peaks}
     scored = any(entry["score"] is not None for entry in entries.values())
-    table = Table("class", "index", title=escape(result["image"]))
+    probable = any(entry["probability"] is not None for entry in entries.values())
+    table = Table("class", "index")
+    if probable:
+        table.add_column("probability", justify="right")
     if scored:
-        table.add_column("score")
+        table.add_column("score", justify="right")
     table.add_column("map peak (x, y)")
     for index, entry in entries.items():
         explained = peaks.get(index)
@@ -69,10 +72,31 @@ def predictions_table(result: Mapping[str, Any], card: Card) -> Group:
             place = "none"
         else:
             place = f"{explained['peak']['x']:g}, {explained['peak']['y']:g}"
-        score = [f"{entry['score']:.3f}"] if scored else []
+        figures = [f"{entry['probability']:.1%}"] if probable else []
+        figures += [f"{entry['score']:.3f}"] if scored else []
         style = "bold" if explained else None
-        table.add_row(escape(entry["name"]), str(index), *score, place, style=style)
-    return Group(table, *map(escape, _prediction_notes(card, scored)))
+        table.add_row(escape(entry["name"]), str(index), *figures, place, style=style)
+    # Above the table and not as its title, which would be broken at the table's width.
+    title = Text(result["image"], style="italic", overflow="fold")
+    return Group(title, table, *map(escape, _prediction_notes(card, scored)))
+
+
+def prediction_line(result: Mapping[str, Any], card: Card) -> str:
+    """One image's best class and the explained ones in a line, each with what it scores."""
+    best = result["predictions"][:1]
+    others = [
+        each for each in result["explained"] if each["class"] not in [b["class"] for b in best]
+    ]
+    told = ", ".join(caption_text(entry) for entry in [*best, *others])
+    return escape(f"{result['image']}: {told}")
+
+
+def caption_text(entry: Mapping[str, Any]) -> str:
+    """A class with what it scores, as `boxer 93.1% (12.34)`."""
+    probability, score = entry["probability"], entry["score"]
+    if probability is None:
+        return str(entry["name"]) if score is None else f"{entry['name']} {score:.2f}"
+    return f"{entry['name']} {probability:.1%} ({score:.2f})"
 
 
 def _prediction_notes(card: Card, scored: bool) -> Iterator[str]:
@@ -87,6 +111,8 @@ def _prediction_notes(card: Card, scored: bool) -> Iterator[str]:
         yield f"{card.method} gives every class the same map."
     if not scored:
         yield "The file gives no scores of whole classes."
+    elif card.probabilities == "scores":
+        yield "The model's scores are probabilities already."
 
 
 def card_table(file: Path, card: Card) -> Table:

@@ -31,13 +31,15 @@ class ImageSpec:
     """How an image becomes the graph input `image`.
 
     The shorter side is resized to `resize` pixels, then the centre `crop` (height, width) is cut
-    out, as in torchvision; either may be None (not done). Pixels are scaled to [0, 1], then
+    out, as in torchvision; either may be None (not done). A `resize` of two numbers is a height and
+    a width that the image is stretched to. Pixels are scaled to [0, 1], then
     normalised with `mean` and `std`, one value per channel. With dtype `uint8` the graph does the
     scaling and normalising itself and takes (B, H, W, C); with `float32` it takes (B, C, H, W).
 
     `height` and `width` are the sizes the graph accepts, None where any size is accepted. With
     `spatial_ndim` 3 it takes volumes (B, C, D, H, W), of which `depth` is the first size; with 1 it
-    takes (B, C, L), and `width` is the length.
+    takes (B, C, L), and `width` is the length. `assumed` names those of the fields above that
+    nobody stated, neither the model nor whoever exported it.
     """
 
     height: int | None
@@ -46,12 +48,13 @@ class ImageSpec:
     dtype: str = "float32"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    resize: int | None = None
+    resize: int | tuple[int, int] | None = None
     crop: tuple[int, int] | None = None
     interpolation: str = "bilinear"
     colour: str = "RGB"
     depth: int | None = None
     spatial_ndim: int = 2
+    assumed: tuple[str, ...] = ()
 
     @property
     def space(self) -> dict[str, int | None]:
@@ -78,7 +81,9 @@ class Card:
     `inputs` and `outputs` are the graph's, in order; `explained` is that of the outputs which the
     maps explain, None where they explain something made of all of them; `map_size` is `image` or
     `feature`; `options` are those of the method and of its post-processing; `proof` says what the
-    file was checked against and the worst relative error found.
+    file was checked against and the worst relative error found. `probabilities` says what makes
+    probabilities of the classes' scores: `softmax`, `sigmoid`, `scores` where they are that
+    already, `none` where nothing does; None, of an older file, leaves it to the target.
 
     A file of many passes may take them in `steps`. Then the graph has two more inputs behind
     `class_ids`, the numbers of the steps that are due, int64 (r,), and the `state` that the ones
@@ -100,6 +105,7 @@ class Card:
     notes: tuple[str, ...] = ()
     steps: int | None = None
     state: tuple[int | str, ...] = ()
+    probabilities: str | None = None
     proof: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
@@ -160,6 +166,17 @@ class Card:
             raise FileError(
                 f"the file's camcore card cannot be read ({error}); export the model again"
             ) from error
+
+
+def default_probabilities(target: str, num_classes: int) -> str:
+    """What makes probabilities of scores where nobody says: see `Card.probabilities`.
+
+    >>> default_probabilities("logit", 1000)
+    'softmax'
+    """
+    if target == "binary" or (target == "logit" and num_classes == 1):
+        return "sigmoid"
+    return "softmax" if target in ("logit", "probability", "rest", "finer") else "none"
 
 
 def _as_tuple(value: Any) -> Any:

@@ -26,25 +26,25 @@ def row(lines: list[str], first: str) -> list[str]:
     return [cell.strip() for cell in line.strip("│").split("│")]
 
 
-CAT = {"class": 3, "name": "cat [tabby]", "score": 1.5}
-OWL = {"class": 7, "name": "owl", "score": -9.0}
+CAT = {"class": 3, "name": "cat [tabby]", "score": 1.5, "probability": 0.75}
+OWL = {"class": 7, "name": "owl", "score": -9.0, "probability": 0.001}
 
 
 def predictions(card: Card, scored: bool = True) -> list[str]:
-    dog = {"class": 0, "name": "dog", "score": -2.0}
+    dog = {"class": 0, "name": "dog", "score": -2.0, "probability": 0.0625}
     explained = [{**CAT, "peak": {"x": 10.5, "y": 4.0}}, {**OWL, "peak": None}]
     listed = [CAT, dog] if scored else []
     if not scored:
-        explained = [{**entry, "score": None} for entry in explained]
+        explained = [{**entry, "score": None, "probability": None} for entry in explained]
     result = {"image": "photo.png", "predictions": listed, "explained": explained}
     return printed(tables.predictions_table(result, card))
 
 
 def test_predictions_table() -> None:
     lines = predictions(CARD)
-    assert row(lines, "cat") == ["cat [tabby]", "3", "1.500", "10.5, 4"]
-    assert row(lines, "dog") == ["dog", "0", "-2.000", ""]
-    assert row(lines, "owl") == ["owl", "7", "-9.000", "none"]
+    assert row(lines, "cat") == ["cat [tabby]", "3", "75.0%", "1.500", "10.5, 4"]
+    assert row(lines, "dog") == ["dog", "0", "6.2%", "-2.000", ""]
+    assert row(lines, "owl") == ["owl", "7", "0.1%", "-9.000", "none"]
     assert lines[-1].startswith("└")
 
 

@@ -16,7 +16,10 @@ def test_map_that_is_zero_has_no_peak(photos: list[Path]) -> None:
     explanation = Explanation(maps)
     _, placement = prepare(read_image(photos[0]), CARD.image)
     result = image_record(photos[0], explanation, placement, CARD, 3)
-    assert result["explained"] == [{"class": 1, "name": "dog", "score": 2.0, "peak": None}]
+    (explained,) = result["explained"]
+    assert explained.pop("probability") == pytest.approx(np.e**2 / (np.e + np.e**2 + 2))
+    expected = {"class": 1, "name": "dog", "score": 2.0, "peak": None, "map": None}
+    assert explained == expected
 
 
 def test_peak_of_a_map_as_the_method_gives_it(photos: list[Path]) -> None:
