@@ -151,13 +151,21 @@ def read_bytes(path: Path) -> bytes:
 
 def missing(path: Path) -> FileError:
     """The error for a file that is not there, which says so of a URL."""
-    # As a path, a URL has lost one of its slashes; one letter is a drive.
-    url = re.fullmatch(r"([a-zA-Z][a-zA-Z0-9+.-]+):[/\\]+(.*)", str(path))
+    url = as_url(str(path))
     if url is None:
         return FileError(f"{path} does not exist")
-    return FileError(
-        f"{url[1]}://{url[2]} is a URL, and camcore reads files alone; download it first"
-    )
+    return FileError(f"{url} is a URL, and camcore reads files alone; download it first")
+
+
+def as_url(text: str) -> str | None:
+    """A URL as it was written, None where it is none; as a path, one has lost a slash.
+
+    >>> as_url("https:/a.org/cat.jpg"), as_url("C:/cat.jpg")
+    ('https://a.org/cat.jpg', None)
+    """
+    # One letter is a drive.
+    url = re.fullmatch(r"([a-zA-Z][a-zA-Z0-9+.-]+):[/\\]+(.*)", text)
+    return None if url is None else f"{url[1]}://{url[2]}"
 
 
 @contextmanager
