@@ -141,7 +141,7 @@ def most_panels(image: NDArray[np.uint8]) -> int:
     (16, 1)
     """
     height, width = image.shape[:2]
-    fitting = _MOST_PANEL_PIXELS // (height * max(width, _LEGIBLE_WIDTH))
+    fitting: int = _MOST_PANEL_PIXELS // (height * max(width, _LEGIBLE_WIDTH))
     return max(1, min(_MOST_PANELS, fitting))
 
 

@@ -35,6 +35,15 @@ _TARGETS = {
 }
 
 
+# What makes probabilities of scores.
+_PROBABILITIES = {
+    "softmax": "softmax of the scores",
+    "sigmoid": "sigmoid of each score",
+    "scores": "the scores themselves",
+    "none": "none",
+}
+
+
 def target_of(card: Card) -> str:
     """The name of the target that a file explains."""
     return str(card.options.get("target", "logit"))
@@ -133,9 +142,11 @@ def card_table(file: Path, card: Card) -> Table:
         "classes": f"{card.num_classes}: {', '.join(names[:3])}{more}",
         "image": f"{card.image.dtype} {card.image.colour}, {sizes}"
         + (", channels last" if in_graph else ""),
-        "prepared by": _preparation(card.image),
+        "prepared by": preparation(card.image),
         "mean, std": f"{card.image.mean}, {card.image.std}"
         + (", in the graph" if in_graph else ""),
+        "assumed": assumptions(card.image),
+        "probabilities": _PROBABILITIES.get(card.probabilities or "", "as the target says"),
         "inputs": ", ".join(card.graph_inputs),
         "outputs": ", ".join(card.graph_outputs),
         "proof": _pairs(card.proof) or "none",
@@ -143,7 +154,8 @@ def card_table(file: Path, card: Card) -> Table:
         "versions": _pairs(card.versions) or "none",
     }
     for name, value in rows.items():
-        table.add_row(name, escape(value))
+        if value:
+            table.add_row(name, escape(value))
     return table
 
 
@@ -281,14 +293,41 @@ def _layer_notes(
         yield f"{what}: {reason}"
 
 
-def _preparation(spec: ImageSpec) -> str:
+def preparation(spec: ImageSpec) -> str:
     """What `camcore.adapters.images.prepare` does to an image before it normalises."""
     steps = []
-    if spec.resize is not None:
+    if isinstance(spec.resize, tuple):
+        steps.append(f"stretched to {_by(spec.resize)}, {spec.interpolation}")
+    elif spec.resize is not None:
         steps.append(f"shorter side to {spec.resize}, {spec.interpolation}")
     if spec.crop is not None:
-        steps.append(f"middle {spec.crop[0]} x {spec.crop[1]} cut out")
+        steps.append(f"middle {_by(spec.crop)} cut out")
+    size = (spec.height, spec.width)
+    if spec.spatial_ndim == 2 and any(size) and size != (spec.crop or spec.resize):
+        axes = " x ".join(str(length or "its own") for length in size)
+        steps.append(f"stretched to {axes}, {spec.interpolation}")
     return "; ".join(steps) or "no resizing, no cropping"
+
+
+def assumptions(spec: ImageSpec) -> str:
+    """What is assumed of a model's images, empty where nothing is."""
+    told = {
+        "mean": f"mean {_numbers(spec.mean)}",
+        "std": f"std {_numbers(spec.std)}",
+        "colour": spec.colour,
+    }
+    parts = [text for name, text in told.items() if name in spec.assumed]
+    if {"resize", "crop"} & set(spec.assumed):
+        parts.append(preparation(spec))
+    return ", ".join(parts)
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:g}" for value in values)
 
 
 def _pairs(values: dict[str, Any]) -> str:

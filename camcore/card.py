@@ -17,13 +17,18 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import SEEK_END, BufferedIOBase, BytesIO
-from typing import Any
+from typing import Any, Literal
 
 from camcore.errors import FileError
 
 KEY = "camcore"
 SEAL_KEY = "camcore.sha256"
 SCHEMA = 1
+
+Probabilities = Literal["softmax", "sigmoid", "scores", "none"]
+
+# ImageNet's, for what nobody states.
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,8 @@ class ImageSpec:
     width: int | None
     channels: int = 3
     dtype: str = "float32"
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = _MEAN
+    std: tuple[float, ...] = _STD
     resize: int | tuple[int, int] | None = None
     crop: tuple[int, int] | None = None
     interpolation: str = "bilinear"
@@ -72,6 +77,32 @@ class ImageSpec:
     def is_any_size(self) -> bool:
         """Whether images of any size are accepted."""
         return not any(self.space.values())
+
+
+def assume_image(size: tuple[int, int], channels: int = 3, **stated: Any) -> ImageSpec:
+    """The spec for a model that was tried on images of a size (height, width), from what is stated.
+
+    The rest is assumed, and said to be: ImageNet's mean and standard deviation, or none where the
+    channels are not three; RGB; the shorter side at the size's and the middle cut out where that is
+    square, else stretched to it.
+
+    >>> assume_image((224, 224), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)).assumed
+    ('resize', 'crop', 'colour')
+    """
+    rgb = channels == 3
+    square = size[0] == size[1]
+    assumed = {
+        "mean": _MEAN if rgb else (0.0,) * channels,
+        "std": _STD if rgb else (1.0,) * channels,
+        "resize": size[0] if square else size,
+        "crop": size if square else None,
+        **({"colour": "RGB"} if rgb else {}),
+    }
+    if {"resize", "crop"} & set(stated):  # whoever states one means the other not to be done
+        assumed |= {"resize": None, "crop": None}
+        stated = {"resize": None, "crop": None} | stated
+    left = tuple(name for name in assumed if name not in stated)
+    return ImageSpec(None, None, **(assumed | {"channels": channels} | stated), assumed=left)
 
 
 @dataclass(frozen=True)
@@ -105,7 +136,7 @@ class Card:
     notes: tuple[str, ...] = ()
     steps: int | None = None
     state: tuple[int | str, ...] = ()
-    probabilities: str | None = None
+    probabilities: Probabilities | None = None
     proof: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
@@ -168,7 +199,7 @@ class Card:
             ) from error
 
 
-def default_probabilities(target: str, num_classes: int) -> str:
+def default_probabilities(target: str, num_classes: int) -> Probabilities:
     """What makes probabilities of scores where nobody says: see `Card.probabilities`.
 
     >>> default_probabilities("logit", 1000)

@@ -27,6 +27,13 @@ _TABLES = 10  # images with a table each; of more, each has a line
 SOME_FAILED = 3  # the exit code where some of the images gave nothing
 
 
+def _colormaps(incomplete: str) -> list[str]:
+    """What a shell offers for a colour map that was begun."""
+    from camcore.adapters.overlay import COLORMAPS
+
+    return [name for name in COLORMAPS if name.startswith(incomplete.lower())]
+
+
 def run(
     file: ModelFile,
     images: Annotated[
@@ -38,7 +45,12 @@ def run(
     ],
     classes: Annotated[
         list[str] | None,
-        typer.Option("--class", "-c", help="A class to explain, by name or index; repeatable."),
+        typer.Option(
+            "--class",
+            "-c",
+            metavar="NAME|INDEX",
+            help="A class to explain, by name or index; repeatable.",
+        ),
     ] = None,
     top: Annotated[
         int | None,
@@ -86,7 +98,14 @@ def run(
         int, typer.Option(min=1, help="Images of one shape that are run together, at most.")
     ] = 8,
     opacity: Annotated[float, typer.Option(help="Of the colours over the image, 0 to 1.")] = 0.5,
-    colormap: Annotated[str, typer.Option(help="One of OpenCV's, as jet, viridis, turbo.")] = "jet",
+    colormap: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=_colormaps,
+            help="One of OpenCV's, as jet, viridis, turbo.",
+        ),
+    ] = "jet",
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to run.")] = "cpu",
 ) -> None:
     """Predict and explain images with an exported file. Needs no PyTorch for .onnx.
