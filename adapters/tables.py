@@ -96,16 +96,10 @@ def prediction_line(result: Mapping[str, Any], card: Card) -> str:
     others = [
         each for each in result["explained"] if each["class"] not in [b["class"] for b in best]
     ]
+    from camcore.adapters.results import caption_text  # with NumPy and Pillow, for runs alone
+
     told = ", ".join(caption_text(entry) for entry in [*best, *others])
     return escape(f"{result['image']}: {told}")
-
-
-def caption_text(entry: Mapping[str, Any]) -> str:
-    """A class with what it scores, as `boxer 93.1% (12.34)`."""
-    probability, score = entry["probability"], entry["score"]
-    if probability is None:
-        return str(entry["name"]) if score is None else f"{entry['name']} {score:.2f}"
-    return f"{entry['name']} {probability:.1%} ({score:.2f})"
 
 
 def _prediction_notes(card: Card, scored: bool) -> Iterator[str]:

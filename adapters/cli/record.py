@@ -1,64 +1,19 @@
-"""The JSON record of a run: what each image gave."""
+"""The JSON record of a run: where what each image gave is written."""
 
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from camcore.adapters import tables
 from camcore.card import Card
 from camcore.errors import FileError
 
-if TYPE_CHECKING:
-    from camcore.adapters.runner import Explanation
-
 STDOUT = Path("-")
 _LINES = (".jsonl", ".ndjson")  # suffixes of records with an image a line
-
-
-def image_record(
-    path: Path, explanation: "Explanation[Any]", placement: Any, card: Card, listed: int
-) -> dict[str, Any]:
-    """What one image gave, as JSON takes it, with so many of its best classes."""
-    import numpy as np
-
-    from camcore.adapters.runner import class_probabilities, class_scores
-
-    scores = class_scores(card, explanation)
-    probabilities = None if scores is None else class_probabilities(card, scores)
-
-    def named(index: int) -> dict[str, Any]:
-        names = card.class_names
-        return {
-            "class": index,
-            "name": names[index] if names else str(index),
-            "score": None if scores is None else float(scores[0, index]),
-            "probability": None if probabilities is None else float(probabilities[0, index]),
-        }
-
-    best: Iterable[Any] = ()
-    if scores is not None:
-        best = np.argsort(-scores[0], kind="stable")[:listed]
-    explained = []
-    for index, saliency_map in zip(
-        explanation.classes[0], explanation.saliency_map[0], strict=True
-    ):
-        row, column = np.unravel_index(np.argmax(saliency_map), saliency_map.shape)
-        centre = np.array([column + 0.5, row + 0.5])
-        x, y = placement.points_to_original(centre, saliency_map.shape)
-        # A map that is the same, or not finite, everywhere has no highest point.
-        peaked = bool(saliency_map.max() > saliency_map.min())
-        peak = {"x": round(float(x), 1), "y": round(float(y), 1)} if peaked else None
-        explained.append({**named(int(index)), "peak": peak, "map": None})
-    return {
-        "image": str(path),
-        "predictions": [named(int(index)) for index in best],
-        "explained": explained,
-        "overlay": None,
-    }
 
 
 def failed_record(path: Path, reason: str) -> dict[str, Any]:

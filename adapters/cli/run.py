@@ -13,7 +13,7 @@ from camcore.adapters import paths, tables
 from camcore.adapters.cli.arguments import ModelFile
 from camcore.adapters.cli.console import err, out
 from camcore.adapters.cli.extras import needs
-from camcore.adapters.cli.record import STDOUT, failed_record, image_record, recording
+from camcore.adapters.cli.record import STDOUT, failed_record, recording
 from camcore.card import Card, ImageSpec
 from camcore.errors import InputError
 
@@ -129,6 +129,7 @@ def run(
     """
     with needs("run"):
         from camcore.adapters import overlay, stream
+        from camcore.adapters.results import image_record
         from camcore.adapters.runner import class_index, load
     # All that can be checked before anything is computed.
     overlay.colormap_code(colormap)
@@ -198,6 +199,7 @@ class _Writer:
 
     def _write_maps(self, path: Path, result: "Result", entry: dict[str, Any]) -> None:
         from camcore.adapters import overlay
+        from camcore.adapters.results import for_show
 
         paths.make_folder(path.parent)
         for raw, explained in zip(
@@ -205,26 +207,29 @@ class _Writer:
         ):
             own = paths.of_class(path, explained["class"])
             # As values the file's own; grey levels have no others than those in [0, 1].
-            values = raw if path.suffix == ".npy" else _for_show(raw, self.card)
+            values = raw if path.suffix == ".npy" else for_show(raw, self.card)
             overlay.write_map(own, result.placement.map_to_original(values))
             explained["map"] = str(own)
 
     def _write_picture(self, path: Path, result: "Result", entry: dict[str, Any]) -> None:
         from camcore.adapters import overlay
+        from camcore.adapters.results import picture
 
         shown = entry["explained"][: overlay.most_panels(result.image)]
         if len(shown) < len(entry["explained"]):
             count = f"{len(shown)} of the {len(entry['explained'])} explained classes"
             self.notes[f"overlays show the first {count}; --maps writes all, each to a file"] = None
-        panels = []
-        for raw, explained in zip(result.explanation.saliency_map[0], shown, strict=False):
-            saliency_map = result.placement.map_to_original(_for_show(raw, self.card))
-            panel = overlay.heatmap(
-                result.image, saliency_map, colormap=self.colormap, opacity=self.opacity
-            )
-            panels.append(overlay.caption(panel, tables.caption_text(explained)))
+        drawn = picture(
+            result.image,
+            result.explanation,
+            result.placement,
+            self.card,
+            shown,
+            colormap=self.colormap,
+            opacity=self.opacity,
+        )
         paths.make_folder(path.parent)
-        overlay.write_image(path, overlay.side_by_side(panels))
+        overlay.write_image(path, drawn)
         entry["overlay"] = str(path)
 
 
@@ -327,10 +332,3 @@ def _check_inputs(file: Path, card: Card) -> None:
             f"{file} takes {', '.join(further)} beside the image, which the command line cannot "
             f"give. Run it from Python: camcore.adapters.load({str(file)!r})(image, {given})"
         )
-
-
-def _for_show(raw: Any, card: Card) -> Any:
-    """A map (H, W) in [0, 1], also of a file that gives maps as they are."""
-    from camcore.scaling import normalize
-
-    return raw if card.options.get("normalize", True) else normalize(raw)

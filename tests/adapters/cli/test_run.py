@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from camcore.adapters import Explanation, load
-from camcore.adapters.cli.run import SOME_FAILED, _for_show
+from camcore.adapters.cli.run import SOME_FAILED
 from camcore.adapters.images import prepare, read_image
 from camcore.card import ImageSpec
 from camcore.export import explain, save
@@ -405,14 +405,6 @@ def test_overlay_of_maps_at_the_layers_size(
     assert at_image_size.std() > 20
     assert np.abs(at_image_size - at_feature_size).mean() < 8
     assert np.abs(at_image_size - at_feature_size[::-1]).mean() > 16
-
-
-def test_overlay_of_maps_as_the_method_gives_them() -> None:
-    """Whatever their values, the colours show all of them; in [0, 1] already, none is changed."""
-    raw = np.linspace(-3, 5, 12, dtype=np.float32).reshape(3, 4)
-    card = replace(CARD, options={"normalize": False})
-    np.testing.assert_allclose(_for_show(raw, card), (raw + 3) / 8, atol=1e-6)
-    assert _for_show(raw, CARD) is raw
 
 
 def test_the_explained_one_of_two_outputs_that_look_alike(
