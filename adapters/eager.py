@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -251,8 +251,7 @@ def _as_pixels(image: Any) -> NDArray[np.uint8]:
     if image.ndim != 3 or image.shape[2] != 3 or math.prod(image.shape) == 0:
         raise InputError(f"{given}; {expected}")
     if image.dtype == np.uint8:
-        pixels: NDArray[np.uint8] = image
-        return pixels
+        return cast(NDArray[np.uint8], image)
     if image.dtype.kind != "f" or not (image.min() >= 0 and image.max() <= 1):
         raise InputError(f"{given}, from {image.min()} to {image.max()}; {expected}")
     return np.rint(image * 255).astype(np.uint8)

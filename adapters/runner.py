@@ -101,7 +101,8 @@ class Runner:
     uint8; with the model's further inputs, if it has any, in the order of `card.inputs` or by those
     names, arrays of the image's library with B rows; and with `class_ids`, the classes to explain:
     None for the highest-scoring one, an integer, or integers (K,) or (B, K). -1 in column k means
-    the k-th best. Ids may come last without their name.
+    the k-th best. Ids may come last without their name. A file with `card.class_ids` of `best` or
+    `all` chooses by itself and takes none.
 
     A file that takes many passes in `card.steps` tells `progress` how many of them are done, before
     the first and then every half second or so; Ctrl-C stops it between two. Without `progress` all
@@ -134,14 +135,19 @@ class Runner:
                 finite.
             UnknownNameError: an input of a name that the file does not have.
         """
-        inputs, class_ids = _in_order(self.card.inputs, others, class_ids, named)
+        inputs, class_ids = _in_order(self.card, others, class_ids, named)
         batch = check_image(image, self.card.image)
         for name, value in inputs.items():
             _check_input(name, value, image, batch)
-        ids = check_class_ids(class_ids, batch, self.card.num_classes)
+        if self.card.takes_ids:
+            ids = {"class_ids": check_class_ids(class_ids, batch, self.card.num_classes)}
+        elif class_ids is None:
+            ids = {}
+        else:
+            raise InputError(_takes_no_ids(self.card))
         for name, value in {"image": image, **inputs}.items():
             _check_device(name, value, self.device)
-        given = {"image": image, **inputs, "class_ids": ids}
+        given = {"image": image, **inputs, **ids}
         try:
             outputs = self._graph(given) if self.card.steps is None else self._run(given, progress)
         except Exception as error:  # each runtime has its own, derived from nothing narrower
@@ -155,7 +161,8 @@ class Runner:
     def _run(self, given: Mapping[str, Any], progress: Progress | None) -> Sequence[Any]:
         """The outputs of a file that takes its passes in steps, behind the last of them."""
         total = cast(int, self.card.steps)
-        shape = self.card.state_shape(given["image"].shape, given["class_ids"].shape[1])
+        k = given["class_ids"].shape[1] if self.card.takes_ids else len(self.card.own_ids)
+        shape = self.card.state_shape(given["image"].shape, k)
         state: Any = np.zeros(shape, dtype=np.float32)
         outputs: Sequence[Any] = ()
         done, at_once = 0, total if progress is None else 1
@@ -295,21 +302,29 @@ def _target(card: Card) -> str:
     return str(card.options.get("target", "logit"))
 
 
+def _takes_no_ids(card: Card) -> str:
+    explained = "every class" if card.class_ids == "all" else f"the {card.top} best"
+    return (
+        f"class_ids were given to a file that explains {explained} by itself: leave them out, or "
+        "export the model with class_ids='required' (--class-ids required)"
+    )
+
+
 def _in_order(
-    names: Sequence[str], others: Sequence[Any], class_ids: Any, named: Mapping[str, Any]
+    card: Card, others: Sequence[Any], class_ids: Any, named: Mapping[str, Any]
 ) -> tuple[dict[str, Any], Any]:
     """The inputs behind the image by their names in the file's order, and the class ids."""
-    further = names[1:-1]
+    further = card.further_inputs
     for name in named:
         if name not in further:
-            raise unknown_name("input", name, names)
+            raise unknown_name("input", name, card.inputs)
     left = [name for name in further if name not in named]
     if len(others) == len(left) + 1 and class_ids is None:
         *others, class_ids = others
     if len(others) != len(left):
         raise InputError(
             f"{len(others)} inputs were given behind image and {len(named)} by name; the file "
-            f"takes {', '.join(names)}"
+            f"takes {', '.join(card.inputs)}"
         )
     values = {**named, **dict(zip(left, others, strict=True))}
     return {name: values[name] for name in further}, class_ids
@@ -467,7 +482,7 @@ def _open_onnx(path: Path, card: Card, device: Device) -> Graph:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    # Errors only: onnxruntime warns that `class_ids` has a default, and so is optional.
+    # Errors only: onnxruntime warns where `class_ids` has a default, and so is optional.
     options.log_severity_level = 3
     providers = ["CPUExecutionProvider"]
     if device == "cuda":
@@ -606,8 +621,9 @@ def _open_exported(path: Path, card: Card, device: Device) -> Graph:
 
     def run(*values: Any) -> Any:
         named = dict(zip(card.graph_inputs, values, strict=True))
-        # One row of ids serves any batch; the archive's signature wants one an image.
-        named["class_ids"] = named["class_ids"].expand(len(values[0]), -1)
+        if card.takes_ids:
+            # One row of ids serves any batch; the archive's signature wants one an image.
+            named["class_ids"] = named["class_ids"].expand(len(values[0]), -1)
         return module(*named.values())
 
     return _torch_graph(run, device)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camcore.adapters.images import Placement, prepare, read_image
-from camcore.adapters.runner import Explanation, Progress, Runner
+from camcore.adapters.runner import Explanation, Progress
 from camcore.card import ImageSpec
 from camcore.errors import CamcoreError, InputError
 
@@ -115,19 +115,19 @@ class Result(Prepared):
 
 
 def explained(
-    runner: Runner, batch: Sequence[Prepared], class_ids: Sequence[int], progress: Progress | None
+    explain: Callable[[Any, Progress | None], Explanation[NDArray[Any]]],
+    batch: Sequence[Prepared],
+    progress: Progress | None,
 ) -> list[Result | Failed]:
-    """What the file gives for each image of a batch, run at once; and if that fails, one by one."""
+    """What is explained of each image of a batch, all at once; and if that fails, one by one."""
     if not batch:
         return []
     images = np.concatenate([each.array for each in batch])
     try:
-        given = runner(images, class_ids, progress=progress)
+        given = explain(images, progress)
     except InputError as error:
         if len(batch) > 1:
-            return [
-                result for each in batch for result in explained(runner, [each], class_ids, None)
-            ]
+            return [result for each in batch for result in explained(explain, [each], None)]
         (only,) = batch
         return [Failed(only.number, only.path, str(error))]
     return [

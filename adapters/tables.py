@@ -134,6 +134,7 @@ def card_table(file: Path, card: Card) -> Table:
         "options": _pairs(_own_options(card)) or "none",
         "maps": _maps(card),
         "classes": f"{card.num_classes}: {', '.join(names[:3])}{more}",
+        "explained": _explained(card),
         "image": f"{card.image.dtype} {card.image.colour}, {sizes}"
         + (", channels last" if in_graph else ""),
         "prepared by": preparation(card.image),
@@ -151,6 +152,16 @@ def card_table(file: Path, card: Card) -> Table:
         if value:
             table.add_row(name, escape(value))
     return table
+
+
+def _explained(card: Card) -> str:
+    """How the file learns which classes to explain."""
+    return {
+        "required": "those of the input class_ids, -1 in column k for the k-th best",
+        "optional": "those of the input class_ids, by default the best",
+        "best": f"the {card.top} best" if card.top > 1 else "the best",
+        "all": "all",
+    }[card.class_ids]
 
 
 # Of the options on a card, those that every method has; they are told in words.

@@ -28,18 +28,20 @@ def onnx_file(task: dict[str, Any], image: Image) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # it warns of the default of `class_ids`, which is meant
+    options.log_severity_level = 3
     options.intra_op_num_threads = task["threads"]
     session = onnxruntime.InferenceSession(
         task["file"], options, providers=["CPUExecutionProvider"]
     )
-    name = session.get_inputs()[0].name
+    name, *others = (port.name for port in session.get_inputs())
+    # The best class; a plain file asks for none.
+    ids = dict.fromkeys(others, np.array([[-1]]))
     batches = [len(part) for part in np.array_split(np.arange(task["passes"]), task["batches"])]
     rows = {size: np.repeat(image, size, axis=0) for size in set(batches)}
 
     def run() -> Any:
         for size in batches:
-            *_, last = session.run(None, {name: rows[size]})
+            *_, last = session.run(None, {name: rows[size], **ids})
         return last
 
     return run

@@ -23,7 +23,10 @@ from camcore.errors import FileError
 
 KEY = "camcore"
 SEAL_KEY = "camcore.sha256"
-SCHEMA = 1
+SCHEMA = 2
+
+# How a file learns which classes it is to explain.
+CLASS_IDS = ("required", "optional", "best", "all")
 
 Probabilities = Literal["softmax", "sigmoid", "scores", "none"]
 
@@ -116,6 +119,10 @@ class Card:
     probabilities of the classes' scores: `softmax`, `sigmoid`, `scores` where they are that
     already, `none` where nothing does; None, of an older file, leaves it to the target.
 
+    `class_ids` says how the file learns which classes to explain: by an input `class_ids`, which is
+    `required` or `optional` (without it the best one is explained; a default that only ONNX has);
+    or by itself, which takes the `top` `best` ones, or `all`.
+
     A file of many passes may take them in `steps`. Then the graph has two more inputs behind
     `class_ids`, the numbers of the steps that are due, int64 (r,), and the `state` that the ones
     before left, zeros at first, float32; and one more output, the next state. `state` names its
@@ -129,6 +136,8 @@ class Card:
     outputs: tuple[str, ...]
     inputs: tuple[str, ...] = ("image", "class_ids")
     explained: str | None = None
+    class_ids: str = "optional"  # as all files of schema 1 had it
+    top: int = 1
     model: str = ""
     class_names: tuple[str, ...] | None = None
     map_size: str = "image"
@@ -140,6 +149,25 @@ class Card:
     proof: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
+
+    @property
+    def takes_ids(self) -> bool:
+        """Whether the classes to explain are an input."""
+        return "class_ids" in self.inputs
+
+    @property
+    def own_ids(self) -> tuple[int, ...]:
+        """The class ids of a file that is not told any, as `class_ids` would name them.
+
+        >>> Card("gradcam", "conv", ImageSpec(8, 8), 5, (), class_ids="best", top=2).own_ids
+        (-1, -1)
+        """
+        return tuple(range(self.num_classes)) if self.class_ids == "all" else (-1,) * self.top
+
+    @property
+    def further_inputs(self) -> tuple[str, ...]:
+        """The inputs that the model takes behind the image."""
+        return tuple(name for name in self.inputs if name not in ("image", "class_ids"))
 
     @property
     def own_outputs(self) -> tuple[str, ...]:

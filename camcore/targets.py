@@ -31,7 +31,7 @@ def select_classes(scores: Array, class_ids: Array, /) -> Array:
     Of equal scores the lower class comes first, in ONNX too, but not in eager torch, which promises
     no order.
 
-    Ids are not checked against N, for that would be a branch on values.
+    An id of no class, below -1 or beyond N, gives -1: an error would be a branch on values.
 
     Raises:
         InputError: scores are not floating point, ids are not integers, or K is larger than N.
@@ -42,6 +42,8 @@ def select_classes(scores: Array, class_ids: Array, /) -> Array:
     array([[1, 2]])
     >>> select_classes(scores, np.asarray([[0, -1]]))
     array([[0, 2]])
+    >>> select_classes(scores, np.asarray([[3, -2]]))
+    array([[-1, -1]])
     """
     xp = _check(scores, class_ids)
     asked, classes = class_ids.shape[-1:], scores.shape[-1:]
@@ -54,7 +56,8 @@ def select_classes(scores: Array, class_ids: Array, /) -> Array:
     scores = cast(xp, scores, working_dtype(xp, scores.dtype))
     ranked = _rank(xp, scores, class_ids.shape[-1])
     class_ids = cast(xp, class_ids, xp.int64)
-    return xp.where(class_ids == -1, ranked, class_ids)
+    chosen = xp.where(class_ids == -1, ranked, class_ids)
+    return xp.where((chosen >= 0) & (chosen < scores.shape[-1]), chosen, -1)
 
 
 @floating_kernel

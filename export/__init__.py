@@ -61,8 +61,13 @@ def save(explained: Explained, path: str | os.PathLike[str]) -> Card:
         raise InputError(
             f"cannot write {path.name!r}: expected a name that ends in {', '.join(WRITERS)}"
         )
+    card = explained.card
+    if card.class_ids == "optional" and suffix != ".onnx":
+        raise InputError(
+            f"cannot write {path.name!r} with class_ids='optional': an input with a default is "
+            "ONNX's alone. Explain with 'required', 'best' or 'all'"
+        )
     with _writable(path) as scratch:
-        card = explained.card
         with no_garbage_collection():
             content = WRITERS[suffix](capture(explained), card)
         scratch.write_bytes(content)

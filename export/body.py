@@ -77,8 +77,8 @@ class Body(nn.Module, Generic[Seen]):
             return self._averaged(inputs, class_ids)
         (*outputs, ranking), seen = self.observe(inputs)
         classes = select_classes(ranking, class_ids)
-        maps = self.finish(self.raw_maps(seen, classes), inputs[0])
-        return *outputs, classes, _for_each_class(maps, classes)
+        maps = self.finish(self.raw_maps(seen, known(classes)), inputs[0])
+        return *outputs, classes, for_each_class(maps, classes)
 
     def _averaged(self, inputs: Sequence[Tensor], class_ids: Tensor) -> tuple[Tensor, ...]:
         """The mean over brightness and mirror image, all in one batch, the plain image first."""
@@ -91,12 +91,12 @@ class Body(nn.Module, Generic[Seen]):
         batch = image.shape[0]
         *outputs, ranking = (output.narrow(0, 0, batch) for output in observed)
         classes = select_classes(ranking, class_ids)
-        raw = self.raw_maps(seen, classes.repeat(times, 1))
+        raw = self.raw_maps(seen, known(classes).repeat(times, 1))
         maps = self.finish(raw, varied[0])
         maps = maps.reshape(times, batch, *maps.shape[1:])
         straight, mirrored = maps.chunk(2)
         maps = torch.cat([straight, mirrored.flip(-1)]).mean(dim=0)
-        return *outputs, classes, _for_each_class(maps, classes)
+        return *outputs, classes, for_each_class(maps, classes)
 
     def _channels_first(self, values: Sequence[Tensor]) -> list[Tensor]:
         """A value of each layer as (B, C, *S)."""
@@ -123,8 +123,34 @@ class LayersBody(Body[tuple[Any, ...]]):
         return list(self.bodies)
 
 
-def _for_each_class(maps: Tensor, classes: Tensor) -> Tensor:
-    """Maps (B, 1, *S) that no class has a say in, given to each of classes (B, K)."""
-    if maps.shape[1] != 1 or classes.shape[1] is maps.shape[1]:
-        return maps
-    return maps.expand(-1, classes.shape[1], *[-1] * (maps.ndim - 2))
+class OwnIds(nn.Module):
+    """A body that nobody tells what to explain: its class ids are `ids` (K,), for every image.
+
+    From the body's values but for `class_ids`, which stands behind the first `position` of them.
+    """
+
+    ids: Tensor
+
+    def __init__(self, body: nn.Module, ids: Tensor, position: int) -> None:
+        super().__init__()
+        self.body = body
+        self.position = position
+        self.register_buffer("ids", ids[None])
+
+    def forward(self, *values: Tensor) -> Any:
+        before, behind = values[: self.position], values[self.position :]
+        return self.body(*before, self.ids.expand(values[0].shape[0], -1), *behind)
+
+
+def known(classes: Tensor) -> Tensor:
+    """Classes (B, K) with one that exists in place of each -1; what it gives is for nobody."""
+    return classes.clamp(min=0)
+
+
+def for_each_class(maps: Tensor, classes: Tensor) -> Tensor:
+    """Maps (B, K, *S) of classes (B, K), empty where that is -1.
+
+    Those that no class has a say in, (B, 1, *S), are given to each.
+    """
+    shown = (classes >= 0).reshape(*classes.shape, *[1] * (maps.ndim - 2))
+    return torch.where(shown, maps, torch.zeros_like(maps))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import camcore
-from camcore.card import Card, ImageSpec, Probabilities, assume_image
+from camcore.card import CLASS_IDS, Card, ImageSpec, Probabilities, assume_image
 from camcore.errors import ExportError, InputError, unknown_name
 from camcore.export.body import Body
 from camcore.export.families import check_request, family_of
@@ -50,8 +50,10 @@ class Explained(nn.Module):
 
     Called with images (B, C, H, W), the model's other inputs if it has any, and optional class ids
     (B or 1, K), int64, where -1 in column k stands for the class with the k-th highest score;
-    without ids it explains the best class. It is an ordinary module, which runs eagerly on the
-    model's device and shares its weights; `camcore.export.save` writes it to a file.
+    without ids it explains the best class. An id that is no class's gives an empty map, and -1 in
+    `classes`. With `class_ids="best"` or `"all"` it takes no ids. It is an ordinary module, which
+    runs eagerly on the model's device and shares its weights; `camcore.export.save` writes it to a
+    file.
 
     `body` does the work, on plain tuples; `card` describes the result, `request` is what was asked
     for, `found` what the graph told of it.
@@ -73,8 +75,13 @@ class Explained(nn.Module):
         expected = len(self.request.inputs) - 1
         if len(others) == expected + 1 and class_ids is None:
             *others, class_ids = others  # type: ignore[assignment]
+        if class_ids is not None and not self.card.takes_ids:
+            raise InputError(
+                f"class_ids were given to a model that explains {self.card.class_ids!r} by itself: "
+                "leave them out, or explain with class_ids='required'"
+            )
         if class_ids is None:
-            class_ids = torch.full((1, 1), -1, dtype=torch.int64, device=image.device)
+            class_ids = torch.tensor([self.card.own_ids], device=image.device)
         return _record(self.card.outputs)(*self.body(image, *others, class_ids))
 
 
@@ -104,6 +111,8 @@ def explain(
     stepwise: bool = False,
     dynamic_size: bool | None = None,
     pixels: bool = False,
+    class_ids: str = "required",
+    top: int | None = None,
     model_name: str = "",
     class_names: Sequence[str] | None = None,
     image_spec: ImageSpec | None = None,
@@ -139,6 +148,10 @@ def explain(
             them where the model allows it. The batch is always free.
         pixels: the graph takes uint8 images (B, H, W, C) and normalises them itself, with the mean
             and standard deviation of `image_spec`; the example is the model's all the same.
+        class_ids: how a file learns which classes to explain. `required`: by the input `class_ids`;
+            `optional`: that has a default, the best class, which ONNX alone can hold, and
+            onnxruntime alone honours; `best`: without that input it explains the `top` best classes
+            (by default one); `all`: every class.
         model_name, class_names, image_spec: written on the file's card for whoever runs it. Without
             an `image_spec` ImageNet's is assumed, and said to be, at the example's size.
         probabilities: what makes probabilities of the classes' scores, for whoever runs the file:
@@ -179,13 +192,19 @@ def explain(
         aug_smooth=aug_smooth,
         stepwise=stepwise,
         pixels=_check_pixels(spec, inputs[0]) if pixels else None,
+        class_ids=class_ids,
+        top=1 if top is None else top,
     )
+    _check_class_ids(class_ids, top)
     check_request(request)
     answer = first_answer(request.subject, inputs)
     if answer is not None:  # what can be known before minutes of work
         _check_class_names(class_names, answer.shape[1])
     traced = _trace(request, dynamic_size)
-    _check_class_names(class_names, _count_classes(traced))
+    num_classes = _count_classes(traced)
+    _check_class_names(class_names, num_classes)
+    if request.top > num_classes:
+        raise InputError(f"top={top} classes were asked for, the model has {num_classes}")
     if aug_smooth:
         _check_rows(traced)
     traced, (found, body) = _compose(request, traced, free=dynamic_size)
@@ -211,6 +230,18 @@ def _check_class_names(class_names: Sequence[str] | None, num_classes: int) -> N
         raise InputError(
             f"{len(class_names)} class names were given for a model of {num_classes} classes"
         )
+
+
+def _check_class_ids(class_ids: str, top: int | None) -> None:
+    if class_ids not in CLASS_IDS:
+        raise unknown_name("choice of class_ids", str(class_ids), CLASS_IDS)
+    if top is not None and class_ids != "best":
+        raise InputError(
+            f"top={top} is for class_ids='best', got {class_ids!r}: K times -1 in the input "
+            "`class_ids` asks for the K best"
+        )
+    if top is not None and not (isinstance(top, int) and top > 0):
+        raise InputError(f"expected top to be 1 or more, got {top!r}")
 
 
 def _check_pixels(spec: ImageSpec, image: Tensor) -> ImageSpec:
@@ -259,8 +290,10 @@ def _describe(
         ),
         num_classes=_count_classes(traced),
         outputs=(*names, "classes", "saliency_map"),
-        inputs=("image", *further, "class_ids"),
+        inputs=("image", *further, *(["class_ids"] if request.takes_ids else [])),
         explained=explained,
+        class_ids=request.class_ids,
+        top=request.top,
         map_size="image" if request.full_size else "feature",
         options=describe(request, found),
         notes=(*traced.notes, *found.notes),

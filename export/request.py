@@ -24,7 +24,8 @@ class Request:
     """What was asked for; it stays as it is once `explain` has checked it.
 
     `layers` are those that were named. `inputs` are of the shapes that the model takes; `pixels`,
-    where it is not None, is how the graph prepares its images for that.
+    where it is not None, is how the graph prepares its images for that. `class_ids` and `top` are
+    those of the card.
     """
 
     subject: Subject
@@ -40,6 +41,13 @@ class Request:
     aug_smooth: bool
     stepwise: bool
     pixels: ImageSpec | None
+    class_ids: str
+    top: int
+
+    @property
+    def takes_ids(self) -> bool:
+        """Whether the classes to explain are an input of the graph."""
+        return self.class_ids in ("required", "optional")
 
     @property
     def spatial_ndim(self) -> int:

@@ -194,6 +194,24 @@ def export(
             rich_help_panel=_FILE,
         ),
     ] = False,
+    class_ids: Annotated[
+        Literal["required", "optional", "best", "all"],
+        typer.Option(
+            help="How the file learns which classes to explain: by an input class_ids; by one that "
+            "may be left out (.onnx, and onnxruntime alone honours it); or by itself, which takes "
+            "the --top best ones, or all.",
+            rich_help_panel=_FILE,
+        ),
+    ] = "required",
+    top: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="With --class-ids best: how many of the best classes the file explains.",
+            show_default="1",
+            rich_help_panel=_FILE,
+        ),
+    ] = None,
     pixels: Annotated[
         bool,
         typer.Option(
@@ -275,6 +293,8 @@ def export(
             normalize=normalize,
             full_size=map_size == "image",
             pixels=pixels,
+            class_ids=class_ids,
+            top=top,
             model_name=built.name,
             class_names=names,
             image_spec=spec,

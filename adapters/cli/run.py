@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from camcore.adapters import paths, tables
 from camcore.adapters.cli.arguments import ModelFile
+from camcore.adapters.cli.choice import check_choice, explain_chosen
 from camcore.adapters.cli.console import err, out
 from camcore.adapters.cli.extras import needs
 from camcore.adapters.cli.record import STDOUT, failed_record, recording
@@ -18,7 +19,7 @@ from camcore.card import Card, ImageSpec
 from camcore.errors import InputError
 
 if TYPE_CHECKING:
-    from camcore.adapters.runner import Progress
+    from camcore.adapters.runner import Explanation, Progress
     from camcore.adapters.stream import Failed, Prepared, Result
 
 _LISTED = 5  # best classes of an image that are listed unless --top says otherwise
@@ -139,12 +140,13 @@ def run(
     runner = load(file, device)
     card = runner.card
     _check_inputs(file, card)
-    if top is not None and top > card.num_classes:
-        raise InputError(f"--top {top}, but {file} knows {card.num_classes} classes")
     # By whatever names a class was given, it is explained once.
     named = list(dict.fromkeys(class_index(card, name) for name in classes or ()))
-    wanted = named or [-1] * (top or 1)
+    check_choice(file, card, named, top)
     spec = _whole_images(file, card.image) if full_size else card.image
+
+    def explain(images: Any, progress: "Progress | None") -> "Explanation[Any]":
+        return explain_chosen(runner, images, named, top or 1, progress)
 
     writer = _Writer(card, pictures, map_files, colormap, opacity)
     failed = 0
@@ -152,7 +154,7 @@ def run(
         prepared = stream.prepared_images(found, spec)
         for group, failures in stream.batches(prepared, batch):
             with bar.steps(group) as progress:
-                results = [*failures, *stream.explained(runner, group, wanted, progress)]
+                results = [*failures, *stream.explained(explain, group, progress)]
             for result in sorted(results, key=lambda result: result.number):
                 if isinstance(result, stream.Failed):
                     failed += 1
@@ -325,7 +327,7 @@ def _whole_images(file: Path, spec: ImageSpec) -> ImageSpec:
 
 def _check_inputs(file: Path, card: Card) -> None:
     """Raises an `InputError` where an image is not all that a file takes."""
-    further = card.inputs[1:-1]
+    further = card.further_inputs
     if further:
         given = ", ".join(f"{name}=..." for name in further)
         raise InputError(

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
-from camcore.export.body import Body, Seen
+from camcore.export.body import Body, Seen, for_each_class, known
 from camcore.export.cut import Cut, repeat_batch
 from camcore.export.passes.loops import Resumed, Size, number_of_steps, weights_of
 from camcore.export.request import Found, Plan, Request
@@ -88,8 +88,9 @@ class PassesBody(Body[Seen]):
         inputs = self.request.prepared(given)
         (*outputs, ranking), seen = self.observe(inputs)
         classes = select_classes(ranking, class_ids)
-        state = self.run_passes(seen, classes, resumed)
-        return *outputs, classes, self.finish([self.maps_of(seen, state)], inputs[0]), state
+        state = self.run_passes(seen, known(classes), resumed)
+        maps = self.finish([self.maps_of(seen, state)], inputs[0])
+        return *outputs, classes, for_each_class(maps, classes), state
 
     def _predict(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Prediction]:
         """The model's `(*outputs, ranking)`, and what passes begin with."""

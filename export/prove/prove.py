@@ -38,6 +38,9 @@ _CHANGES = 12
 # would take minutes.
 _SMALL = 96
 
+# What a file answers for an id that is no class's, and such an id.
+NO_CLASS, _NOBODYS = -1, -2
+
 # A map with a larger error than this, however excusable, tells no images apart.
 _TELLING = 0.05
 
@@ -112,14 +115,7 @@ def _compared(
 ) -> _Comparison:
     request, found = explained.request, explained.found
     inputs = request.prepared(given_inputs)
-    shape = tuple(given_inputs[0].shape)
-    try:
-        returned = run(*given_inputs, class_ids)
-        results = [torch.as_tensor(output).to(class_ids.device) for output in returned]
-    except Exception as failure:  # each runtime has its own, derived from nothing narrower
-        reason = first_line(failure)
-        raise ProofError(f"{runtime} fails on images {shape}: {reason}") from failure
-    *outputs, classes, maps = results
+    *outputs, classes, maps = _results(runtime, run, given_inputs, class_ids)
     try:
         expected = explain_eagerly(request, found, inputs, class_ids)
     except CamcoreError:
@@ -138,7 +134,26 @@ def _compared(
         if not error <= TOLERANCE:
             error = _within_rounding(name, n, explained, inputs, given, expected, runtime)
         worst = max(worst, error)
-    return _Comparison(worst, _contrast(given, expected), _noise(explained, inputs, given))
+    if len(class_ids) > 1:
+        # One row of ids serves any batch: it is told the first image's.
+        *_, again = _results(runtime, run, given_inputs, class_ids[:1])
+        if not _error(again[0], maps[0]) <= TOLERANCE:
+            raise ProofError(f"{runtime} gives other maps for one row of class_ids than for more")
+    contrast = _contrast(given, expected, of_any_class=not request.takes_ids)
+    return _Comparison(worst, contrast, _noise(explained, inputs, given))
+
+
+def _results(
+    runtime: str, run: Runner, inputs: Sequence[Tensor], class_ids: Tensor
+) -> list[Tensor]:
+    try:
+        returned = run(*inputs, class_ids)
+        return [torch.as_tensor(output).to(class_ids.device) for output in returned]
+    except Exception as failure:  # each runtime has its own, derived from nothing narrower
+        reason = first_line(failure)
+        raise ProofError(
+            f"{runtime} fails on images {tuple(inputs[0].shape)}: {reason}"
+        ) from failure
 
 
 def rounding_notes(proof: Mapping[str, Any]) -> tuple[str, ...]:
@@ -163,7 +178,8 @@ def _fresh_inputs(explained: Explained) -> Iterator[tuple[tuple[Tensor, ...], Te
 
     One image and its best class; then three, each with an id of its own and several that are the
     same for all. The first of those is the first image's best class, since the rectified map of a
-    class that nothing speaks for is empty. Other inputs are the example's, row by row.
+    class that nothing speaks for is empty; two are no class's. Other inputs are the example's, row
+    by row. A file that takes no ids is to give those that it has of its own.
     """
     request, num_classes = explained.request, explained.card.num_classes
     like, *others = request.inputs
@@ -187,9 +203,16 @@ def _fresh_inputs(explained: Explained) -> Iterator[tuple[tuple[Tensor, ...], Te
         if shared:
             with torch.no_grad():
                 *_, ranking, _ = request.subject(*request.prepared(inputs))
-            shared = [int(ranking[0].argmax()), *shared]
+            shared = [int(ranking[0].argmax()), _NOBODYS, num_classes, *shared]
+        if not request.takes_ids:
+            own, shared = [[*explained.card.own_ids]], []
         class_ids = torch.tensor([[*each, *shared] for each in own], device=like.device)
         yield inputs, class_ids[:, :num_classes]
+
+
+def _as_ids(classes: Tensor) -> Tensor:
+    """Class ids that ask for classes (B, K) again, where -1 would be the best one."""
+    return torch.where(classes == NO_CLASS, _NOBODYS, classes)
 
 
 def _random_images(
@@ -201,15 +224,17 @@ def _random_images(
     return 2 * smooth + 0.5 * torch.randn(smooth.shape, generator=generator)
 
 
-def _contrast(given: Reference, expected: Reference) -> float:
+def _contrast(given: Reference, expected: Reference, of_any_class: bool = False) -> float:
     """How far maps of the same class are apart, from the first image to the last.
 
-    Of those alone that the file gives well enough to tell.
+    Of those alone that the file gives well enough to tell. Where nobody chose the classes they may
+    all be others, and maps `of_any_class` are compared.
     """
     maps = expected.saliency_map
     off = (given.saliency_map - maps).abs().flatten(2).amax(dim=2)
     told = (off[[0, -1]] <= _TELLING * maps.abs().max()).all(dim=0)
-    maps = maps[:, told & (expected.classes[0] == expected.classes[-1])]
+    same = expected.classes[0] == expected.classes[-1]
+    maps = maps[:, told & (same | of_any_class)]
     return float((maps[0] - maps[-1]).abs().max()) if maps.numel() else 0.0
 
 
@@ -254,11 +279,13 @@ def _agreed_on_ties(
 
     Where scores tie within rounding, runtimes may rank classes differently.
     """
-    known = classes.clamp(0, expected.ranking.shape[1] - 1)
-    if torch.equal(known, classes) and known.shape == expected.classes.shape:
-        chosen, best = (expected.ranking.gather(1, ids) for ids in (known, expected.classes))
-        if _error(chosen, best) <= TOLERANCE:
-            return explain_eagerly(explained.request, explained.found, inputs, known)
+    last = expected.ranking.shape[1] - 1
+    if torch.equal(classes.clamp(-1, last), classes) and classes.shape == expected.classes.shape:
+        pairs = (classes, expected.classes)
+        chosen, best = (expected.ranking.gather(1, ids.clamp(min=0)) for ids in pairs)
+        same = torch.equal(classes == NO_CLASS, expected.classes == NO_CLASS)
+        if same and _error(chosen, best) <= TOLERANCE:
+            return explain_eagerly(explained.request, explained.found, inputs, _as_ids(classes))
     raise ProofError(
         f"the file explains the classes {classes.tolist()}, eager PyTorch "
         f"{expected.classes.tolist()}"
@@ -279,7 +306,8 @@ def _within_rounding(
     in_double, (image, *others) = _in_double(request, inputs)
 
     def exactly(image: Tensor) -> Tensor:
-        return _part(explain_eagerly(in_double, found, (image, *others), given.classes), n)
+        ids = _as_ids(given.classes)
+        return _part(explain_eagerly(in_double, found, (image, *others), ids), n)
 
     exact = exactly(image)
     error, eager = (_error(_part(result, n), exact) for result in (given, expected))

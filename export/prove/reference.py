@@ -56,18 +56,24 @@ def explain_eagerly(
 ) -> Reference:
     """What the explained model ought to return for the model's inputs and class ids (B or 1, K).
 
+    An id that is no class's is answered by -1 and an empty map.
+
     The batch is run once forwards and K times backwards through the user's model, which is left as
     it is.
     """
     eager = REFERENCES[request.method.needs](request, found)
     plain = eager.observe(inputs)
     ranked = plain.ranking.argsort(dim=1, descending=True, stable=True)
-    classes = torch.where(class_ids == -1, ranked[:, : class_ids.shape[1]], class_ids)
+    asked = torch.where(class_ids == -1, ranked[:, : class_ids.shape[1]], class_ids)
+    classes = asked.clamp(0, ranked.shape[1] - 1)
     if request.aug_smooth:
         saliency_map = _smoothed(eager, inputs, classes)
     else:
         saliency_map = _maps(eager, plain, classes)
-    return Reference(plain.outputs, classes, saliency_map, plain.ranking)
+    saliency_map[asked != classes] = 0
+    return Reference(
+        plain.outputs, classes.where(asked == classes, -1), saliency_map, plain.ranking
+    )
 
 
 def _smoothed(eager: Eager, inputs: Sequence[Tensor], classes: Tensor) -> Tensor:

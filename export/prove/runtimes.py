@@ -18,8 +18,8 @@ Runner = Callable[..., Sequence[Any]]
 def load(path: Path, card: Card) -> tuple[str, Runner]:
     """The name and version of a file's runtime, and the file as a function of its inputs.
 
-    It takes the inputs of the card and returns its outputs, also where the file takes its passes in
-    steps.
+    It takes the images, what the model takes beside them and class ids, and returns the outputs of
+    the card, also where the file takes its passes in steps. A file that takes no ids is told none.
 
     Raises:
         ProofError: the runtime cannot load the file.
@@ -34,7 +34,13 @@ def load(path: Path, card: Card) -> tuple[str, Runner]:
             f"the runtime of {path.suffix} files cannot load the file: {first_line(failure)}. A "
             "model in single precision, model.float(), is what every runtime knows"
         ) from failure
+    if not card.takes_ids:
+        run = _without_ids(run, len(card.inputs))
     return runtime, run if card.steps is None else _in_steps(run, card)
+
+
+def _without_ids(run: Runner, position: int) -> Runner:
+    return lambda *inputs: run(*inputs[:position], *inputs[position + 1 :])
 
 
 def _in_steps(run: Runner, card: Card) -> Runner:
@@ -65,7 +71,7 @@ def _onnx(path: Path, card: Card) -> tuple[str, Runner]:
             "pip install 'camcore[run]' or 'camcore[gpu]'"
         ) from error
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # it warns of the default of `class_ids`, which is meant
+    options.log_severity_level = 3  # it warns where `class_ids` has a default, which is meant
     # That pays for whoever runs the file often; here it would be a second copy of the weights.
     options.add_session_config_entry("session.disable_prepacking", "1")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -95,8 +101,9 @@ def _pt2(path: Path, card: Card) -> tuple[str, Runner]:
 
     def run(*inputs: Tensor) -> Sequence[Any]:
         named = dict(zip(card.graph_inputs, inputs, strict=True))
-        # The archive's signature wants a row of ids for each image.
-        named["class_ids"] = named["class_ids"].expand(len(inputs[0]), -1)
+        if card.takes_ids:
+            # The archive's signature wants a row of ids for each image.
+            named["class_ids"] = named["class_ids"].expand(len(inputs[0]), -1)
         outputs: Sequence[Any] = module(*named.values())
         return outputs
 

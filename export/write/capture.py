@@ -10,6 +10,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config
 
 from camcore.errors import ExportError
+from camcore.export.body import OwnIds
 from camcore.export.compose import Explained
 from camcore.export.passes.body import PassesBody, SteppedBody
 from camcore.export.trace.graphs import first_line
@@ -30,28 +31,40 @@ def capture(explained: Explained) -> ExportedProgram:
     image, *others = map(example_batch, request.inputs)
     if request.pixels is not None:
         image = as_pixels(image)
-    k = min(2, card.num_classes)
+    k = min(2, card.num_classes) if card.takes_ids else len(card.own_ids)
     class_ids = torch.full((len(image), k), -1, dtype=torch.int64, device=image.device)
     spatial = request.spatial_axes if card.image.is_any_size else ()
     free_image = dict.fromkeys([0, *spatial], Dim.DYNAMIC)
     free_others = [{0: Dim.DYNAMIC} for _ in others]
     # A model of one class can explain no more than that one.
-    free_ids = dict.fromkeys([0, 1] if k > 1 else [0], Dim.DYNAMIC)
-    arguments, free = [image, *others, class_ids], [free_image, *free_others, free_ids]
+    free_k = card.takes_ids and k > 1
+    free_ids = dict.fromkeys([0, 1] if free_k else [0], Dim.DYNAMIC)
+    arguments, free = [image, *others], [free_image, *free_others]
+    if card.takes_ids:
+        arguments, free = [*arguments, class_ids], [*free, free_ids]
     if card.steps is not None:
         assert isinstance(body, PassesBody)
         body = SteppedBody(body)
         steps = torch.arange(card.steps, device=image.device)
         state = request.inputs[0].new_zeros(card.state_shape(image.shape, k))
-        free_axes = {"batch": True, "classes": k > 1, "height": spatial, "width": spatial}
+        free_axes = {"batch": True, "classes": free_k, "height": spatial, "width": spatial}
         free_state = [axis for axis, name in enumerate(card.state) if free_axes.get(str(name))]
         arguments += [steps, state]
         free += [{0: Dim.DYNAMIC} if card.steps > 1 else {}, dict.fromkeys(free_state, Dim.DYNAMIC)]
+    if not card.takes_ids:
+        ids = torch.tensor(card.own_ids, device=image.device)
+        body = OwnIds(body, ids, position=len(request.inputs))
     # Oblivious of the example's sizes, or K of a model of two classes would be taken for two. But
     # then the sizes of slices, which gradients may be made of, may not be seen to fit; and torch
     # 2.11 forgets them.
-    keeps_sizes = torch.__version__ >= "2.12" or isinstance(body, PassesBody | SteppedBody)
-    ways = [True] if k == card.num_classes else [True, False] if keeps_sizes else [False]
+    keeps_sizes = torch.__version__ >= "2.12" or isinstance(explained.body, PassesBody)
+    ways = (
+        [True]
+        if card.takes_ids and k == card.num_classes
+        else [True, False]
+        if keeps_sizes
+        else [False]
+    )
     try:
         with torch.no_grad():
             program = _exported(body, tuple(arguments), (tuple(free),), ways)

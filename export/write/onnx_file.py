@@ -62,7 +62,8 @@ def to_onnx(program: ExportedProgram, card: Card) -> bytes:
     _strip(model)
     _free_names(model.graph)
     _name_axes(model.graph, card)
-    _default_class_ids(model.graph.inputs[len(card.inputs) - 1], model.graph)
+    if card.class_ids == "optional":
+        _default_class_ids(model.graph.inputs[len(card.inputs) - 1], model.graph)
     _keep_pads_apart(model.graph)
     suit_weights_to_loops(model.graph)
     foreign = {node.domain for node in model.graph.all_nodes()} - {""}
@@ -151,19 +152,21 @@ def _free_names(graph: ir.Graph) -> None:
 
 
 def _name_axes(graph: ir.Graph, card: Card) -> None:
-    *inputs, class_ids = graph.inputs[: len(card.inputs)]
+    image, *further = graph.inputs[: 1 + len(card.further_inputs)]
     *outputs, classes, saliency_map = graph.outputs[: len(card.outputs)]
     space = list(card.image.space)
-    image = inputs[0]
     channels_last = image.dtype == ir.DataType.UINT8
     names = ["batch", *space, "channels"] if channels_last else ["batch", "", *space]
     # A size of the image goes by its name wherever else it appears.
     known = dict(zip(map(str, image.shape or ()), names, strict=True))
-    for value in [*inputs[1:], *outputs]:
+    for value in [*further, *outputs]:
         _rename_free(value, [known.get(str(size), "") for size in value.shape or ()])
     _rename_free(image, names)
-    # Not `batch`: one row of ids serves any batch.
-    _rename_free(class_ids, ["ids_batch", "k"])
+    if card.takes_ids:
+        # Not `batch`: one row of ids serves any batch.
+        class_ids = graph.inputs[len(card.inputs) - 1]
+        _rename_free(class_ids, ["ids_batch", "k"])
+        _forget_rows(class_ids)
     _rename_free(classes, ["batch", "k"])
     _rename_free(saliency_map, ["batch", "k", *space])
     if card.steps is not None:
@@ -180,6 +183,18 @@ def _rename_free(value: ir.Value, names: list[str]) -> None:
     value.shape = ir.Shape(
         [size if isinstance(size, int) or not name else name for size, name in pairs]
     )
+
+
+def _forget_rows(class_ids: ir.Value) -> None:
+    """Drop the shapes of what is made of the ids alone, which the exporter takes for one row an
+    image: onnxruntime would lay a value of as many rows into the memory of a single one.
+    """
+    alone = {class_ids}
+    for value in [use.node for use in class_ids.uses()]:
+        given = [each for each in value.inputs if each is not None]
+        if all(each in alone or each.const_value is not None for each in given):
+            for output in value.outputs:
+                output.shape = None
 
 
 def _default_class_ids(class_ids: ir.Value, graph: ir.Graph) -> None:

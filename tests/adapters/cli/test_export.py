@@ -30,6 +30,8 @@ def test_export_hands_everything_over(fake_export: FakeExport, tmp_path: Path) -
         "full_size": True,
         "stepwise": False,
         "pixels": False,
+        "class_ids": "required",
+        "top": None,
         "model_name": "squeezenet1_1",
         "image_spec": ImageSpec(None, None, resize=512, crop=(448, 448)),
         "dynamic_size": False,
@@ -74,6 +76,8 @@ def test_export_hands_over_how_the_maps_are_made(fake_export: FakeExport, tmp_pa
         "full_size": False,
         "stepwise": False,
         "pixels": True,
+        "class_ids": "required",
+        "top": None,
         "target": "probability",
         "output": 1,
     }

@@ -270,8 +270,8 @@ def test_scores_and_maps_that_are_not_finite_stay_json(
     file = toy_folder / "toy.onnx"
     runner = load(file)
 
-    def broken(array: Any, wanted: Any, progress: Any) -> Any:
-        given = runner(array, wanted)
+    def broken(array: Any, class_ids: Any, progress: Any) -> Any:
+        given = runner(array, class_ids)
         scores, saliency_map = given.scores.copy(), np.full_like(given.saliency_map, np.nan)
         scores[0, 2] = worst
         return Explanation({**given, "scores": scores, "saliency_map": saliency_map})

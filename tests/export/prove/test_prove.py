@@ -92,6 +92,11 @@ CHANGES: dict[str, tuple[Callable[..., Any], str]] = {
         r"saliency_map .* off by \d",
     ),
     "classes in another order": (lambda x, s, c, m: (s, c.flip(1), m), r"classes \[\["),
+    "an id of no class taken for one": (lambda x, s, c, m: (s, c.clamp(min=0), m), r"classes \[\["),
+    "a map for no class": (
+        lambda x, s, c, m: (s, c, m.where(c[..., None, None] >= 0, 0.5)),
+        r"saliency_map .* off by 5\.0e-01",
+    ),
     "no map": (lambda x, s, c, m: (s, c, m * 0), r"saliency_map .* off by 1\.0e\+00"),
     "NaN in one map": (
         lambda x, s, c, m: (s, c, m + 0 * m / (m < 0.999)),

@@ -1,0 +1,53 @@
+"""Which classes of an image are explained, by a file that is told, and by one that is not."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from camcore.card import Card
+from camcore.errors import InputError
+
+if TYPE_CHECKING:
+    from camcore.adapters.runner import Explanation, Progress, Runner
+
+
+def check_choice(file: Path, card: Card, classes: Sequence[int], top: int | None) -> None:
+    """Raises an `InputError` where a file cannot explain what was asked for."""
+    if top is not None and top > card.num_classes:
+        raise InputError(f"--top {top}, but {file} knows {card.num_classes} classes")
+    if classes and card.class_ids == "best":
+        raise InputError(
+            f"--class chooses what is explained, but {file} explains the {card.top} best by "
+            "itself: leave it out, or export the model with --class-ids required"
+        )
+
+
+def explain_chosen(
+    runner: "Runner", image: Any, classes: Sequence[int], top: int, progress: "Progress | None"
+) -> "Explanation[Any]":
+    """The maps of these classes of images, or where there are none of the `top` best of each.
+
+    A file that explains the best by itself explains as many as it does.
+    """
+    from camcore.adapters.runner import Explanation, class_scores
+
+    if runner.card.takes_ids:
+        return runner(image, class_ids=list(classes) or [-1] * top, progress=progress)
+    explanation = runner(image, progress=progress)
+    if runner.card.class_ids == "best":
+        return explanation
+    if classes:
+        chosen = np.tile(np.asarray(classes), (len(explanation.classes), 1))
+    else:
+        scores = class_scores(runner.card, explanation)
+        if scores is None:
+            raise InputError(
+                "the file explains every class and gives no scores of whole classes that would "
+                "tell the best: name some with --class"
+            )
+        chosen = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+    rows = np.arange(len(chosen))[:, None]
+    kept = {name: explanation[name][rows, chosen] for name in ("classes", "saliency_map")}
+    return Explanation({**explanation, **kept})
