@@ -251,10 +251,10 @@ def _as_pixels(image: Any) -> NDArray[np.uint8]:
     if image.ndim != 3 or image.shape[2] != 3 or math.prod(image.shape) == 0:
         raise InputError(f"{given}; {expected}")
     if image.dtype == np.uint8:
-        return cast(NDArray[np.uint8], image)
+        return image
     if image.dtype.kind != "f" or not (image.min() >= 0 and image.max() <= 1):
         raise InputError(f"{given}, from {image.min()} to {image.max()}; {expected}")
-    return np.rint(image * 255).astype(np.uint8)
+    return cast(NDArray[np.uint8], np.rint(image * 255).astype(np.uint8))
 
 
 def _as_spec(given: Any) -> ImageSpec:

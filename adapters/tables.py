@@ -135,7 +135,7 @@ def card_table(file: Path, card: Card) -> Table:
         "maps": _maps(card),
         "classes": f"{card.num_classes}: {', '.join(names[:3])}{more}",
         "explained": _explained(card),
-        "image": f"{card.image.dtype} {card.image.colour}, {sizes}"
+        "image": f"{card.image.dtype} {_colours(card.image)}, {sizes}"
         + (", channels last" if in_graph else ""),
         "prepared by": preparation(card.image),
         "mean, std": f"{card.image.mean}, {card.image.std}"
@@ -325,6 +325,15 @@ def assumptions(spec: ImageSpec) -> str:
     if {"resize", "crop"} & set(spec.assumed):
         parts.append(preparation(spec))
     return ", ".join(parts)
+
+
+def assumed_options(spec: ImageSpec) -> str:
+    """The options of the command line that state what is assumed."""
+    return ", ".join(f"--{name}" for name in spec.assumed)
+
+
+def _colours(spec: ImageSpec) -> str:
+    return {1: "grey", 3: spec.colour}.get(spec.channels, f"{spec.channels} channels")
 
 
 def _by(size: tuple[int, int]) -> str:

@@ -212,7 +212,7 @@ def explain(
         _describe(request, traced, found, body, spec),
         model=model_name or type(model).__name__,
         class_names=tuple(class_names) if class_names is not None else None,
-        probabilities=probabilities or find_probabilities(answer, request.subject.target.name),
+        probabilities=probabilities or find_probabilities(request.subject, inputs, answer),
     )
     _check_ports(card)
     return Explained(body, request, found, card).eval()

@@ -280,7 +280,12 @@ def export(
         # What a model says of its classes may be of another head than it has now.
         names = built.class_names if count == len(built.class_names) else None
     if tables.assumptions(spec):
-        out.print(_ASSUMED.format(escape(tables.assumptions(spec))), soft_wrap=True)
+        out.print(
+            f"[yellow]assumed[/yellow], as nothing says otherwise: "
+            f"{escape(tables.assumptions(spec))}. If the model was trained on other images, give "
+            f"{tables.assumed_options(spec)}",
+            soft_wrap=True,
+        )
     with working(f"explaining {built.name} with {method}"):
         explained = explain(
             built.model,
@@ -313,12 +318,6 @@ def export(
     )
     for note in card.notes:
         out.print(escape(f"note: {note}"), soft_wrap=True)
-
-
-_ASSUMED = (
-    "[yellow]assumed[/yellow], as nothing says otherwise: {}. If the model was trained on other "
-    "images, give --mean, --std, --resize, --crop, --colour"
-)
 
 
 def default_output(model: str, method: str) -> Path:

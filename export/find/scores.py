@@ -10,7 +10,7 @@ from camcore.card import Probabilities, default_probabilities
 from camcore.export.trace.subject import Subject
 from camcore.export.trace.targets import get_target
 
-_TOLERANCE = 1e-3  # of probabilities' sum
+_STRONG = 100.0  # standard deviation of noise that no normalised image has
 
 
 def first_answer(subject: Subject, inputs: Sequence[Tensor]) -> Tensor | None:
@@ -45,17 +45,25 @@ def count_classes(
     return None if answer is None else answer.shape[1]
 
 
-def find_probabilities(scores: Tensor | None, target: str) -> Probabilities:
-    """What makes probabilities of scores (B, N): `Card.probabilities`.
+def find_probabilities(
+    subject: Subject, inputs: Sequence[Tensor], answer: Tensor | None
+) -> Probabilities:
+    """What makes probabilities of the scores (B, N) that were the answer: `Card.probabilities`.
 
-    `scores` where they are probabilities already, as of a model that ends in a softmax: none is
-    negative, and the sum over classes is one, which logits are not by chance. Else the target says.
+    `scores` where they are probabilities already, as of a model that ends in a softmax or a
+    sigmoid: they lie in [0, 1], and do so for an image of strong noise as well, which throws logits
+    far out. Else the target says.
     """
-    if scores is None:
-        return default_probabilities(target, 0)
-    kind = default_probabilities(target, scores.shape[1])
-    if kind == "softmax" and bool((scores >= 0).all()):
-        sums = scores.float().sum(dim=1)
-        if bool(((sums - 1).abs() < _TOLERANCE).all()):
-            return "scores"
-    return kind
+    kind = default_probabilities(subject.target.name, 0 if answer is None else answer.shape[1])
+    if answer is None or kind == "none" or subject.target.name == "binary":
+        return kind
+    if not _in_unit(answer):
+        return kind
+    image, *others = inputs
+    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+    strong = first_answer(subject, [(_STRONG * noise).to(image), *others])
+    return "scores" if strong is not None and _in_unit(strong) else kind
+
+
+def _in_unit(scores: Tensor) -> bool:
+    return bool(((scores >= 0) & (scores <= 1)).all())

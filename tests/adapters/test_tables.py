@@ -1,13 +1,15 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console, Group
 from rich.table import Table
 
 from camcore.adapters import tables
 from camcore.adapters.files import Port
-from camcore.card import Card
+from camcore.adapters.images import prepare
+from camcore.card import Card, ImageSpec, assume_image
 from camcore.export.find.layers import LayerInfo
 from camcore.export.trace.targets import TARGETS
 from camcore.methods import METHODS
@@ -243,3 +245,39 @@ def test_layers_table_folds_what_has_no_room() -> None:
     assert max(map(len, lines)) <= 60
     narrow = printed(tables.layers_table("net", layers, width=10), width=10)
     assert max(map(len, narrow)) <= 10
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        (ImageSpec(None, None), "no resizing, no cropping"),
+        (ImageSpec(None, None, resize=256), "shorter side to 256, bilinear"),
+        (
+            ImageSpec(224, 224, resize=256, crop=(224, 224)),
+            "shorter side to 256, bilinear; middle 224 x 224 cut out",
+        ),
+        (ImageSpec(96, 128), "stretched to 96 x 128, bilinear"),
+        (ImageSpec(96, 128, resize=(96, 128)), "stretched to 96 x 128, bilinear"),
+        (
+            ImageSpec(96, None, resize=128, interpolation="bicubic"),
+            "shorter side to 128, bicubic; stretched to 96 x its own, bicubic",
+        ),
+    ],
+)
+def test_preparation_is_what_prepare_does(spec: ImageSpec, told: str) -> None:
+    """It is told that an image is stretched wherever one of two to one becomes another shape."""
+    assert tables.preparation(spec) == told
+    image = np.zeros((200, 400, 3), np.uint8)
+    array, placement = prepare(image, spec)
+    seen = (placement.bottom - placement.top) / (placement.right - placement.left)
+    stretched = array.shape[2] / array.shape[3] != pytest.approx(seen, rel=0.01)
+    assert stretched == ("stretched" in told)
+
+
+def test_what_is_assumed_stands_on_the_table() -> None:
+    spec = assume_image((28, 28), 1, mean=(0.5,))
+    lines = printed(tables.card_table(Path("m.onnx"), replace(CARD, image=spec)))
+    assert row(lines, "assumed")[1] == "std 1, shorter side to 28, bilinear; middle 28 x 28 cut out"
+    assert "float32 grey" in row(lines, "image")[1]
+    assert not any("assumed" in line for line in printed(tables.card_table(Path("m"), CARD)))
+    assert tables.assumed_options(spec) == "--std, --resize, --crop"

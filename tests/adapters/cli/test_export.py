@@ -124,7 +124,7 @@ def test_what_is_assumed_is_told(fake_export: FakeExport, tmp_path: Path) -> Non
         "assumed, as nothing says otherwise: mean 0.485 0.456 0.406, std 0.229 0.224 0.225, RGB, "
         "shorter side to 224, bilinear; middle 224 x 224 cut out."
     ) in text
-    assert "give --mean, --std, --resize, --crop, --colour" in text
+    assert "give --mean, --std, --resize, --crop, --colour wrote" in text
     stated = ("--mean", "0.5", "--std", "0.1,0.2,0.3", "--resize", "256", "--crop", "192")
     more = ("--interpolation", "bicubic", "--colour", "BGR")
     assert "otherwise" not in done(camcore("export", OWN, "-o", path, *stated, *more))
@@ -141,6 +141,7 @@ def test_what_is_assumed_is_told(fake_export: FakeExport, tmp_path: Path) -> Non
     )
     text = done(camcore("export", OWN, "-o", path, "--mean", "0.5", "--size", "32"))
     assert "otherwise: std 0.229 0.224 0.225, RGB, shorter side to 32, bilinear; middle" in text
+    assert "give --std, --resize, --crop, --colour wrote" in text
 
 
 def test_names_of_another_head_are_not_taken(

@@ -4,7 +4,9 @@ from torch import Tensor, nn
 
 from camcore.errors import InputError
 from camcore.export import count_classes, explain
-from camcore.export.find.scores import find_probabilities
+from camcore.export.find.scores import find_probabilities, first_answer
+from camcore.export.trace.subject import Subject
+from camcore.export.trace.targets import get_target
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)
 
@@ -33,23 +35,42 @@ def test_count_classes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scores", "target", "expected"),
+    ("end", "classes", "target", "expected"),
     [
-        ([[0.2, 0.8], [1.0, 0.0]], "logit", "scores"),
-        ([[0.2, 0.8], [1.0, 0.1]], "logit", "softmax"),
-        ([[-0.2, 1.2]], "logit", "softmax"),
-        ([[1.0]], "logit", "sigmoid"),
-        ([[0.4, -0.4]], "binary", "sigmoid"),
-        ([[0.2, 0.8]], "value", "none"),
-        ([[0.2, 0.8]], "segmentation", "none"),
+        ([], 3, "logit", "softmax"),
+        ([nn.Softmax(1)], 3, "logit", "scores"),
+        ([nn.Sigmoid()], 3, "logit", "scores"),
+        ([nn.Sigmoid()], 1, "logit", "scores"),
+        ([], 1, "logit", "sigmoid"),
+        ([], 1, "binary", "sigmoid"),
+        ([], 3, "finer", "softmax"),
+        ([], 3, "value", "none"),
+        ([nn.Softmax(1)], 3, "value", "none"),
     ],
 )
-def test_what_makes_probabilities(scores: list[list[float]], target: str, expected: str) -> None:
-    assert find_probabilities(torch.tensor(scores), target) == expected
+def test_what_makes_probabilities(
+    end: list[nn.Module], classes: int, target: str, expected: str
+) -> None:
+    subject = Subject(net(*end, classes=classes), get_target(target))
+    answer = first_answer(subject, [EXAMPLE])
+    assert answer is not None
+    assert find_probabilities(subject, [EXAMPLE], answer) == expected
+
+
+def test_logits_that_lie_in_the_unit_by_chance_are_no_probabilities() -> None:
+    """Those of a black image do, which a strong one tells."""
+    model = net()
+    with torch.no_grad():
+        model[-1].bias.copy_(torch.tensor([0.2, 0.3, 0.5]))
+        model[0].bias.zero_()
+    subject = Subject(model, get_target("logit"))
+    answer = first_answer(subject, [EXAMPLE])
+    torch.testing.assert_close(answer, torch.tensor([[0.2, 0.3, 0.5]]))
+    assert find_probabilities(subject, [EXAMPLE], answer) == "softmax"
+    assert find_probabilities(subject, [EXAMPLE], None) == "softmax"
 
 
 def test_it_stands_on_the_card() -> None:
-    assert explain(net(), EXAMPLE).card.probabilities == "softmax"
     assert explain(net(nn.Softmax(1)), EXAMPLE).card.probabilities == "scores"
     assert explain(net(), EXAMPLE, probabilities="sigmoid").card.probabilities == "sigmoid"
 
