@@ -5,6 +5,7 @@ file the outer protobuf fields are walked, which is a few lines
 (https://protobuf.dev/programming-guides/encoding/). A file is never in memory as a whole.
 """
 
+import re
 import stat
 import zipfile
 import zlib
@@ -148,6 +149,25 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
 
 
+def missing(path: Path) -> FileError:
+    """The error for a file that is not there, which says so of a URL."""
+    url = as_url(str(path))
+    if url is None:
+        return FileError(f"{path} does not exist")
+    return FileError(f"{url} is a URL, and camcore reads files alone; download it first")
+
+
+def as_url(text: str) -> str | None:
+    """A URL as it was written, None where it is none; as a path, one has lost a slash.
+
+    >>> as_url("https:/a.org/cat.jpg"), as_url("C:/cat.jpg")
+    ('https://a.org/cat.jpg', None)
+    """
+    # One letter is a drive.
+    url = re.fullmatch(r"([a-zA-Z][a-zA-Z0-9+.-]+):[/\\]+(.*)", text)
+    return None if url is None else f"{url[1]}://{url[2]}"
+
+
 @contextmanager
 def _read_errors(path: Path) -> Iterator[None]:
     """Turns the errors of reading a file into a `FileError` that says what to do."""
@@ -158,7 +178,7 @@ def _read_errors(path: Path) -> Iterator[None]:
     except IsADirectoryError as error:
         raise FileError(f"{path} is a folder; give a file") from error
     except FileNotFoundError as error:
-        raise FileError(f"{path} does not exist") from error
+        raise missing(path) from error
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error.strerror}") from error
 

@@ -146,7 +146,7 @@ def prepare(image: NDArray[np.uint8], spec: ImageSpec) -> tuple[NDArray[Any], Pl
     picture = Image.fromarray(image)
     if spec.channels == 1:
         picture = picture.convert("L")
-    resized = _shorter_side(picture.size, spec.resize)
+    resized = _resized(picture.size, spec.resize)
     if math.prod(resized) > _MOST_PIXELS:
         raise InputError(
             f"image is {height} x {width} (height x width), and would be {resized[1]} x "
@@ -200,11 +200,15 @@ def _rgb(image: Image.Image, path: Path) -> Image.Image:
     return image.convert("RGB")
 
 
-def _shorter_side(size: tuple[int, int], target: int | None) -> tuple[int, int]:
-    """Width and height with the shorter one at the target, rounded down as torchvision does."""
+def _resized(size: tuple[int, int], target: int | tuple[int, int] | None) -> tuple[int, int]:
+    """Width and height with the shorter one at the target, rounded down as torchvision does; or
+    those of a target (height, width).
+    """
     width, height = size
     if target is None:
         return size
+    if isinstance(target, tuple):
+        return target[1], target[0]
     if width <= height:
         return target, int(target * height / width)
     return int(target * width / height), target

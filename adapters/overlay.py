@@ -25,6 +25,9 @@ COLORMAPS: dict[str, int] = {
 _LEGIBLE_WIDTH = 240  # pixels; a narrower picture has no room for a class name
 _FONT_SIZES = (13, 96)
 GAP = 4  # pixels between pictures side by side
+_TALLEST = 2048  # rows; a narrow picture is not enlarged to more
+_MOST_PANELS = 16
+_MOST_PANEL_PIXELS = 2**26
 
 
 def heatmap(
@@ -65,7 +68,7 @@ def heatmap(
 
 
 def colormap_code(name: str) -> int:
-    """OpenCV's number for a colour map, by the name behind `COLORMAP_` in lower case.
+    """OpenCV's number for a colour map, by the name behind `COLORMAP_`, in any case.
 
     Raises:
         UnknownNameError: no such colour map; the message lists the nearest.
@@ -73,9 +76,9 @@ def colormap_code(name: str) -> int:
     >>> colormap_code("jet")
     2
     """
-    if name not in COLORMAPS:
-        raise unknown_name("colour map", name, COLORMAPS)
-    return COLORMAPS[name]
+    if name.lower() not in COLORMAPS:
+        raise unknown_name("colour map", name.lower(), COLORMAPS)
+    return COLORMAPS[name.lower()]
 
 
 def check_opacity(opacity: float) -> None:
@@ -90,15 +93,18 @@ def caption(
     """The picture with a strip above that holds the text, white on black, whatever the picture's
     size.
 
-    A picture too narrow to read a text on is enlarged by a whole number; a text that is still too
-    long ends in dots. Without a font size, in pixels, it follows from the picture's width.
+    A picture too narrow to read a text on is enlarged by a whole number, or, where that would make
+    it very tall, stands at the left of a black one; a text that is still too long ends in dots.
+    Without a font size, in pixels, it follows from the picture's width.
 
     >>> caption(np.zeros((32, 32, 3), np.uint8), "boxer 0.93").shape[1]
     256
     """
     _check_picture(picture)
-    factor = -(-_LEGIBLE_WIDTH // picture.shape[1])
+    factor = min(-(-_LEGIBLE_WIDTH // picture.shape[1]), max(1, _TALLEST // picture.shape[0]))
     picture = picture.repeat(factor, axis=0).repeat(factor, axis=1)
+    missing = max(_LEGIBLE_WIDTH - picture.shape[1], 0)
+    picture = np.pad(picture, ((0, 0), (0, missing), (0, 0)))
     width = picture.shape[1]
     smallest, largest = _FONT_SIZES
     text = " ".join(text.split())
@@ -128,6 +134,36 @@ def side_by_side(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     return np.concatenate(row[1:], axis=1)
 
 
+def most_panels(image: NDArray[np.uint8]) -> int:
+    """How many overlays of an image stand side by side before the picture becomes too large.
+
+    >>> most_panels(np.zeros((480, 640, 3), np.uint8)), most_panels(np.zeros((9000, 9000, 3)))
+    (16, 1)
+    """
+    height, width = image.shape[:2]
+    fitting: int = _MOST_PANEL_PIXELS // (height * max(width, _LEGIBLE_WIDTH))
+    return max(1, min(_MOST_PANELS, fitting))
+
+
+def write_map(path: str | Path, saliency_map: NDArray[Any]) -> None:
+    """Save a map (H, W): as .npy its values, float32; as .png, for values in [0, 1], 16-bit grey
+    levels, 0 where it is NaN.
+
+    Raises:
+        FileError: another suffix, or the file cannot be written.
+    """
+    path = Path(path)
+    content = BytesIO()
+    if path.suffix == ".npy":
+        np.save(content, np.asarray(saliency_map, np.float32))
+    elif path.suffix == ".png":
+        levels = np.rint(np.clip(np.nan_to_num(saliency_map), 0, 1) * 65535)
+        Image.fromarray(levels.astype(np.uint16)).save(content, "PNG")
+    else:
+        raise FileError(f"{path}: maps are written as .npy or .png")
+    _write(path, content.getvalue())
+
+
 def write_image(path: str | Path, picture: NDArray[np.uint8]) -> None:
     """Save an RGB picture (H, W, 3) in the format that the suffix names.
 
@@ -138,9 +174,12 @@ def write_image(path: str | Path, picture: NDArray[np.uint8]) -> None:
     _check_picture(picture)
     path = Path(path)
     # In memory first, so that a failing encoder leaves nothing half-written.
-    encoded = _encode(path, picture)
+    _write(path, _encode(path, picture))
+
+
+def _write(path: Path, content: bytes) -> None:
     try:
-        path.write_bytes(encoded)
+        path.write_bytes(content)
     except OSError as error:
         raise FileError(f"{path} cannot be written: {error.strerror}") from error
 

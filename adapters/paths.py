@@ -2,10 +2,69 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from glob import glob, has_magic
 from pathlib import Path
 from stat import S_ISDIR
 
+from camcore.adapters.files import missing
 from camcore.errors import FileError, InputError
+
+# What is taken for an image in a folder; others may be named.
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm")
+
+
+def find_images(given: Iterable[str]) -> list[Path]:
+    """The image files that files, folders, globs and lists (.txt) stand for, in that order.
+
+    Of a folder those in it that have an image's suffix, by name, and none of the folders in it. A
+    list has one path a line, relative to the list; what it names is looked at when it is read, as
+    one missing file of thousands is no reason to stop.
+
+    Raises:
+        FileError: one that was named does not exist, may not be read or is a URL, or a folder, a
+        glob or a list has no images.
+    """
+    found: list[Path] = []
+    for text in given:
+        path = Path(text)
+        if _is_folder(path):
+            images = sorted(each for each in path.iterdir() if _looks_like_an_image(each))
+            if not images:
+                raise FileError(
+                    f"folder {path} has no images ({', '.join(IMAGE_SUFFIXES)}) in it; for those "
+                    f"in folders in it give '{path}/*/*' or the like"
+                )
+        elif path.suffix.lower() == ".txt":
+            images = _listed(path)
+        elif has_magic(text) and not os.path.lexists(path):
+            # Not every shell does this; a pattern may be absolute, which Path.glob takes none of.
+            matches = map(Path, sorted(glob(text, recursive=True)))  # noqa: PTH207
+            images = [each for each in matches if not _is_folder(each)]
+            if not images:
+                raise FileError(f"no file fits {text}")
+        else:
+            check_images([path])
+            images = [path]
+        found += images
+    return found
+
+
+def _looks_like_an_image(path: Path) -> bool:
+    hidden = path.name.startswith(".")
+    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and not _is_folder(path)
+
+
+def _listed(path: Path) -> list[Path]:
+    """The images that a text file names, one a line."""
+    check_images([path])
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"{path} cannot be read: {error}; expected one path a line") from error
+    images = [path.parent / line.strip() for line in lines if line.strip()]
+    if not images:
+        raise FileError(f"{path} names no images; expected one path a line")
+    return images
 
 
 def picture_paths(output: Path, images: Sequence[Path]) -> list[Path]:
@@ -24,14 +83,32 @@ def picture_paths(output: Path, images: Sequence[Path]) -> list[Path]:
                 f"--output {output} is one file for {len(images)} images; give a folder"
             )
         return [output]
+    return paths_in(output, images, ".png")
+
+
+def paths_in(folder: Path, images: Iterable[Path], suffix: str) -> list[Path]:
+    """One path per image in a folder, named after the image, numbered where names repeat.
+
+    >>> [path.as_posix() for path in paths_in(Path("new"), [Path("x.jpg"), Path("x.png")], ".npy")]
+    ['new/x.npy', 'new/x-2.npy']
+    """
     paths: dict[Path, None] = {}
     for image in images:
-        path, number = output / f"{image.stem}.png", 1
+        path, number = folder / f"{image.stem}{suffix}", 1
         while path in paths:
             number += 1
-            path = output / f"{image.stem}-{number}.png"
+            path = folder / f"{image.stem}-{number}{suffix}"
         paths[path] = None
     return list(paths)
+
+
+def of_class(path: Path, index: int) -> Path:
+    """Where the map of a class goes.
+
+    >>> of_class(Path("new/x.npy"), 242).as_posix()
+    'new/x.class242.npy'
+    """
+    return path.with_name(f"{path.stem}.class{index}{path.suffix}")
 
 
 def check_images(images: Iterable[Path]) -> None:
@@ -40,7 +117,7 @@ def check_images(images: Iterable[Path]) -> None:
         if _is_folder(image):
             raise FileError(f"{image} is a folder; give the images in it, as in {image}/*.jpg")
         if not os.access(image, os.F_OK):
-            raise FileError(f"{image} does not exist")
+            raise missing(image)
         if not os.access(image, os.R_OK):
             raise FileError(f"{image} may not be read; change its permissions")
 

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
@@ -22,8 +22,9 @@ from array_api_compat import array_namespace, is_numpy_array, to_device
 from numpy.typing import ArrayLike, NDArray
 
 from camcore.adapters.files import check_reopenable, read_card, unchanged
-from camcore.card import Card, ImageSpec
+from camcore.card import Card, ImageSpec, default_probabilities
 from camcore.errors import FileError, InputError, UnknownNameError, unknown_name
+from camcore.targets import binary, probability
 
 if TYPE_CHECKING:
     import torch
@@ -38,11 +39,15 @@ Progress = Callable[[int, int], object]
 
 _CPU, _CUDA = 1, 2  # DLPack's device types
 
+_MOST_SHOWN = 16  # values that an explanation's repr writes out
+
 # Steps of less than so many seconds are taken several at once: each run costs a prediction more.
 _SECONDS_OF_STEPS = 0.5
 
 # Those of camcore.export.TARGETS whose classes are the columns of the model's output.
 _TARGETS_BY_CLASS = ("logit", "probability", "value", "rest", "finer")
+# Whose two classes are made of the one column.
+_BINARY = "binary"
 
 
 class Explanation(Mapping[str, A]):
@@ -77,8 +82,22 @@ class Explanation(Mapping[str, A]):
     def __len__(self) -> int:
         return len(vars(self))
 
+    def __repr__(self) -> str:
+        arrays = ", ".join(f"{name} {_shown(array)}" for name, array in self.items())
+        return f"<{type(self).__name__}: {arrays}>"
 
-@dataclass(frozen=True)
+
+def _shown(array: Any) -> str:
+    """An array's type and shape; of class ids, which are few, their values."""
+    if not hasattr(array, "shape"):
+        return repr(array)
+    dtype = str(array.dtype).removeprefix("torch.")
+    shape = f"{dtype} ({', '.join(map(str, array.shape))})"
+    few = "int" in dtype and math.prod(array.shape) <= _MOST_SHOWN
+    return f"{shape} {array.tolist()}" if few else shape
+
+
+@dataclass(frozen=True, repr=False)
 class Runner:
     """An exported file that is ready to run.
 
@@ -97,7 +116,14 @@ class Runner:
 
     card: Card
     device: Device
-    _graph: Graph = field(repr=False)
+    _graph: Graph
+
+    def __repr__(self) -> str:
+        card = self.card
+        return (
+            f"<{type(self).__name__}: {card.method} of {card.model or 'a model'} at {card.layer}, "
+            f"{card.num_classes} classes, on {self.device}; call it with {image_form(card.image)}>"
+        )
 
     def __call__(
         self,
@@ -240,17 +266,45 @@ def class_scores(card: Card, explanation: Mapping[str, NDArray[Any]]) -> NDArray
     >>> class_scores(card, {"out": np.zeros((1, 2, 8, 8)), "classes": np.array([[1]])}) is None
     True
     """
-    if card.options.get("target", "logit") not in _TARGETS_BY_CLASS:
+    target = _target(card)
+    if target not in (*_TARGETS_BY_CLASS, _BINARY):
         return None
+    columns = 1 if target == _BINARY else card.num_classes
     names = card.own_outputs if card.explained is None else [card.explained]
     own = [explanation[name] for name in names]
     found = [
         output.reshape(len(output), -1)
         for output in own
         # A model of one value may return (B,).
-        if output.ndim < 3 and math.prod(output.shape[1:]) == card.num_classes
+        if output.ndim < 3 and math.prod(output.shape[1:]) == columns
     ]
-    return found[0] if len(found) == 1 else None
+    if len(found) != 1:
+        return None
+    return cast(NDArray[Any], binary(found[0])) if target == _BINARY else found[0]
+
+
+def class_probabilities(card: Card, scores: NDArray[Any]) -> NDArray[Any] | None:
+    """The probabilities (B, N) that scores (B, N) of classes stand for, None where they stand for
+    none, as those of a regression.
+
+    The card says how they are made; an older one leaves it to the target: the sigmoid of a yes or
+    no and of a single score, the softmax of others.
+
+    >>> card = Card("gradcam", "layer4", ImageSpec(None, None), 2, ("scores", "classes"))
+    >>> class_probabilities(card, np.zeros((1, 2)))
+    array([[0.5, 0.5]])
+    """
+    kind = card.probabilities or default_probabilities(_target(card), card.num_classes)
+    if kind == "softmax":
+        with np.errstate(invalid="ignore"):  # of scores that are not finite
+            return cast(NDArray[Any], probability(scores))
+    if kind == "sigmoid":
+        return cast(NDArray[Any], 0.5 + 0.5 * np.tanh(scores / 2))  # overflows nowhere
+    return scores if kind == "scores" else None
+
+
+def _target(card: Card) -> str:
+    return str(card.options.get("target", "logit"))
 
 
 def _takes_no_ids(card: Card) -> str:
@@ -314,9 +368,8 @@ def check_image(image: Any, spec: ImageSpec) -> int:
         says.
     """
     pixels = spec.dtype == "uint8"
-    size = [length or name[0].upper() for name, length in spec.space.items()]
-    form = ("B", *size, spec.channels) if pixels else ("B", spec.channels, *size)
-    expected = f"expected {spec.dtype} ({', '.join(map(str, form))})"
+    form = _form(spec)
+    expected = f"expected {image_form(spec)}"
     try:
         xp = _namespace(image)
     except TypeError as error:
@@ -335,6 +388,22 @@ def check_image(image: Any, spec: ImageSpec) -> int:
     if not pixels and not bool(xp.all(xp.isfinite(image))):
         raise InputError(f"{given} and holds NaN or infinity; every value must be finite")
     return int(image.shape[0])
+
+
+def image_form(spec: ImageSpec) -> str:
+    """What the graph takes, as text.
+
+    >>> image_form(ImageSpec(None, 224))
+    'float32 (B, 3, H, 224)'
+    """
+    return f"{spec.dtype} ({', '.join(map(str, _form(spec)))})"
+
+
+def _form(spec: ImageSpec) -> tuple[int | str, ...]:
+    size = [length or name[0].upper() for name, length in spec.space.items()]
+    if spec.dtype == "uint8":
+        return ("B", *size, spec.channels)
+    return ("B", spec.channels, *size)
 
 
 def _has_form(shape: Sequence[int], form: Sequence[int | str]) -> bool:

@@ -35,6 +35,15 @@ _TARGETS = {
 }
 
 
+# What makes probabilities of scores.
+_PROBABILITIES = {
+    "softmax": "softmax of the scores",
+    "sigmoid": "sigmoid of each score",
+    "scores": "the scores themselves",
+    "none": "none",
+}
+
+
 def target_of(card: Card) -> str:
     """The name of the target that a file explains."""
     return str(card.options.get("target", "logit"))
@@ -57,9 +66,12 @@ def predictions_table(result: Mapping[str, Any], card: Card) -> Group:
     listed = {prediction["class"]: prediction for prediction in result["predictions"]}
     entries = {**listed, **peaks}
     scored = any(entry["score"] is not None for entry in entries.values())
-    table = Table("class", "index", title=escape(result["image"]))
+    probable = any(entry["probability"] is not None for entry in entries.values())
+    table = Table("class", "index")
+    if probable:
+        table.add_column("probability", justify="right")
     if scored:
-        table.add_column("score")
+        table.add_column("score", justify="right")
     table.add_column("map peak (x, y)")
     for index, entry in entries.items():
         explained = peaks.get(index)
@@ -69,10 +81,25 @@ def predictions_table(result: Mapping[str, Any], card: Card) -> Group:
             place = "none"
         else:
             place = f"{explained['peak']['x']:g}, {explained['peak']['y']:g}"
-        score = [f"{entry['score']:.3f}"] if scored else []
+        figures = [f"{entry['probability']:.1%}"] if probable else []
+        figures += [f"{entry['score']:.3f}"] if scored else []
         style = "bold" if explained else None
-        table.add_row(escape(entry["name"]), str(index), *score, place, style=style)
-    return Group(table, *map(escape, _prediction_notes(card, scored)))
+        table.add_row(escape(entry["name"]), str(index), *figures, place, style=style)
+    # Above the table and not as its title, which would be broken at the table's width.
+    title = Text(result["image"], style="italic", overflow="fold")
+    return Group(title, table, *map(escape, _prediction_notes(card, scored)))
+
+
+def prediction_line(result: Mapping[str, Any], card: Card) -> str:
+    """One image's best class and the explained ones in a line, each with what it scores."""
+    best = result["predictions"][:1]
+    others = [
+        each for each in result["explained"] if each["class"] not in [b["class"] for b in best]
+    ]
+    from camcore.adapters.results import caption_text  # with NumPy and Pillow, for runs alone
+
+    told = ", ".join(caption_text(entry) for entry in [*best, *others])
+    return escape(f"{result['image']}: {told}")
 
 
 def _prediction_notes(card: Card, scored: bool) -> Iterator[str]:
@@ -87,6 +114,8 @@ def _prediction_notes(card: Card, scored: bool) -> Iterator[str]:
         yield f"{card.method} gives every class the same map."
     if not scored:
         yield "The file gives no scores of whole classes."
+    elif card.probabilities == "scores":
+        yield "The model's scores are probabilities already."
 
 
 def card_table(file: Path, card: Card) -> Table:
@@ -107,11 +136,13 @@ def card_table(file: Path, card: Card) -> Table:
         "boxes": _boxes(card),
         "classes": f"{card.num_classes}: {', '.join(names[:3])}{more}",
         "explained": _explained(card),
-        "image": f"{card.image.dtype} {card.image.colour}, {sizes}"
+        "image": f"{card.image.dtype} {_colours(card.image)}, {sizes}"
         + (", channels last" if in_graph else ""),
-        "prepared by": _preparation(card.image),
+        "prepared by": preparation(card.image),
         "mean, std": f"{card.image.mean}, {card.image.std}"
         + (", in the graph" if in_graph else ""),
+        "assumed": assumptions(card.image),
+        "probabilities": _PROBABILITIES.get(card.probabilities or "", "as the target says"),
         "inputs": ", ".join(card.graph_inputs),
         "outputs": ", ".join(card.graph_outputs),
         "proof": _pairs(card.proof) or "none",
@@ -119,7 +150,8 @@ def card_table(file: Path, card: Card) -> Table:
         "versions": _pairs(card.versions) or "none",
     }
     for name, value in rows.items():
-        table.add_row(name, escape(value))
+        if value:
+            table.add_row(name, escape(value))
     return table
 
 
@@ -286,14 +318,50 @@ def _layer_notes(
         yield f"{what}: {reason}"
 
 
-def _preparation(spec: ImageSpec) -> str:
+def preparation(spec: ImageSpec) -> str:
     """What `camcore.adapters.images.prepare` does to an image before it normalises."""
     steps = []
-    if spec.resize is not None:
+    if isinstance(spec.resize, tuple):
+        steps.append(f"stretched to {_by(spec.resize)}, {spec.interpolation}")
+    elif spec.resize is not None:
         steps.append(f"shorter side to {spec.resize}, {spec.interpolation}")
     if spec.crop is not None:
-        steps.append(f"middle {spec.crop[0]} x {spec.crop[1]} cut out")
+        steps.append(f"middle {_by(spec.crop)} cut out")
+    size = (spec.height, spec.width)
+    if spec.spatial_ndim == 2 and any(size) and size != (spec.crop or spec.resize):
+        axes = " x ".join(str(length or "its own") for length in size)
+        steps.append(f"stretched to {axes}, {spec.interpolation}")
     return "; ".join(steps) or "no resizing, no cropping"
+
+
+def assumptions(spec: ImageSpec) -> str:
+    """What is assumed of a model's images, empty where nothing is."""
+    told = {
+        "mean": f"mean {_numbers(spec.mean)}",
+        "std": f"std {_numbers(spec.std)}",
+        "colour": spec.colour,
+    }
+    parts = [text for name, text in told.items() if name in spec.assumed]
+    if {"resize", "crop"} & set(spec.assumed):
+        parts.append(preparation(spec))
+    return ", ".join(parts)
+
+
+def assumed_options(spec: ImageSpec) -> str:
+    """The options of the command line that state what is assumed."""
+    return ", ".join(f"--{name}" for name in spec.assumed)
+
+
+def _colours(spec: ImageSpec) -> str:
+    return {1: "grey", 3: spec.colour}.get(spec.channels, f"{spec.channels} channels")
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:g}" for value in values)
 
 
 def _pairs(values: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ comparing those would fix them to the sizes of the example.
 
 import functools
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any, ParamSpec, TypeAlias
 
 from array_api_compat import array_namespace, device, is_array_api_obj, is_torch_namespace
@@ -20,13 +21,17 @@ def namespace(*arrays: Array) -> Any:
     """The array API namespace that all the arrays belong to.
 
     Raises:
-        InputError: no array, or arrays of more than one library.
+        InputError: no array, something else, or arrays of more than one library.
     """
     try:
-        return array_namespace(*arrays)
+        # array-api-compat passes over None and over Python's numbers.
+        if all(map(is_array_api_obj, arrays)):
+            return array_namespace(*arrays)
+        mixed = None
     except TypeError as error:
-        given = ", ".join(type(array).__name__ for array in arrays) or "none"
-        raise InputError(f"expected arrays of one array library, got {given}") from error
+        mixed = error
+    given = ", ".join(type(array).__name__ for array in arrays) or "none"
+    raise InputError(f"expected arrays of one array library, got {given}") from mixed
 
 
 def floating_kernel(kernel: Callable[P, Array]) -> Callable[P, Array]:
@@ -34,14 +39,19 @@ def floating_kernel(kernel: Callable[P, Array]) -> Callable[P, Array]:
 
     Mixed precisions are promoted. Arrays narrower than 32 bits are computed in float32 and rounded
     once, at the very end: the mean of small half-precision gradients would be zero before it
-    reached the map.
+    reached the map, and the sum over channels infinite. What they cannot hold, as 10^5 in float16,
+    becomes the largest number that they can.
     """
 
     equation: Callable[..., Array] = kernel
+    positional = [p for p in signature(kernel).parameters.values() if p.kind is p.POSITIONAL_ONLY]
+    needed = {place for place, p in enumerate(positional) if p.annotation is Array}
 
     @functools.wraps(kernel)
     def in_working_precision(*args: P.args, **kwargs: P.kwargs) -> Array:
-        arrays: list[Array] = [arg for arg in args if is_array_api_obj(arg)]
+        arrays: list[Array] = [
+            arg for place, arg in enumerate(args) if place in needed or is_array_api_obj(arg)
+        ]
         xp = namespace(*(arrays or args))
         for array in arrays:
             if not xp.isdtype(array.dtype, "real floating"):
@@ -52,7 +62,7 @@ def floating_kernel(kernel: Callable[P, Array]) -> Callable[P, Array]:
         dtype = xp.result_type(*{array.dtype for array in arrays})
         working = working_dtype(xp, dtype)
         promoted = [cast(xp, arg, working) if is_array_api_obj(arg) else arg for arg in args]
-        return cast(xp, equation(*promoted, **kwargs), dtype)
+        return _rounded(xp, equation(*promoted, **kwargs), dtype)
 
     return in_working_precision
 
@@ -60,6 +70,14 @@ def floating_kernel(kernel: Callable[P, Array]) -> Callable[P, Array]:
 def working_dtype(xp: Any, dtype: Any) -> Any:
     """The precision to compute in: at least float32."""
     return xp.float32 if xp.finfo(dtype).bits < 32 else dtype
+
+
+def _rounded(xp: Any, array: Array, dtype: Any) -> Array:
+    """The array in a precision that may be a narrower one, where no finite number is infinite."""
+    if array.dtype != dtype and xp.finfo(dtype).bits < 32:
+        most = float(xp.finfo(dtype).max)
+        array = xp.where(xp.isinf(array), array, xp.clip(array, min=-most, max=most))
+    return cast(xp, array, dtype)
 
 
 def cast(xp: Any, array: Array, dtype: Any) -> Array:
@@ -160,6 +178,7 @@ def check_indexed(values: Array, indices: Array, /, *, name: str) -> tuple[Any, 
 
 def check_channels(features: Array, /, *, spatial_ndim: int) -> None:
     """Raise `InputError` unless features are (..., C, *S) with at least one channel and point."""
+    namespace(features)
     if not 0 < spatial_ndim < features.ndim or 0 in known(features.shape[-1 - spatial_ndim :]):
         raise InputError(
             f"expected features (..., C, *S) with {spatial_ndim} spatial axes, none of them empty; "
@@ -187,6 +206,7 @@ def check_features(
         spatial_ndim > 0
         and activations.ndim > spatial_ndim
         and other.ndim >= own_axes
+        and 0 not in known(activations.shape[channels:])
         and all(
             agree(size, other_size)
             for size, other_size in zip(
@@ -199,18 +219,29 @@ def check_features(
         shape = "(..., C, *S)" if per_point else "(..., C)"
         raise InputError(
             f"expected activations (..., C, *S) and {name} {shape} with {spatial_ndim} spatial "
-            "axes, of equal sizes and with leading axes that broadcast; got "
+            "axes, none of them empty, of equal sizes and with leading axes that broadcast; got "
             f"{show(activations.shape)} and {show(other.shape)}"
         )
 
 
 def check_maps(maps: Array, /, *, spatial_ndim: int) -> None:
     """Raise `InputError` unless maps are (..., *S) with at least one point."""
+    namespace(maps)
     if not 0 < spatial_ndim <= maps.ndim or 0 in known(maps.shape[-spatial_ndim:]):
         raise InputError(
             f"expected maps (..., *S) with {spatial_ndim} spatial axes, none of them empty; "
             f"got {show(maps.shape)}"
         )
+
+
+def check_shape(shape: Any, /, *, name: str) -> None:
+    """Raise `InputError` unless a size or shape is a row of integers; symbols may be among them."""
+    if isinstance(shape, Sequence) and not isinstance(shape, str):
+        if not any(isinstance(length, float | str | None) for length in shape):
+            return
+        raise InputError(f"expected a {name} of integers, got {shape!r}")
+    hint = f"; for a square give ({shape}, {shape})" if isinstance(shape, int) else ""
+    raise InputError(f"expected a {name} as in (7, 7), got {shape!r}{hint}")
 
 
 def agree(size: Any, other: Any, /) -> bool:

@@ -5,7 +5,7 @@ Floating-point arrays of any array API library; other arrays and shapes raise `I
 
 from typing import Any, Literal
 
-from camcore._arrays import Array, agree, floating_kernel, namespace, relu, show
+from camcore._arrays import Array, agree, check_shape, floating_kernel, namespace, relu, show
 from camcore.errors import InputError
 from camcore.layouts import tokens_to_grid
 
@@ -39,6 +39,7 @@ def legrad(
     >>> legrad(np.ones((4, 12, 197, 197)), (14, 14)).shape
     (4, 14, 14)
     """
+    check_shape(grid, name="grid")
     if gradients.ndim < 3 or not agree(*gradients.shape[-2:]):
         raise InputError(
             f"expected gradients of an attention, (..., heads, T, T), got {show(gradients.shape)}"

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import SEEK_END, BufferedIOBase, BytesIO
 from itertools import takewhile
-from typing import Any
+from typing import Any, Literal
 
 from camcore.errors import FileError
 
@@ -29,33 +29,41 @@ SCHEMA = 2
 # How a file learns which classes it is to explain.
 CLASS_IDS = ("required", "optional", "best", "all")
 
+Probabilities = Literal["softmax", "sigmoid", "scores", "none"]
+
+# ImageNet's, for what nobody states.
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 
 @dataclass(frozen=True)
 class ImageSpec:
     """How an image becomes the graph input `image`.
 
     The shorter side is resized to `resize` pixels, then the centre `crop` (height, width) is cut
-    out, as in torchvision; either may be None (not done). Pixels are scaled to [0, 1], then
+    out, as in torchvision; either may be None (not done). A `resize` of two numbers is a height and
+    a width that the image is stretched to. Pixels are scaled to [0, 1], then
     normalised with `mean` and `std`, one value per channel. With dtype `uint8` the graph does the
     scaling and normalising itself and takes (B, H, W, C); with `float32` it takes (B, C, H, W).
 
     `height` and `width` are the sizes the graph accepts, None where any size is accepted. With
     `spatial_ndim` 3 it takes volumes (B, C, D, H, W), of which `depth` is the first size; with 1 it
-    takes (B, C, L), and `width` is the length.
+    takes (B, C, L), and `width` is the length. `assumed` names those of the fields above that
+    nobody stated, neither the model nor whoever exported it.
     """
 
     height: int | None
     width: int | None
     channels: int = 3
     dtype: str = "float32"
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    resize: int | None = None
+    mean: tuple[float, ...] = _MEAN
+    std: tuple[float, ...] = _STD
+    resize: int | tuple[int, int] | None = None
     crop: tuple[int, int] | None = None
     interpolation: str = "bilinear"
     colour: str = "RGB"
     depth: int | None = None
     spatial_ndim: int = 2
+    assumed: tuple[str, ...] = ()
 
     @property
     def space(self) -> dict[str, int | None]:
@@ -75,6 +83,32 @@ class ImageSpec:
         return not any(self.space.values())
 
 
+def assume_image(size: tuple[int, int], channels: int = 3, **stated: Any) -> ImageSpec:
+    """The spec for a model that was tried on images of a size (height, width), from what is stated.
+
+    The rest is assumed, and said to be: ImageNet's mean and standard deviation, or none where the
+    channels are not three; RGB; the shorter side at the size's and the middle cut out where that is
+    square, else stretched to it.
+
+    >>> assume_image((224, 224), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)).assumed
+    ('resize', 'crop', 'colour')
+    """
+    rgb = channels == 3
+    square = size[0] == size[1]
+    assumed = {
+        "mean": _MEAN if rgb else (0.0,) * channels,
+        "std": _STD if rgb else (1.0,) * channels,
+        "resize": size[0] if square else size,
+        "crop": size if square else None,
+        **({"colour": "RGB"} if rgb else {}),
+    }
+    if {"resize", "crop"} & set(stated):  # whoever states one means the other not to be done
+        assumed |= {"resize": None, "crop": None}
+        stated = {"resize": None, "crop": None} | stated
+    left = tuple(name for name in assumed if name not in stated)
+    return ImageSpec(None, None, **(assumed | {"channels": channels} | stated), assumed=left)
+
+
 @dataclass(frozen=True)
 class Card:
     """Everything a runner needs to know about an exported file.
@@ -84,6 +118,9 @@ class Card:
     `feature`; `options` are those of the method and of its post-processing; `proof` says what the
     file was checked against and the worst relative error found. `boxes` is how many each map has at
     most, M, None where the outputs `boxes` and `box_scores` are not among the file's.
+    `probabilities` says what makes probabilities of the classes' scores: `softmax`, `sigmoid`,
+    `scores` where they are that already, `none` where nothing does; None, of an older file, leaves
+    it to the target.
 
     `class_ids` says how the file learns which classes to explain: by an input `class_ids`, which is
     `required` or `optional` (without it the best one is explained; a default that only ONNX has);
@@ -112,6 +149,7 @@ class Card:
     steps: int | None = None
     state: tuple[int | str, ...] = ()
     boxes: int | None = None
+    probabilities: Probabilities | None = None
     proof: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
@@ -191,6 +229,17 @@ class Card:
             raise FileError(
                 f"the file's camcore card cannot be read ({error}); export the model again"
             ) from error
+
+
+def default_probabilities(target: str, num_classes: int) -> Probabilities:
+    """What makes probabilities of scores where nobody says: see `Card.probabilities`.
+
+    >>> default_probabilities("logit", 1000)
+    'softmax'
+    """
+    if target == "binary" or (target == "logit" and num_classes == 1):
+        return "sigmoid"
+    return "softmax" if target in ("logit", "probability", "rest", "finer") else "none"
 
 
 def _as_tuple(value: Any) -> Any:

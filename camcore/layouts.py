@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from camcore._arrays import Array, agree, known, namespace, show
+from camcore._arrays import Array, agree, check_shape, known, namespace, show
 from camcore.errors import InputError
 
 
@@ -17,11 +17,12 @@ def channels_last_to_first(x: Array, /, *, spatial_ndim: int = 2) -> Array:
     >>> channels_last_to_first(np.ones((4, 7, 7, 768))).shape
     (4, 768, 7, 7)
     """
+    xp = namespace(x)
     if not 0 < spatial_ndim < x.ndim:
         raise InputError(
             f"expected (..., *S, C) with {spatial_ndim} spatial axes, got {show(x.shape)}"
         )
-    return namespace(x).moveaxis(x, -1, -1 - spatial_ndim)
+    return xp.moveaxis(x, -1, -1 - spatial_ndim)
 
 
 def tokens_to_grid(tokens: Array, grid: tuple[Any, ...], /, *, prefix_tokens: int = 1) -> Array:
@@ -37,6 +38,8 @@ def tokens_to_grid(tokens: Array, grid: tuple[Any, ...], /, *, prefix_tokens: in
     >>> tokens_to_grid(np.ones((4, 1 + 14 * 14, 768)), (14, 14)).shape
     (4, 768, 14, 14)
     """
+    xp = namespace(tokens)
+    check_shape(grid, name="grid")
     points = math.prod(grid)
     if tokens.ndim < 2 or prefix_tokens < 0 or not agree(tokens.shape[-2], prefix_tokens + points):
         raise InputError(
@@ -45,6 +48,5 @@ def tokens_to_grid(tokens: Array, grid: tuple[Any, ...], /, *, prefix_tokens: in
         )
     if any(length < 1 for length in known(grid)):
         raise InputError(f"expected a grid of positive integers, got {show(grid)}")
-    xp = namespace(tokens)
     channels_first = xp.matrix_transpose(tokens[..., prefix_tokens:, :])
     return xp.reshape(channels_first, (*channels_first.shape[:-1], *grid))

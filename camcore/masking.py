@@ -19,6 +19,7 @@ from camcore._arrays import (
     check_channels,
     check_features,
     check_indexed,
+    check_shape,
     divide,
     divide_whole,
     floating_kernel,
@@ -60,6 +61,7 @@ def score_masks(
     array([[0.  , 0.25, 0.75, 1.  ]])
     """
     check_channels(activations, spatial_ndim=spatial_ndim)
+    check_shape(size, name="size")
     if len(size) != spatial_ndim:
         raise InputError(f"expected a size of {spatial_ndim} lengths, got {show(size)}")
     xp, S = namespace(activations), space(spatial_ndim)
@@ -242,11 +244,13 @@ def reciprocam(scores: Array, shape: tuple[Any, ...], /) -> Array:
     >>> reciprocam(np.ones((4, 6)), (2, 3)).shape
     (4, 2, 3)
     """
-    if not agree(scores.shape[-1], math.prod(shape)):
+    xp = namespace(scores)
+    check_shape(shape, name="shape")
+    if scores.ndim < 1 or not agree(scores.shape[-1], math.prod(shape)):
         raise InputError(
             f"expected a score for each point of {show(shape)}, got {show(scores.shape)}"
         )
-    return namespace(scores).reshape(scores, (*scores.shape[:-1], *shape))
+    return xp.reshape(scores, (*scores.shape[:-1], *shape))
 
 
 @floating_kernel

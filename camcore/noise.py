@@ -16,7 +16,7 @@ from typing import Any
 
 from array_api_compat import device
 
-from camcore._arrays import Array, cast, floating_kernel, known, namespace, show
+from camcore._arrays import Array, cast, check_shape, floating_kernel, known, namespace, show
 from camcore.errors import InputError
 
 PRIME = 2**31 - 1  # less one it is no multiple of 5, so that all fifth powers differ
@@ -83,6 +83,7 @@ def integer_rows(indices: Array, length: Any, /, *, seed: int = 0) -> Array:
 
 
 def _uniform(like: Array, shape: tuple[Any, ...], seed: int, *, stream: int) -> Array:
+    check_shape(shape, name="shape")
     if any(length < 0 for length in known(shape)):
         raise InputError(f"expected a shape without negative lengths, got {show(shape)}")
     xp = namespace(like)

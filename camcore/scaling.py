@@ -17,6 +17,7 @@ from camcore._arrays import (
     agree,
     cast,
     check_maps,
+    check_shape,
     floating_kernel,
     known,
     multiply_along,
@@ -65,8 +66,8 @@ def resize(maps: Array, size: Size, /, *, align_corners: bool = False) -> Array:
     >>> resize(np.asarray([0.0, 1.0]), (4,))
     array([0.  , 0.25, 0.75, 1.  ])
     """
-    check_maps(maps, spatial_ndim=len(size))
     _check_size(size)
+    check_maps(maps, spatial_ndim=len(size))
     return _interpolate(spread_nonfinite(maps, spatial_ndim=len(size)), size, align_corners)
 
 
@@ -119,6 +120,8 @@ def aggregate(maps: Sequence[Array], /, *, how: How = "mean") -> Array:
     array([[0.125, 0.125],
            [0.125, 0.125]])
     """
+    if not isinstance(maps, Sequence):
+        raise InputError(f"expected a list of maps, one a layer, got {type(maps).__name__}")
     if not maps:
         raise InputError("expected the maps of at least one layer, got none")
     return _aggregate(*maps, how=how)
@@ -183,6 +186,7 @@ def interpolation_weights(like: Array, points: Array, old: Any, unit: Any) -> Ar
 
 
 def _check_size(size: Size, spatial_ndim: int | None = None) -> None:
+    check_shape(size, name="size")
     if len(size) != (spatial_ndim or len(size)) or any(length < 1 for length in known(size)):
         axes = "" if spatial_ndim is None else f"{spatial_ndim} "
         raise InputError(f"expected a size of {axes}positive integers, got {show(size)}")

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from camcore.card import Card, attach_zip, onnx_ending
+from camcore.card import Card, ImageSpec, attach_zip, onnx_ending
 from camcore.errors import FileError, InputError
 from camcore.export.compose import Explained, Explanation, explain
 from camcore.export.find.layers import LayerInfo, list_layers
+from camcore.export.find.scores import count_classes
 from camcore.export.prove.prove import prove as prove_file
 from camcore.export.prove.prove import rounding_notes
 from camcore.export.trace.collection import no_garbage_collection
@@ -24,8 +25,10 @@ __all__ = [
     "Card",
     "Explained",
     "Explanation",
+    "ImageSpec",
     "LayerInfo",
     "Target",
+    "count_classes",
     "explain",
     "list_layers",
     "save",

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 import camcore
-from camcore.card import CLASS_IDS, Card, ImageSpec
+from camcore.card import CLASS_IDS, Card, ImageSpec, Probabilities, assume_image
 from camcore.errors import ExportError, InputError, unknown_name
 from camcore.export.body import Body
 from camcore.export.boxes import PORTS
 from camcore.export.families import check_request, family_of
 from camcore.export.families.family import Composed
 from camcore.export.find.modules import Layer, name_layers
+from camcore.export.find.scores import find_probabilities, first_answer
 from camcore.export.request import Boxes, Found, Request, describe
 from camcore.export.trace.checks import check_model
 from camcore.export.trace.collection import no_garbage_collection
@@ -118,6 +119,7 @@ def explain(
     model_name: str = "",
     class_names: Sequence[str] | None = None,
     image_spec: ImageSpec | None = None,
+    probabilities: Probabilities | None = None,
     **options: Any,
 ) -> Explained:
     """Turn a classifier into a module that returns its prediction and class activation maps.
@@ -159,7 +161,11 @@ def explain(
             `optional`: that has a default, the best class, which ONNX alone can hold, and
             onnxruntime alone honours; `best`: without that input it explains the `top` best classes
             (by default one); `all`: every class.
-        model_name, class_names, image_spec: written on the file's card for whoever runs it.
+        model_name, class_names, image_spec: written on the file's card for whoever runs it. Without
+            an `image_spec` ImageNet's is assumed, and said to be, at the example's size.
+        probabilities: what makes probabilities of the classes' scores, for whoever runs the file:
+            `softmax`, `sigmoid`, `scores` (they are probabilities already) or `none`; None takes
+            the target's own.
         options: the method's own, such as `eps`.
 
     Raises:
@@ -179,8 +185,8 @@ def explain(
         if name not in chosen.options:
             raise unknown_name(f"option of {method}", name, chosen.options)
     check_model(model)
-    spec = image_spec or ImageSpec(None, None)
     inputs = _as_inputs(example)
+    spec = image_spec or _assumed(inputs[0])
     request = Request(
         subject=Subject(model, get_target(chosen.target if target is None else target), output),
         inputs=inputs,
@@ -201,12 +207,12 @@ def explain(
     )
     _check_class_ids(class_ids, top)
     check_request(request)
+    answer = first_answer(request.subject, inputs)
+    if answer is not None:  # what can be known before minutes of work
+        _check_class_names(class_names, answer.shape[1])
     traced = _trace(request, dynamic_size)
     num_classes = _count_classes(traced)
-    if class_names is not None and len(class_names) != num_classes:
-        raise InputError(
-            f"{len(class_names)} class names were given for a model of {num_classes} classes"
-        )
+    _check_class_names(class_names, num_classes)
     if request.top > num_classes:
         raise InputError(f"top={top} classes were asked for, the model has {num_classes}")
     if aug_smooth:
@@ -216,9 +222,24 @@ def explain(
         _describe(request, traced, found, body, spec),
         model=model_name or type(model).__name__,
         class_names=tuple(class_names) if class_names is not None else None,
+        probabilities=probabilities or find_probabilities(request.subject, inputs, answer),
     )
     _check_ports(card)
     return Explained(body, request, found, card).eval()
+
+
+def _assumed(image: Tensor) -> ImageSpec:
+    """The spec of images (B, C, *S) of which nobody said anything."""
+    if image.ndim != 4:
+        return ImageSpec(None, None)
+    return assume_image((image.shape[2], image.shape[3]), image.shape[1])
+
+
+def _check_class_names(class_names: Sequence[str] | None, num_classes: int) -> None:
+    if class_names is not None and len(class_names) != num_classes:
+        raise InputError(
+            f"{len(class_names)} class names were given for a model of {num_classes} classes"
+        )
 
 
 def _check_class_ids(class_ids: str, top: int | None) -> None:

@@ -22,14 +22,17 @@ Model = Annotated[
 Weights = Annotated[
     str,
     typer.Option(
+        metavar="DEFAULT|none|NAME|FILE",
         help="DEFAULT, none, one of torchvision's names (IMAGENET1K_V2), or a file with a state "
-        "dict (.safetensors, .pt, .pth)."
+        "dict (.safetensors, .pt, .pth).",
     ),
 ]
 Size = Annotated[
     str | None,
     typer.Option(
-        help="Image size, 224 or 224x320 (height x width).", show_default="the weights' own, or 224"
+        metavar="N|HxW",
+        help="Image size, 224 or 224x320 (height x width).",
+        show_default="the weights' own, or 224",
     ),
 ]
 ModelFile = Annotated[
@@ -74,4 +77,6 @@ def example(built: "BuiltModel", size: tuple[int, int] | None) -> Any:
             "From Python: camcore.export.explain(model, (image, ...)) with an example of each"
         )
 
-    return torch.zeros(2, built.image.channels, *(size or built.image.crop or (224, 224)))
+    from camcore.adapters.sources.built_model import traced_size
+
+    return torch.zeros(2, built.image.channels, *(size or traced_size(built.image)))

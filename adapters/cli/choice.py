@@ -27,7 +27,7 @@ def check_choice(file: Path, card: Card, classes: Sequence[int], top: int | None
 def explain_chosen(
     runner: "Runner", image: Any, classes: Sequence[int], top: int, progress: "Progress | None"
 ) -> "Explanation[Any]":
-    """The maps of these classes of an image, or where there are none of its `top` best.
+    """The maps of these classes of images, or where there are none of the `top` best of each.
 
     A file that explains the best by itself explains as many as it does.
     """
@@ -38,14 +38,18 @@ def explain_chosen(
     explanation = runner(image, progress=progress)
     if runner.card.class_ids == "best":
         return explanation
-    chosen = list(classes)
-    if not chosen:
+    if classes:
+        chosen = np.tile(np.asarray(classes), (len(explanation.classes), 1))
+    else:
         scores = class_scores(runner.card, explanation)
         if scores is None:
             raise InputError(
                 "the file explains every class and gives no scores of whole classes that would "
                 "tell the best: name some with --class"
             )
-        chosen = [int(index) for index in np.argsort(-scores[0], kind="stable")[:top]]
-    kept = {name: explanation[name][:, chosen] for name in ("classes", "saliency_map")}
+        chosen = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+    rows = np.arange(len(chosen))[:, None]
+    by_class = ["classes", "saliency_map"]
+    by_class += ["boxes", "box_scores"] if runner.card.boxes is not None else []
+    kept = {name: explanation[name][rows, chosen] for name in by_class}
     return Explanation({**explanation, **kept})

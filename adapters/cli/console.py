@@ -1,6 +1,21 @@
 """Where commands print: standard output, and standard error for errors and what is going on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from rich.console import Console
+from rich.markup import escape
 
 out = Console()
 err = Console(stderr=True)
+
+
+@contextmanager
+def working(text: str) -> Iterator[None]:
+    """Tells what is going on and for how many seconds, where somebody sees it."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        bar.add_task(escape(text), total=None)
+        yield

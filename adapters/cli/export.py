@@ -1,5 +1,7 @@
 """`camcore export`: a model and its maps into one file."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,24 +10,43 @@ from rich.markup import escape
 
 from camcore.adapters import paths, tables
 from camcore.adapters.cli.arguments import Model, Size, Weights, example, parse_size
-from camcore.adapters.cli.console import err, out
+from camcore.adapters.cli.console import out, working
 from camcore.adapters.cli.extras import needs
+from camcore.adapters.cli.preparation import (
+    Colour,
+    Crop,
+    Interpolation,
+    Mean,
+    Resize,
+    Std,
+    preparation_fields,
+)
 from camcore.adapters.files import check_suffix
 from camcore.adapters.options import add_channels, parse_options, parse_output, parse_target
 from camcore.errors import FileError
+from camcore.methods import METHODS
 
 # The panels of the help.
 _METHOD, _TARGET, _MAPS, _FILE = "Method", "Target", "Maps", "File"
 
 
+def _methods(incomplete: str) -> list[str]:
+    """What a shell offers for a method that was begun."""
+    return [name for name in METHODS if name.startswith(incomplete)]
+
+
 def export(
     model: Model,
     output: Annotated[
-        Path,
+        Path | None,
         typer.Option(
-            "--output", "-o", help="The file to write: .onnx, .pt or .pt2.", rich_help_panel=_FILE
+            "--output",
+            "-o",
+            help="The file to write: .onnx, .pt or .pt2.",
+            show_default="MODEL-METHOD.onnx",
+            rich_help_panel=_FILE,
         ),
-    ],
+    ] = None,
     weights: Weights = "DEFAULT",
     size: Size = None,
     class_names: Annotated[
@@ -34,8 +55,20 @@ def export(
             help="A text file with one class name per line.", show_default="the weights' own"
         ),
     ] = None,
+    mean: Mean = None,
+    std: Std = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    interpolation: Interpolation = None,
+    colour: Colour = None,
     method: Annotated[
-        str, typer.Option(help="`camcore methods` lists them.", rich_help_panel=_METHOD)
+        str,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=_methods,
+            help="`camcore methods` lists them.",
+            rich_help_panel=_METHOD,
+        ),
     ] = "gradcam",
     layers: Annotated[
         list[str] | None,
@@ -87,6 +120,7 @@ def export(
     target: Annotated[
         str | None,
         typer.Option(
+            metavar="NAME|MODULE:FUNCTION",
             help="What is explained, class by class: logit; probability (softmax); rest and finer "
             "(against the other classes); binary (one score, yes or no); value (regression); "
             "segmentation (scores of pixels); or module:function, from the model's output to "
@@ -101,6 +135,15 @@ def export(
             metavar="NAME|INDEX",
             help="The output of the model to explain, where it has several.",
             show_default="the first",
+            rich_help_panel=_TARGET,
+        ),
+    ] = None,
+    probabilities: Annotated[
+        Literal["softmax", "sigmoid", "scores", "none"] | None,
+        typer.Option(
+            help="What makes probabilities of the scores, for whoever runs the file; `scores` "
+            "where they are that already.",
+            show_default="softmax, or what the target and the model's output say",
             rich_help_panel=_TARGET,
         ),
     ] = None,
@@ -215,20 +258,31 @@ def export(
 
     - `camcore export mymodels:build_net --size 96x128 --fixed-size --output net.pt2`
 
-    A model given as module:function is taken to want ImageNet's mean and standard deviation, and an
-    image alone; the Python function camcore.export.explain takes any, and further inputs.
+    - `camcore export mymodels:build_net --mean 0.5 --std 0.5 --resize 224x224 --colour bgr`
+
+    How images are prepared is taken from the model where it says so: torchvision's weights, timm's
+    pretrained_cfg, transformers' config, or an image_spec of your own left at the model. What
+    nobody states is assumed to be as it is for ImageNet, and told.
+
+    The command line exports models of an image alone; the Python function camcore.export.explain
+    takes any, and further inputs.
     """
+    named = output is not None
+    output = output or default_output(model, method)
     # What can be checked before torch is imported, and before minutes of work.
     check_suffix(output)
     paths.check_folder(output.parent, f"--output {output}")
     paths.check_targets([("--output", output)], [Path(weights)])
-    names = None if class_names is None else _read_lines(class_names)
+    names = None if class_names is None else read_names(class_names)
     height_width = parse_size(size)
+    fields = preparation_fields(
+        mean=mean, std=std, resize=resize, crop=crop, interpolation=interpolation, colour=colour
+    )
     own_options = add_channels(method, parse_options(method, options or ()), channels)
     with needs("export"):
         from camcore.adapters.sources.build import build_model
-        from camcore.adapters.sources.built_model import with_size
-        from camcore.export import explain, save
+        from camcore.adapters.sources.built_model import with_size, with_stated
+        from camcore.export import count_classes, explain, save
 
         chosen = {
             "target": parse_target(target),
@@ -237,14 +291,28 @@ def export(
             "relu": relu,
             "boxes": boxes,
             "box_confidence": box_confidence,
+            "probabilities": probabilities,
         }
-    with err.status(f"building {model}"):
+    with working(f"building {model}"):
         built = build_model(model, weights)
     spec = built.image if height_width is None else with_size(built.image, height_width)
-    with err.status(f"explaining {built.name} with {method}"):
+    spec = with_stated(spec, fields)
+    images = example(replace(built, image=spec), height_width)
+    if names is None and built.class_names is not None:
+        count = count_classes(built.model, images, target=chosen["target"], output=chosen["output"])
+        # What a model says of its classes may be of another head than it has now.
+        names = built.class_names if count == len(built.class_names) else None
+    if tables.assumptions(spec):
+        out.print(
+            f"[yellow]assumed[/yellow], as nothing says otherwise: "
+            f"{escape(tables.assumptions(spec))}. If the model was trained on other images, give "
+            f"{tables.assumed_options(spec)}",
+            soft_wrap=True,
+        )
+    with working(f"explaining {built.name} with {method}"):
         explained = explain(
             built.model,
-            example(built, height_width),
+            images,
             method=method,
             layer=layers or None,
             eigen_smooth=eigen_smooth,
@@ -256,28 +324,47 @@ def export(
             class_ids=class_ids,
             top=top,
             model_name=built.name,
-            class_names=built.class_names if names is None else names,
+            class_names=names,
             image_spec=spec,
             dynamic_size=dynamic_size,
             # The others are left to the method.
             **{name: value for name, value in chosen.items() if value is not None},
             **own_options,
         )
-    with err.status(f"writing and checking {output}"):
+    with working(f"writing and proving {output}"):
         card = save(explained, output)
     out.print(
         f"[green]wrote[/green] {escape(str(output))}: {card.method} of {card.model} at "
-        f"{escape(card.layer)}{tables.target_suffix(card)}",
+        f"{escape(card.layer)}{tables.target_suffix(card)}"
+        + ("" if named else "; --output gives another name"),
         soft_wrap=True,
     )
     for note in card.notes:
         out.print(escape(f"note: {note}"), soft_wrap=True)
 
 
-def _read_lines(path: Path) -> tuple[str, ...]:
+def default_output(model: str, method: str) -> Path:
+    """Where a model goes of which nobody said where.
+
+    >>> default_output("mymodels:build_net", "gradcam++").name
+    'build_net-gradcam++.onnx'
+    """
+    name = re.sub(r"[^\w.+-]+", "_", model.rpartition(":")[2]) or "model"
+    return Path(f"{name}-{method}.onnx")
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """The class names of a text file, one a line; blank lines at its end are none.
+
+    Raises:
+        FileError: the file cannot be read.
+    """
     try:
-        return tuple(path.read_text(encoding="utf-8").splitlines())
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(
             f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
         ) from error
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return tuple(line.strip() for line in lines)

@@ -6,7 +6,7 @@ import typer
 
 from camcore.adapters import tables
 from camcore.adapters.cli.arguments import Model, Size, Weights, example, parse_size
-from camcore.adapters.cli.console import out
+from camcore.adapters.cli.console import out, working
 from camcore.adapters.cli.extras import needs
 
 
@@ -31,6 +31,8 @@ def layers(
         from camcore.adapters.sources.scenes import SCENES
         from camcore.export import list_layers
     height_width = parse_size(size)
-    built = build_model(model, "DEFAULT" if model == SCENES else weights)
-    found = list_layers(built.model, example(built, height_width))
+    with working(f"building {model}"):
+        built = build_model(model, "DEFAULT" if model == SCENES else weights)
+    with working(f"tracing {built.name}"):
+        found = list_layers(built.model, example(built, height_width))
     out.print(tables.layers_table(built.name, found, everything=everything, width=out.width))

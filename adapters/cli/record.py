@@ -1,75 +1,71 @@
-"""The JSON record of a run: what each image gave."""
+"""The JSON record of a run: where what each image gave is written."""
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from camcore.adapters import tables
 from camcore.card import Card
+from camcore.errors import FileError
 
-if TYPE_CHECKING:
-    from camcore.adapters.runner import Explanation
+STDOUT = Path("-")
+_LINES = (".jsonl", ".ndjson")  # suffixes of records with an image a line
 
 
-def image_record(
-    path: Path, explanation: "Explanation[Any]", placement: Any, card: Card, listed: int
-) -> dict[str, Any]:
-    """What one image gave, as JSON takes it, with so many of its best classes."""
-    import numpy as np
-
-    from camcore.adapters.runner import class_scores
-
-    scores = class_scores(card, explanation)
-
-    def named(index: int) -> dict[str, Any]:
-        names = card.class_names
-        return {
-            "class": index,
-            "name": names[index] if names else str(index),
-            "score": None if scores is None else float(scores[0, index]),
-        }
-
-    best: Iterable[Any] = ()
-    if scores is not None:
-        best = np.argsort(-scores[0], kind="stable")[:listed]
-    explained = []
-    boxes = _boxes(explanation, placement)
-    for k, (index, saliency_map) in enumerate(
-        zip(explanation.classes[0], explanation.saliency_map[0], strict=True)
-    ):
-        row, column = np.unravel_index(np.argmax(saliency_map), saliency_map.shape)
-        centre = np.array([column + 0.5, row + 0.5])
-        x, y = placement.points_to_original(centre, saliency_map.shape)
-        # A map that is the same, or not finite, everywhere has no highest point.
-        peaked = bool(saliency_map.max() > saliency_map.min())
-        peak = {"x": round(float(x), 1), "y": round(float(y), 1)} if peaked else None
-        found = {} if boxes is None else {"boxes": boxes[k]}
-        explained.append({**named(int(index)), "peak": peak, **found})
+def failed_record(path: Path, reason: str) -> dict[str, Any]:
+    """The record of an image of which nothing came, and why."""
     return {
         "image": str(path),
-        "predictions": [named(int(index)) for index in best],
-        "explained": explained,
+        "error": reason,
+        "predictions": [],
+        "explained": [],
         "overlay": None,
     }
 
 
-def _boxes(explanation: "Explanation[Any]", placement: Any) -> list[list[dict[str, Any]]] | None:
-    """The boxes of the first image's classes in its own pixels, None of a file that finds none."""
-    if "boxes" not in explanation or "box_scores" not in explanation:
-        return None
-    size = explanation.saliency_map.shape[2:]
-    placed = placement.boxes_to_original(explanation.boxes[0], size)
-    return [
-        [
-            {"box": [round(edge, 1) for edge in box], "score": score}
-            for box, score in zip(each.tolist(), scores.tolist(), strict=True)
-            # Neither padding, nor what lies beyond the image, where the graph saw a black margin.
-            if box[2] > box[0] and box[3] > box[1]
-        ]
-        for each, scores in zip(placed, explanation.box_scores[0], strict=True)
-    ]
+@contextmanager
+def recording(path: Path | None, file: Path, card: Card) -> Iterator[Callable[[Any], object]]:
+    """What takes the records of a run's images, one by one, and writes them.
+
+    To a .jsonl each as a line, as soon as it is there; to another file, or to standard output, all
+    of them as one record, if the run comes to its end. To None they go nowhere.
+
+    Raises:
+        FileError: the file cannot be written.
+    """
+    if path is None:
+        yield lambda record: None
+    elif path.suffix.lower() in _LINES:
+        with _writing(path), path.open("w", encoding="utf-8") as lines:
+
+            def write(record: Any) -> None:
+                lines.write(json.dumps(_finite(record), allow_nan=False) + "\n")
+                lines.flush()
+
+            yield write
+    else:
+        records: list[Any] = []
+        yield records.append
+        text = record_json(file, card, records) + "\n"
+        if path == STDOUT:
+            sys.stdout.write(text)
+        else:
+            with _writing(path):
+                path.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileError:  # of another file, written meanwhile
+        raise
+    except OSError as error:
+        raise FileError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def record_json(file: Path, card: Card, images: Sequence[dict[str, Any]]) -> str:

@@ -1,8 +1,10 @@
 """The source of a model, picked by the model's name."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
+from camcore.adapters.files import as_url, missing
 from camcore.adapters.sources import functions, scenes, torchvision
 from camcore.adapters.sources.built_model import BuiltModel
 from camcore.adapters.sources.weights import check_finite
@@ -36,12 +38,15 @@ def build_model(name: str, weights: str = "DEFAULT") -> BuiltModel:
 
     Raises:
         UnknownNameError: no such builder, module, function or weights.
-        FileError: a weights file that is missing, unreadable, or holds more than tensors.
+        FileError: a model given as a URL; a weights file that is missing, unreadable, or holds more
+            than tensors.
         InputError: weights that do not fit the model, or hold NaN or infinity.
 
     >>> build_model("resnet18", "NONE").image.crop
     (224, 224)
     """
+    if as_url(name) is not None:
+        raise missing(Path(name))
     source = next((source for source in SOURCES if source.takes(name)), None)
     if source is None:
         known = [known for source in SOURCES for known in source.names()]

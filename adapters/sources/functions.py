@@ -11,8 +11,9 @@ from typing import cast
 from torch import nn
 
 from camcore.adapters.sources.built_model import BuiltModel
+from camcore.adapters.sources.stated import channels_of, stated
 from camcore.adapters.sources.weights import is_weights_file, load_state_dict, read_state_dict
-from camcore.card import ImageSpec
+from camcore.card import assume_image
 from camcore.errors import InputError, UnknownNameError, unknown_name
 
 
@@ -38,7 +39,19 @@ def build(name: str, weights: str) -> BuiltModel:
         load_state_dict(model, read_state_dict(Path(weights)), weights)
     elif weights.upper() not in ("DEFAULT", "NONE"):
         raise InputError(f"{name}: weights {weights!r} are no file; expected DEFAULT, NONE or one")
-    return BuiltModel(model, name.partition(":")[2], None, ImageSpec(None, None))
+    return described(model, name.partition(":")[2])
+
+
+def described(model: nn.Module, name: str, size: tuple[int, int] | None = None) -> BuiltModel:
+    """The model with what it states of its images and classes, and what is assumed of the rest.
+
+    It is taken to want images of that size (height, width), where it does not state another.
+    """
+    own = stated(model)
+    fields = {"channels": channels_of(model)} | own.fields
+    return BuiltModel(
+        model, name, own.class_names, assume_image(own.size or size or (224, 224), **fields)
+    )
 
 
 def find_object(name: str) -> object:

@@ -1,26 +1,34 @@
 """Torchvision's models by the names of their builders, as `resnet18`."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import nn
 from torchvision import models
 
 from camcore.adapters.sources.built_model import BuiltModel
+from camcore.adapters.sources.stated import as_names, preset_fields
 from camcore.adapters.sources.weights import (
     State,
+    fitting,
     is_weights_file,
     load_state_dict,
     read_state_dict,
 )
-from camcore.card import ImageSpec
+from camcore.card import ImageSpec, assume_image
 from camcore.errors import CamcoreError, unknown_name
 
 _ON_A_BACKBONE = [
     *models.list_models(models.segmentation),
     *models.list_models(models.detection),
 ]
+
+
+# What is taken from the default weights where others are loaded.
+_OF_DEFAULT = ("mean", "std", "resize", "crop", "colour")
 
 
 def names() -> Sequence[str]:
@@ -41,12 +49,16 @@ def build(name: str, weights: str) -> BuiltModel:
     choices = models.get_model_weights(name)
     default = getattr(choices, "DEFAULT", None)
     if is_weights_file(weights):
-        state = read_state_dict(Path(weights))
+        with torch.device("meta"):  # names alone
+            names = _without_weights(name, None).state_dict()
+        state = fitting(read_state_dict(Path(weights)), names)
         model = _without_weights(name, state)
         load_state_dict(model, state, weights)
-        return _described(model, name, default, classes=_last_weight(state, model))
+        built = _described(model, name, default, classes=_last_weight(state, model))
+        return replace(built, image=replace(built.image, assumed=_OF_DEFAULT))
     if weights.upper() == "NONE":
-        return _described(_without_weights(name, None), name, default)
+        # It was never trained, and knows no class by name.
+        return replace(_described(_without_weights(name, None), name, default), class_names=None)
     chosen = getattr(choices, weights.upper(), None)
     if chosen is None:
         offered = ["DEFAULT", "NONE", *(choice.name for choice in choices)]
@@ -91,22 +103,8 @@ def _last_weight(state: State, model: nn.Module) -> int | None:
 def _described(model: nn.Module, name: str, weights: Any, classes: int | None = None) -> BuiltModel:
     """The model with the class names and preprocessing that torchvision states for weights."""
     if weights is None:
-        return BuiltModel(model, name, None, ImageSpec(None, None))
-    known = weights.meta.get("categories")
-    class_names = tuple(known) if known and classes in (None, len(known)) else None
-    return BuiltModel(model, name, class_names, _image_spec(weights.transforms()))
-
-
-def _image_spec(preset: Any) -> ImageSpec:
-    """What torchvision's preset does; a detector's does nothing, the model itself normalises."""
-    (resize,) = getattr(preset, "resize_size", [None])
-    (crop,) = getattr(preset, "crop_size", [None])
-    return ImageSpec(
-        None,
-        None,
-        mean=tuple(getattr(preset, "mean", (0.0, 0.0, 0.0))),
-        std=tuple(getattr(preset, "std", (1.0, 1.0, 1.0))),
-        resize=resize,
-        crop=None if crop is None else (crop, crop),
-        interpolation=preset.interpolation.value if resize else "bilinear",
-    )
+        return BuiltModel(model, name, None, assume_image((224, 224)))
+    known = as_names(weights.meta.get("categories"))
+    class_names = known if known and classes in (None, len(known)) else None
+    spec = ImageSpec(None, None, **preset_fields(weights.transforms()))
+    return BuiltModel(model, name, class_names, spec)

@@ -10,12 +10,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from camcore.adapters.files import missing
 from camcore.errors import FileError, InputError
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
-# Where training scripts put the state dict in a checkpoint.
-_STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
+# Where training scripts put the state dict in a checkpoint; the first that is there counts.
+_STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "state", "ema")
+
+# What training puts before every name: wrappers' and modules' own names for the model in them, as
+# DataParallel's, torch.compile's, and those that Lightning modules have.
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
 
 State = dict[str, torch.Tensor]
 
@@ -36,7 +41,7 @@ def read_state_dict(path: Path) -> State:
         FileError: the file is missing, unreadable, or holds more than tensors.
     """
     if not path.is_file():
-        raise FileError(f"weights file {path} does not exist")
+        raise missing(path)
     try:
         if path.suffix.lower() == ".safetensors":
             return load_file(path)
@@ -51,26 +56,62 @@ def read_state_dict(path: Path) -> State:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise FileError(f"{path} is not a file that torch.load reads: {error}") from error
-    for key in _STATE_DICT_KEYS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not _is_state_dict(loaded):
+    inside = _unpacked(loaded)
+    if not _is_state_dict(inside):
         raise FileError(
-            f"{path} holds {type(loaded).__name__}; expected a state dict (names and tensors)"
+            f"{path} holds {_contents(loaded)}; expected a state dict (names and tensors), or one "
+            f"under {', '.join(_STATE_DICT_KEYS[:-1])} or {_STATE_DICT_KEYS[-1]}"
         )
-    state = cast(State, dict(loaded))
-    if all(key.startswith("module.") for key in state):  # written by nn.DataParallel
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    return state
+    return dict(cast(State, inside))
+
+
+def _unpacked(loaded: object) -> object:
+    """What stands under the keys of a checkpoint for its state dict, if there are such."""
+    while isinstance(loaded, Mapping):
+        key = next((k for k in _STATE_DICT_KEYS if isinstance(loaded.get(k), Mapping)), None)
+        if key is None:
+            break
+        loaded = loaded[key]
+    return loaded
+
+
+def _contents(loaded: object) -> str:
+    if not isinstance(loaded, Mapping):
+        return type(loaded).__name__
+    kinds = [f"{key!r} ({type(value).__name__})" for key, value in loaded.items()]
+    more = f" and {len(kinds) - 6} more" if len(kinds) > 6 else ""
+    return f"a {type(loaded).__name__} of {', '.join(kinds[:6]) or 'nothing'}{more}"
+
+
+def fitting(state: State, names: Iterable[str]) -> State:
+    """The state dict without what training put before every name, where the model has no such.
+
+    A prefix that all its names have and none of the model's is one: with it, no name would fit.
+
+    >>> list(fitting({"module.model.fc.weight": torch.zeros(1)}, ["fc.weight"]))
+    ['fc.weight']
+    """
+    names = list(names)
+    while True:
+        found = [
+            prefix
+            for prefix in _PREFIXES
+            if all(key.startswith(prefix) for key in state)
+            and not any(name.startswith(prefix) for name in names)
+        ]
+        if not state or not found:
+            return state
+        state = {key.removeprefix(found[0]): value for key, value in state.items()}
 
 
 def load_state_dict(model: nn.Module, state: State, source: str) -> None:
-    """Copy tensors into a model; every name and shape must fit.
+    """Copy tensors into a model; every name and shape must fit, but for a prefix of all names.
 
     Raises:
         InputError: names are missing or left over, or shapes differ; the message lists some.
     """
     own = model.state_dict()
+    state = fitting(state, own)
     problems = [
         _some("missing", own.keys() - state.keys()),
         _some("unexpected", state.keys() - own.keys()),

@@ -13,8 +13,10 @@ from camcore.adapters.overlay import (
     check_format,
     colormap_code,
     heatmap,
+    most_panels,
     side_by_side,
     write_image,
+    write_map,
 )
 from camcore.errors import FileError, InputError, UnknownNameError
 
@@ -96,6 +98,38 @@ def test_caption_is_legible_at_any_size(shape: tuple[int, int]) -> None:
     assert columns.max() < picture.shape[1] - 1
 
 
+@pytest.mark.parametrize("shape", [(20000, 1), (20000, 3), (1, 20000)])
+def test_caption_of_an_extreme_shape_costs_little(shape: tuple[int, int]) -> None:
+    """Enlarged until it is 240 wide, the first would have a billion pixels."""
+    image = np.full((*shape, 3), 100, np.uint8)
+    picture = caption(heatmap(image, np.zeros(shape), opacity=0), "cat")
+    below = picture[-shape[0] :]
+    np.testing.assert_array_equal(below[:, : shape[1]], image)
+    assert (below[:, shape[1] :] == 0).all()
+    assert picture.shape[1] == max(240, shape[1])
+    assert picture.shape[0] < shape[0] + 200
+
+
+def test_panels_are_fewer_the_larger_they_are() -> None:
+    shapes = [(8, 8), (1000, 8000), (20000, 1), (9000, 9000)]
+    counts = [most_panels(np.broadcast_to(np.uint8(0), (*shape, 3))) for shape in shapes]
+    assert counts == [16, 8, 13, 1]
+
+
+def test_map_reads_back(tmp_path: Path) -> None:
+    saliency_map = RAMP.copy()
+    saliency_map[0, 0] = np.nan
+    write_map(tmp_path / "a.npy", saliency_map)
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), saliency_map.astype(np.float32))
+    write_map(tmp_path / "a.png", saliency_map)
+    levels = np.asarray(Image.open(tmp_path / "a.png"))
+    assert levels.dtype == np.uint16
+    assert levels[0, 0] == 0
+    np.testing.assert_allclose(levels.ravel()[1:] / 65535, RAMP.ravel()[1:], atol=1 / 65535)
+    with pytest.raises(FileError, match=r"\.npy or \.png"):
+        write_map(tmp_path / "a.tiff", saliency_map)
+
+
 def test_caption_shows_the_text() -> None:
     pictures = [caption(GREY, text) for text in ("cat", "dog", "")]
     assert (pictures[0] != pictures[1]).any()
@@ -123,6 +157,7 @@ def test_side_by_side() -> None:
 
 def test_colormap_names() -> None:
     assert {"jet", "hot", "viridis", "inferno"} <= COLORMAPS.keys()
+    assert colormap_code("Viridis") == colormap_code("viridis") == cv2.COLORMAP_VIRIDIS
     with pytest.raises(UnknownNameError, match="unknown colour map 'virids'; nearest: viridis"):
         colormap_code("virids")
 

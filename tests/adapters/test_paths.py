@@ -7,7 +7,10 @@ from camcore.adapters.paths import (
     check_folder,
     check_images,
     check_targets,
+    find_images,
     make_folder,
+    of_class,
+    paths_in,
     picture_paths,
 )
 from camcore.errors import FileError, InputError
@@ -46,6 +49,51 @@ def test_pictures_of_one_name_are_numbered() -> None:
 def test_pictures_of_many_images_take_no_time() -> None:
     images = [Path(f"{number}.png") for number in range(20_000)]
     assert len(set(picture_paths(Path("o"), images))) == 20_000
+
+
+def test_find_images() -> None:
+    for name in ("b.PNG", "a.jpg", ".hidden.jpg", "notes.md", "list[1].png"):
+        Path("photos", name).parent.mkdir(exist_ok=True)
+        Path("photos", name).touch()
+    Path("photos/more.png").mkdir()
+    Path("photos/more.png/c.gif").touch()
+    in_folder = paths("photos/a.jpg", "photos/b.PNG", "photos/list[1].png")
+    assert find_images(["photos"]) == in_folder
+    assert find_images(["photos/*.jpg", "photos/notes.md"]) == paths(
+        "photos/a.jpg", "photos/notes.md"
+    )
+    # A name with brackets is first of all a name.
+    assert find_images(["photos/list[1].png"]) == paths("photos/list[1].png")
+    assert find_images(["photos/**/*.gif"]) == paths("photos/more.png/c.gif")
+    Path("photos/list.txt").write_bytes("\ufeffa.jpg\r\n\r\n/x/é.png \r\n".encode())
+    assert find_images(["photos/list.txt"]) == paths("photos/a.jpg", "/x/é.png")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("empty", "folder empty has no images"),
+        ("*.bmp", r"no file fits \*.bmp"),
+        ("none.jpg", "none.jpg does not exist"),
+        ("blank.txt", "blank.txt names no images"),
+        ("bytes.txt", "bytes.txt cannot be read"),
+        ("http://a.org/b.png", "http://a.org/b.png is a URL"),
+    ],
+)
+def test_images_that_are_not_found(given: str, message: str) -> None:
+    Path("empty").mkdir()
+    Path("blank.txt").write_text("\n \n")
+    Path("bytes.txt").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(FileError, match=message):
+        find_images([given])
+
+
+def test_paths_in_a_folder() -> None:
+    given = paths_in(Path("o.v1"), paths("a/x.y.png", "x.y.jpg"), ".npy")
+    assert given == paths("o.v1/x.y.npy", "o.v1/x.y-2.npy")
+    assert [of_class(path, 7) for path in given] == paths(
+        "o.v1/x.y.class7.npy", "o.v1/x.y-2.class7.npy"
+    )
 
 
 def test_images(monkeypatch: pytest.MonkeyPatch) -> None:

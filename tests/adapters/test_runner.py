@@ -29,6 +29,7 @@ from camcore.adapters.runner import (
     check_class_ids,
     check_image,
     class_index,
+    class_probabilities,
     class_scores,
     load,
 )
@@ -527,6 +528,41 @@ def test_scores_are_told_by_their_name_or_else_by_their_shape() -> None:
 def test_scores_of_targets_whose_classes_are_the_models(target: str) -> None:
     card = replace(CARD, options={"target": target})
     assert (shaped(card, scores=(2, 4)) is None) == (target in ("binary", "segmentation"))
+
+
+def test_scores_of_a_yes_or_no_are_those_of_two_classes() -> None:
+    card = replace(CARD, num_classes=2, options={"target": "binary"})
+    given = {"scores": np.array([[1.5], [-2.0]]), "classes": np.zeros((2, 1))}
+    scores = class_scores(card, given)
+    np.testing.assert_array_equal(scores, [[-1.5, 1.5], [2.0, -2.0]])
+    assert scores is not None
+    probabilities = class_probabilities(card, scores)
+    yes = 1 / (1 + np.exp([-1.5, 2.0]))
+    np.testing.assert_allclose(probabilities, np.stack([1 - yes, yes], 1), rtol=1e-12)
+
+
+def test_probabilities_are_made_as_the_card_says() -> None:
+    scores = np.array([[1.0, 2.0, 0.5, -900.0], [900.0, 0.0, 0.0, 0.0]])
+    softmax = torch.softmax(torch.from_numpy(scores), 1).numpy()
+    sigmoid = torch.sigmoid(torch.from_numpy(scores)).numpy()
+    for kind, expected in ((None, softmax), ("softmax", softmax), ("sigmoid", sigmoid)):
+        card = replace(CARD, probabilities=kind)  # type: ignore[arg-type]
+        np.testing.assert_allclose(class_probabilities(card, scores), expected, atol=1e-12)
+    assert class_probabilities(replace(CARD, probabilities="scores"), scores) is scores
+    assert class_probabilities(replace(CARD, probabilities="none"), scores) is None
+    assert class_probabilities(replace(CARD, options={"target": "value"}), scores) is None
+
+
+def test_repr_says_what_there_is(toy_folder: Path) -> None:
+    runner = load(toy_folder / "toy.onnx")
+    assert repr(runner) == (
+        "<Runner: gradcam of toy at features, 4 classes, on cpu; call it with float32 (B, 3, H, W)>"
+    )
+    assert repr(runner(image(), [2, -1])) == (
+        "<Explanation: scores float32 (2, 4), classes int64 (2, 2) [[2, 3], [2, 3]], "
+        "saliency_map float32 (2, 2, 8, 9)>"
+    )
+    assert "saliency_map float32 (1, 1, 8, 9)" in repr(runner(torch.from_numpy(image(1))))
 
 
 def test_scores_of_a_target_of_ones_own() -> None:

@@ -1,13 +1,15 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console, Group
 from rich.table import Table
 
 from camcore.adapters import tables
 from camcore.adapters.files import Port
-from camcore.card import Card
+from camcore.adapters.images import prepare
+from camcore.card import Card, ImageSpec, assume_image
 from camcore.export.find.layers import LayerInfo
 from camcore.export.trace.targets import TARGETS
 from camcore.methods import METHODS
@@ -26,25 +28,25 @@ def row(lines: list[str], first: str) -> list[str]:
     return [cell.strip() for cell in line.strip("│").split("│")]
 
 
-CAT = {"class": 3, "name": "cat [tabby]", "score": 1.5}
-OWL = {"class": 7, "name": "owl", "score": -9.0}
+CAT = {"class": 3, "name": "cat [tabby]", "score": 1.5, "probability": 0.75}
+OWL = {"class": 7, "name": "owl", "score": -9.0, "probability": 0.001}
 
 
 def predictions(card: Card, scored: bool = True) -> list[str]:
-    dog = {"class": 0, "name": "dog", "score": -2.0}
+    dog = {"class": 0, "name": "dog", "score": -2.0, "probability": 0.0625}
     explained = [{**CAT, "peak": {"x": 10.5, "y": 4.0}}, {**OWL, "peak": None}]
     listed = [CAT, dog] if scored else []
     if not scored:
-        explained = [{**entry, "score": None} for entry in explained]
+        explained = [{**entry, "score": None, "probability": None} for entry in explained]
     result = {"image": "photo.png", "predictions": listed, "explained": explained}
     return printed(tables.predictions_table(result, card))
 
 
 def test_predictions_table() -> None:
     lines = predictions(CARD)
-    assert row(lines, "cat") == ["cat [tabby]", "3", "1.500", "10.5, 4"]
-    assert row(lines, "dog") == ["dog", "0", "-2.000", ""]
-    assert row(lines, "owl") == ["owl", "7", "-9.000", "none"]
+    assert row(lines, "cat") == ["cat [tabby]", "3", "75.0%", "1.500", "10.5, 4"]
+    assert row(lines, "dog") == ["dog", "0", "6.2%", "-2.000", ""]
+    assert row(lines, "owl") == ["owl", "7", "0.1%", "-9.000", "none"]
     assert lines[-1].startswith("└")
 
 
@@ -253,3 +255,39 @@ def test_layers_table_folds_what_has_no_room() -> None:
     assert max(map(len, lines)) <= 60
     narrow = printed(tables.layers_table("net", layers, width=10), width=10)
     assert max(map(len, narrow)) <= 10
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        (ImageSpec(None, None), "no resizing, no cropping"),
+        (ImageSpec(None, None, resize=256), "shorter side to 256, bilinear"),
+        (
+            ImageSpec(224, 224, resize=256, crop=(224, 224)),
+            "shorter side to 256, bilinear; middle 224 x 224 cut out",
+        ),
+        (ImageSpec(96, 128), "stretched to 96 x 128, bilinear"),
+        (ImageSpec(96, 128, resize=(96, 128)), "stretched to 96 x 128, bilinear"),
+        (
+            ImageSpec(96, None, resize=128, interpolation="bicubic"),
+            "shorter side to 128, bicubic; stretched to 96 x its own, bicubic",
+        ),
+    ],
+)
+def test_preparation_is_what_prepare_does(spec: ImageSpec, told: str) -> None:
+    """It is told that an image is stretched wherever one of two to one becomes another shape."""
+    assert tables.preparation(spec) == told
+    image = np.zeros((200, 400, 3), np.uint8)
+    array, placement = prepare(image, spec)
+    seen = (placement.bottom - placement.top) / (placement.right - placement.left)
+    stretched = array.shape[2] / array.shape[3] != pytest.approx(seen, rel=0.01)
+    assert stretched == ("stretched" in told)
+
+
+def test_what_is_assumed_stands_on_the_table() -> None:
+    spec = assume_image((28, 28), 1, mean=(0.5,))
+    lines = printed(tables.card_table(Path("m.onnx"), replace(CARD, image=spec)))
+    assert row(lines, "assumed")[1] == "std 1, shorter side to 28, bilinear; middle 28 x 28 cut out"
+    assert "float32 grey" in row(lines, "image")[1]
+    assert not any("assumed" in line for line in printed(tables.card_table(Path("m"), CARD)))
+    assert tables.assumed_options(spec) == "--std, --resize, --crop"

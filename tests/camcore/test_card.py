@@ -17,6 +17,8 @@ from camcore.card import (
     SCHEMA,
     Card,
     ImageSpec,
+    assume_image,
+    default_probabilities,
     onnx_is_sealed,
     read_extra,
     seal_onnx,
@@ -195,3 +197,44 @@ def test_a_models_own_outputs_may_be_called_boxes() -> None:
     explanation = ("classes", "saliency_map", "more", "boxes_too")
     assert replace(CARD, outputs=(*own, *explanation)).own_outputs == own
     assert replace(CARD, outputs=own).own_outputs == own
+
+
+def test_what_is_assumed_of_images() -> None:
+    nothing = assume_image((224, 224))
+    assert nothing == ImageSpec(
+        None,
+        None,
+        resize=224,
+        crop=(224, 224),
+        assumed=("mean", "std", "resize", "crop", "colour"),
+    )
+    assert assume_image((96, 128)).resize == (96, 128)
+    assert assume_image((96, 128)).crop is None
+    grey = assume_image((28, 28), 1, crop=(28, 28))
+    assert (grey.mean, grey.std, grey.resize) == ((0.0,), (1.0,), None)
+    assert grey.assumed == ("mean", "std")
+
+
+def test_card_of_an_older_file_still_loads() -> None:
+    """Without the fields that came later."""
+    card = Card("gradcam", "layer4", assume_image((96, 128)), 2, ("scores",), probabilities="none")
+    assert Card.from_json(card.to_json()) == card
+    fields = json.loads(card.to_json())
+    del fields["probabilities"], fields["image"]["assumed"]
+    old = Card.from_json(json.dumps(fields))
+    assert (old.probabilities, old.image.assumed) == (None, ())
+
+
+@pytest.mark.parametrize(
+    ("target", "classes", "expected"),
+    [
+        ("logit", 2, "softmax"),
+        ("logit", 1, "sigmoid"),
+        ("binary", 2, "sigmoid"),
+        ("finer", 5, "softmax"),
+        ("value", 1, "none"),
+        ("custom loss", 5, "none"),
+    ],
+)
+def test_probabilities_follow_from_the_target(target: str, classes: int, expected: str) -> None:
+    assert default_probabilities(target, classes) == expected

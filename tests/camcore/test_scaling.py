@@ -1,5 +1,7 @@
 """Scaling kernels against plain loops, OpenCV and eager torch, and their own laws."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -209,3 +211,38 @@ def test_aggregate_refuses_what_does_not_fit(backend: Backend) -> None:
         camcore.aggregate([square], how="max")  # type: ignore[arg-type]
     with pytest.raises(camcore.InputError, match="floating-point"):
         camcore.aggregate([backend.array([[1]])])
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (224, r"a size as in \(7, 7\), got 224; for a square give \(224, 224\)"),
+        ("224", "a size as in"),
+        ((2.5, 3), r"a size of integers, got \(2.5, 3\)"),
+        ((None, 3), "a size of integers"),
+    ],
+)
+def test_sizes_that_are_none(size: Any, message: str) -> None:
+    """Whatever asks for one."""
+    ones = np.ones((1, 7, 7))
+    for asked in (
+        lambda: camcore.resize(ones, size),
+        lambda: camcore.postprocess(ones, size),
+        lambda: camcore.score_masks(ones, size),
+    ):
+        with pytest.raises(camcore.InputError, match=message):
+            asked()
+    with pytest.raises(camcore.InputError, match="got None"):
+        camcore.resize(ones, None)  # type: ignore[arg-type]
+    for name, grid in (
+        ("grid", lambda: camcore.tokens_to_grid(np.ones((5, 3)), size)),
+        ("shape", lambda: camcore.reciprocam(np.ones(4), size)),
+        ("shape", lambda: camcore.uniform_noise(np.ones(4), size)),
+    ):
+        with pytest.raises(camcore.InputError, match=f"expected a {name} "):
+            grid()
+
+
+def test_maps_of_layers_are_a_list() -> None:
+    with pytest.raises(camcore.InputError, match="a list of maps, one a layer, got int"):
+        camcore.aggregate(5)  # type: ignore[arg-type]

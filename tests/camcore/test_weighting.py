@@ -219,6 +219,38 @@ def test_small_half_precision_gradients_survive(library: str) -> None:
         np.testing.assert_allclose(backend.numpy(actual), expected, rtol=2e-3)
 
 
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_sums_that_half_precision_cannot_hold_are_not_infinite(library: str) -> None:
+    """2048 channels of 50 x 1 are more than 65504, the largest number of float16."""
+    A, G = np.full((2, 2048, 1, 2), 50.0), np.ones((2, 2048, 1, 2))
+    A[..., 1], G[1, 5, 0, 0] = 25.0, np.inf
+    with open_backend(library) as backend:
+        for kernel in (camcore.layercam, camcore.gradcam_elementwise, camcore.hirescam):
+            raw = kernel(backend.array(A, "float16"), backend.array(G, "float16"))
+            # What is infinite before remains so.
+            expected = [[[65504, 51200]], [[np.inf, 51200]]]
+            np.testing.assert_array_equal(backend.numpy(raw), expected)
+            saliency_map = backend.numpy(camcore.postprocess(raw[:1, ...], None))
+            np.testing.assert_allclose(saliency_map, [[[1, 0]]], atol=1e-3)
+
+
+def test_what_is_no_array_is_told() -> None:
+    ones = np.ones((1, 2, 3, 3))
+    for other, name in ((None, "NoneType"), (5, "int"), ("a", "str")):
+        with pytest.raises(camcore.InputError, match=f"one array library, got ndarray, {name}"):
+            camcore.gradcam(ones, other)
+        with pytest.raises(camcore.InputError, match="one array library, got"):
+            camcore.select_classes(other, np.zeros((1, 1), np.int64))
+        with pytest.raises(camcore.InputError, match="one array library, got"):
+            camcore.tokens_to_grid(other, (2, 2))
+
+
+@pytest.mark.parametrize("shape", [(1, 0, 3, 3), (1, 2, 0, 3)])
+def test_features_without_channels_or_points_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(camcore.InputError, match="none of them empty"):
+        camcore.gradcam(np.ones(shape), np.ones(shape))
+
+
 def test_mixed_precision_is_promoted(backend: Backend) -> None:
     A = backend.array(np.ones((1, 2, 3, 3)), "float32")
     G = backend.array(np.full((1, 2, 3, 3), 0.1), "float64")

@@ -20,12 +20,16 @@ class FakeExport(ModuleType):
         super().__init__("camcore.export")
         self.asked: dict[str, Any] = {}
         self.error: Exception | None = None
+        self.classes = 1000
 
     def explain(self, model: torch.nn.Module, example: torch.Tensor, **options: Any) -> str:
         self.asked = {"model": model, "example": example, **options}
         if self.error is not None:
             raise self.error
         return "explained"
+
+    def count_classes(self, model: torch.nn.Module, example: torch.Tensor, **options: Any) -> int:
+        return self.classes
 
     def save(self, explained: str, path: Path) -> Card:
         assert explained == "explained"

@@ -15,7 +15,7 @@ from tests.adapters.cli.fake_export import FakeExport
 from tests.adapters.toy import CARD
 
 FILE = Path("toy.onnx")
-SCORES = np.array([[0.5, 2.0, -1.0, 1.0]])
+SCORES = np.array([[0.5, 2.0, -1.0, 1.0], [3.0, 0.0, 2.0, 1.0]])
 
 
 def runner(**card: Any) -> Runner:
@@ -23,10 +23,11 @@ def runner(**card: Any) -> Runner:
     known = replace(CARD, **card)
 
     def graph(given: Any) -> Any:
+        scores = SCORES[: len(given["image"])]
         classes = np.array([given["class_ids"][0] if known.takes_ids else known.own_ids])
-        ranked = np.argsort(-SCORES)[:, : classes.shape[1]]
+        ranked = np.argsort(-scores)[:, : classes.shape[1]]
         classes = np.where(classes < 0, ranked, classes)
-        return SCORES, classes, classes[..., None, None] * np.ones((5, 5))
+        return scores, classes, classes[..., None, None] * np.ones((5, 5))
 
     return Runner(known, "cpu", graph)
 
@@ -49,6 +50,15 @@ def test_what_is_explained(card: Any, classes: Any, top: int, expected: list[int
     given = explain_chosen(runner(**card), IMAGE, classes, top, None)
     np.testing.assert_array_equal(given.classes, [expected])
     np.testing.assert_array_equal(given.saliency_map[0, :, 0, 0], expected)
+
+
+@pytest.mark.parametrize("card", [{}, {**OF_ITSELF, "class_ids": "all"}])
+def test_the_best_are_those_of_each_image(card: Any) -> None:
+    given = explain_chosen(runner(**card), np.tile(IMAGE, (2, 1, 1, 1)), [], 2, None)
+    np.testing.assert_array_equal(given.classes, [[1, 3], [0, 2]])
+    np.testing.assert_array_equal(given.saliency_map[:, :, 0, 0], [[1, 3], [0, 2]])
+    given = explain_chosen(runner(**card), np.tile(IMAGE, (2, 1, 1, 1)), [2], 1, None)
+    np.testing.assert_array_equal(given.saliency_map[:, :, 0, 0], [[2], [2]])
 
 
 def test_what_cannot_be_chosen() -> None:

@@ -6,6 +6,7 @@ import pytest
 from camcore.card import ImageSpec
 from camcore.errors import ExportError, ProofError
 from camcore.export.trace.targets import TARGETS
+from tests.adapters import nets
 from tests.adapters.cli.calls import camcore, done, failed
 from tests.adapters.cli.fake_export import FakeExport
 
@@ -19,8 +20,8 @@ def test_export_hands_everything_over(fake_export: FakeExport, tmp_path: Path) -
     asked = fake_export.asked
     assert asked.pop("model").training is False
     assert asked.pop("example").shape[1:] == (3, 448, 448)
-    assert len(asked.pop("class_names")) == 1000
     assert asked == {
+        "class_names": None,
         "method": "layercam",
         "layer": ["layer3"],
         "eigen_smooth": False,
@@ -113,14 +114,70 @@ def test_export_help_names_every_target() -> None:
 
 def test_export_with_class_names_and_a_shape(fake_export: FakeExport, tmp_path: Path) -> None:
     names = tmp_path / "names.txt"
-    names.write_text("one\ntwo\n")
+    names.write_bytes(b"\xef\xbb\xbfone\r\ntwo \r\n\r\n \n")
     arguments = ("--size", "96x128", "--class-names", names, "--dynamic-size")
     path = tmp_path / "m.onnx"
     done(camcore("export", "squeezenet1_1", "--weights", "none", *arguments, "-o", path))
     assert fake_export.asked["class_names"] == ("one", "two")
     assert fake_export.asked["example"].shape[1:] == (3, 96, 128)
-    assert fake_export.asked["image_spec"] == ImageSpec(None, None)
+    assert fake_export.asked["image_spec"] == ImageSpec(None, None, resize=(96, 128))
     assert fake_export.asked["dynamic_size"] is True
+
+
+OWN = "tests.adapters.nets:build_painter"
+
+
+def test_what_is_assumed_is_told(fake_export: FakeExport, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    text = done(camcore("export", OWN, "-o", path))
+    assert (
+        "assumed, as nothing says otherwise: mean 0.485 0.456 0.406, std 0.229 0.224 0.225, RGB, "
+        "shorter side to 224, bilinear; middle 224 x 224 cut out."
+    ) in text
+    assert "give --mean, --std, --resize, --crop, --colour wrote" in text
+    stated = ("--mean", "0.5", "--std", "0.1,0.2,0.3", "--resize", "256", "--crop", "192")
+    more = ("--interpolation", "bicubic", "--colour", "BGR")
+    assert "otherwise" not in done(camcore("export", OWN, "-o", path, *stated, *more))
+    assert fake_export.asked["example"].shape[1:] == (3, 192, 192)
+    assert fake_export.asked["image_spec"] == ImageSpec(
+        None,
+        None,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.1, 0.2, 0.3),
+        resize=256,
+        crop=(192, 192),
+        interpolation="bicubic",
+        colour="BGR",
+    )
+    text = done(camcore("export", OWN, "-o", path, "--mean", "0.5", "--size", "32"))
+    assert "otherwise: std 0.229 0.224 0.225, RGB, shorter side to 32, bilinear; middle" in text
+    assert "give --std, --resize, --crop, --colour wrote" in text
+
+
+def test_names_of_another_head_are_not_taken(
+    fake_export: FakeExport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = nets.build_painter
+
+    def build_named() -> object:
+        net = plain()
+        object.__setattr__(net, "names", {0: "a", 1: "b", 2: "c", 3: "d"})
+        return net
+
+    monkeypatch.setattr(nets, "build_painter", build_named)
+    for fake_export.classes, expected in ((4, ("a", "b", "c", "d")), (5, None)):
+        done(camcore("export", OWN, "-o", tmp_path / "m.onnx"))
+        assert fake_export.asked["class_names"] == expected
+
+
+def test_export_without_output_says_where_it_wrote(
+    fake_export: FakeExport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "wrote build_painter-gradcam++.onnx" in done(
+        camcore("export", OWN, "--method", "gradcam++")
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["build_painter-gradcam++.onnx"]
 
 
 @pytest.mark.parametrize("error", [ExportError("no [rule] for op"), ProofError("maps differ")])
@@ -141,6 +198,13 @@ def test_failed_export_is_one_line_and_code_1(
         (["resnet18", "--size", "1x2x3"], "--size '1x2x3'"),
         (["resnet18", "--size", "0"], "--size '0'"),
         (["resnet18", "--class-names", "none.txt"], "none.txt cannot be read"),
+        (["resnet18", "--mean", "a"], "--mean 'a'; expected a number for each of 3 channels"),
+        (["resnet18", "--mean", "1,2", "--colour", "grey"], "for each of 1 channels"),
+        (["resnet18", "--std", "0,1,1"], "--std 0,1,1 divides by zero"),
+        (["resnet18", "--resize", "big"], "--resize 'big'; expected 224, or height x width"),
+        (["resnet18", "--crop", "1x2x3"], "--crop '1x2x3'"),
+        (["https://a.org/m.pt", "--weights", "none"], "https://a.org/m.pt is a URL"),
+        (["resnet18", "--weights", "https://a.org/m.pt"], "https://a.org/m.pt is a URL"),
         (["resnet18", "--option", "eps=1"], "gradcam has no options"),
         (["resnet18", "--option", "k=a", "--method", "fem"], "--option k=a; expected a number"),
         (["resnet18", "--method", "gradcan", "--option", "k=1"], "unknown method 'gradcan'"),

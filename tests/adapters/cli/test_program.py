@@ -2,11 +2,13 @@ import runpy
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from camcore.adapters.cli import app
 from tests.adapters.cli.calls import camcore, done, failed
@@ -31,10 +33,53 @@ def test_usage_errors_come_with_code_2() -> None:
     assert camcore("explode").exit_code == 2
 
 
-def test_debug_shows_the_traceback(toy_folder: Path) -> None:
-    result = camcore("--debug", "run", toy_folder / "toy.onnx", "none.png")
-    assert result.exit_code == 1
-    assert type(result.exception).__name__ == "FileError"
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+def test_debug_shows_the_traceback_and_the_same_exit_code(toy_folder: Path, place: int) -> None:
+    arguments = ["run", str(toy_folder / "toy.onnx"), "none.png"]
+    plain = camcore(*arguments)
+    arguments.insert(place, "--debug")
+    result = camcore(*arguments)
+    assert result.exit_code == plain.exit_code == 2
+    assert "Traceback" in result.stderr
+    assert "in find_images" in result.stderr
+    assert result.stderr.endswith(plain.stderr)
+    assert "Traceback" not in plain.stderr
+
+
+def test_debug_behind_two_dashes_is_a_name(toy_folder: Path) -> None:
+    message = failed(camcore("run", toy_folder / "toy.onnx", "--", "--debug"))
+    assert message == "camcore: --debug does not exist\n"
+
+
+@pytest.mark.parametrize("command", [[], ["export"], ["run"]])
+def test_short_help(command: list[str]) -> None:
+    assert done(camcore(*command, "-h")) == done(camcore(*command, "--help"))
+
+
+def test_version() -> None:
+    assert done(camcore("--version")) == f"camcore {version('camcore')}"
+
+
+def test_the_package_is_the_command() -> None:
+    """As `python -m camcore`."""
+    call = [sys.executable, "-m", "camcore", "--version"]
+    shown = subprocess.run(call, capture_output=True, text=True, check=True).stdout
+    assert shown == f"camcore {version('camcore')}\n"
+    call = [sys.executable, "-m", "camcore", "inspect", "none.onnx"]
+    ended = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("begun", "offered"),
+    [("export resnet18 --method layer", "layercam"), ("run a b --colormap viri", "viridis")],
+)
+def test_shells_complete(begun: str, offered: str) -> None:
+    """What the scripts that --install-completion writes ask for."""
+    asked = {"_CAMCORE_COMPLETE": "complete_bash", "COMP_WORDS": f"camcore {begun}"}
+    asked["COMP_CWORD"] = str(len(begun.split()))
+    result = CliRunner().invoke(app, [], prog_name="camcore", env=asked)
+    assert result.stdout.split() == [offered]
 
 
 def test_ctrl_c_stops_a_run(

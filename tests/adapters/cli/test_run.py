@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from camcore.adapters import Explanation, load
-from camcore.adapters.cli.run import _for_show
+from camcore.adapters.cli.run import SOME_FAILED
 from camcore.adapters.images import prepare, read_image
 from camcore.card import ImageSpec
 from camcore.export import explain, save
@@ -65,7 +65,8 @@ def test_run_of_a_file_that_prepares_the_image_itself(
     (expected, expected_picture), (entry, picture) = results
     for kind in ("predictions", "explained"):
         for one, other in zip(entry.pop(kind), expected.pop(kind), strict=True):
-            assert one.pop("score") == pytest.approx(other.pop("score"), rel=1e-4, abs=1e-6)
+            for figure in ("score", "probability"):
+                assert one.pop(figure) == pytest.approx(other.pop(figure), rel=1e-4, abs=1e-6)
             assert one == other
     assert entry == expected
     assert np.abs(picture - expected_picture).max() <= 6  # a step of the colour map
@@ -127,6 +128,104 @@ def test_several_images_go_to_a_folder(
     ]
 
 
+def test_folder_in_one_run_gives_what_single_runs_give(
+    toy_folder: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    """In batches or alone, with a broken file among them, and written as it goes."""
+    folder = tmp_path / "a"
+    for name, photo in zip(("z.PNG", "m.jpg"), photos[1:], strict=True):
+        photo.rename(folder / name)
+    (folder / "n.png").write_text("no picture")
+    (folder / "notes.md").write_text("no picture")
+    names = ["m.jpg", "n.png", "photo.png", "z.PNG"]
+    lines = tmp_path / "out.jsonl"
+    result = camcore("run", toy_folder / "toy.onnx", folder, "--json", lines, "-c", "boxer")
+    assert result.exit_code == SOME_FAILED
+    assert "camcore: 1 of 4 images failed" in result.stderr
+    assert f"{folder / 'n.png'} is not an image that Pillow can read" in result.stderr
+    records = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [record["image"] for record in records] == [str(folder / name) for name in names]
+    assert "is not an image" in records.pop(1)["error"]
+    for record in records:
+        alone = camcore("run", toy_folder / "toy.onnx", record["image"], "-c", "2", "--json", "-")
+        (expected,) = json.loads(alone.stdout)["images"]
+        for kind in ("predictions", "explained"):
+            for one, other in zip(record[kind], expected[kind], strict=True):
+                for figure in ("score", "probability"):
+                    assert one.pop(figure) == pytest.approx(other.pop(figure), rel=1e-5)
+        assert record == expected
+
+
+def test_many_images_have_a_line_each(toy_folder: Path, photos: list[Path], tmp_path: Path) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text("\n".join(["a/photo.png", "other.jpg"] * 6) + "\nnone.png\n\n")
+    result = camcore("run", toy_folder / "toy.onnx", listed)
+    assert result.exit_code == SOME_FAILED
+    assert f"{tmp_path / 'none.png'} does not exist" in result.stderr
+    shown = result.stdout.splitlines()
+    assert len(shown) == 12
+    array, _ = prepare(read_image(photos[2]), CARD.image)
+    scores = reference(array, np.array([[-1]])).scores[0]
+    best = int(scores.argmax())
+    probability = np.exp(scores[best]) / np.exp(scores).sum()
+    assert CARD.class_names is not None
+    told = f"{CARD.class_names[best]} {probability:.1%} ({scores[best]:.2f})"
+    assert shown[1] == f"{photos[2]}: {told}"
+
+
+@pytest.mark.parametrize("kind", ["npy", "png"])
+def test_maps_lie_on_the_pixels_of_the_image(
+    toy_folder: Path, photos: list[Path], tmp_path: Path, kind: str
+) -> None:
+    options = ("--maps", tmp_path / "maps", "--maps-format", kind, "--top", "2", "--json", "-")
+    result = camcore("run", toy_folder / "toy.onnx", *photos[:2], *options)
+    images = json.loads(result.stdout)["images"]
+    written = [explained["map"] for entry in images for explained in entry["explained"]]
+    assert sorted(map(str, (tmp_path / "maps").iterdir())) == sorted(written)
+    for path, entry in zip(photos[:2], images, strict=True):
+        image = read_image(path)
+        array, placement = prepare(image, CARD.image)
+        maps = reference(array, np.array([[-1, -1]])).saliency_map[0]
+        for explained, expected in zip(entry["explained"], maps, strict=True):
+            placed = placement.map_to_original(expected)
+            if kind == "npy":
+                saved = np.load(explained["map"])
+                np.testing.assert_allclose(saved, placed, atol=1e-5)
+                assert saved.dtype == np.float32
+            else:
+                saved = np.asarray(Image.open(explained["map"]))
+                assert saved.dtype == np.uint16
+                levels = np.where(np.isnan(placed), 0, placed * 65535)
+                np.testing.assert_allclose(saved, levels, atol=1.5)
+
+
+def test_full_size_feeds_the_image_as_it_is(
+    toy_folder: Path, fixed_size_onnx: Path, photos: list[Path]
+) -> None:
+    arguments = ("run", toy_folder / "toy.onnx", photos[1], "--json", "-")
+    told = {}
+    for name, options in (("card", ()), ("whole", ("--full-size",))):
+        (entry,) = json.loads(camcore(*arguments, *options).stdout)["images"]
+        told[name] = entry["predictions"][0]["score"]
+    for name, spec in (("card", CARD.image), ("whole", ImageSpec(None, None))):
+        array, _ = prepare(read_image(photos[1]), spec)
+        expected = reference(array, np.array([[-1]])).scores.max()
+        assert told[name] == pytest.approx(expected, rel=1e-4)
+    message = failed(camcore("run", fixed_size_onnx, photos[0], "--full-size"))
+    assert "takes images of 24 x 32 alone" in message
+
+
+def test_overlay_of_many_classes_says_what_it_leaves_out(
+    photos: list[Path], tmp_path: Path, toy_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("camcore.adapters.overlay._MOST_PANELS", 3)
+    options = ("--top", "4", "-o", tmp_path / "o.png")
+    result = camcore("run", toy_folder / "toy.onnx", photos[0], *options)
+    assert result.exit_code == 0
+    assert "overlays show the first 3 of the 4 explained classes" in result.stderr
+    assert read_image(tmp_path / "o.png").shape[1] == 3 * 240 + 2 * 4
+
+
 def test_image_that_is_given_twice(toy_folder: Path, photos: list[Path], tmp_path: Path) -> None:
     arguments = ("--output", tmp_path / "o", "--json", "-")
     result = camcore("run", toy_folder / "toy.onnx", photos[0], photos[0], *arguments)
@@ -160,7 +259,7 @@ def test_image_that_the_graph_cannot_take_is_named(photos: list[Path], tmp_path:
     strip = tmp_path / "strip.png"
     Image.fromarray(np.zeros((1, 60_000, 3), np.uint8)).save(strip)
     path = write_toy(tmp_path / "toy.onnx", replace(CARD, image=ImageSpec(None, None, resize=256)))
-    message = failed(camcore("run", path, photos[0], strip))
+    message = failed(camcore("run", path, strip), SOME_FAILED)
     assert f"camcore: {strip}: image is 1 x 60000 (height x width), and would be" in message
 
 
@@ -171,8 +270,8 @@ def test_scores_and_maps_that_are_not_finite_stay_json(
     file = toy_folder / "toy.onnx"
     runner = load(file)
 
-    def broken(array: Any, wanted: Any, progress: Any) -> Any:
-        given = runner(array, wanted)
+    def broken(array: Any, class_ids: Any, progress: Any) -> Any:
+        given = runner(array, class_ids)
         scores, saliency_map = given.scores.copy(), np.full_like(given.saliency_map, np.nan)
         scores[0, 2] = worst
         return Explanation({**given, "scores": scores, "saliency_map": saliency_map})
@@ -183,9 +282,11 @@ def test_scores_and_maps_that_are_not_finite_stay_json(
     assert "NaN" not in text
     assert "Infinity" not in text
     (entry,) = json.loads(text)["images"]
-    expected = {"class": 2, "name": "boxer", "score": None, "peak": None}
-    assert entry["explained"] == [expected]
-    assert f"boxer │ 2 │ {worst:.3f}" in done(camcore("run", file, photos[0], "-c", "boxer"))
+    expected = {"class": 2, "name": "boxer", "score": None, "peak": None, "map": None}
+    (explained,) = entry["explained"]
+    del explained["probability"]  # of minus infinity it is 0
+    assert explained == expected
+    assert f"│ {worst:.3f}" in done(camcore("run", file, photos[0], "-c", "boxer"))
 
 
 @pytest.mark.parametrize(
@@ -193,8 +294,10 @@ def test_scores_and_maps_that_are_not_finite_stay_json(
     [
         (["none.onnx", "photo"], "none.onnx does not exist"),
         (["toy", "none.png"], "none.png does not exist"),
-        (["toy", "."], ". is a folder; give the images in it, as in ./*.jpg"),
-        (["toy", "toy"], "is not an image that Pillow can read"),
+        (["toy", "empty"], "folder empty has no images (.png, .jpg"),
+        (["toy", "*.gif"], "no file fits *.gif"),
+        (["toy", "https://a.org/cat.jpg"], "https://a.org/cat.jpg is a URL, and camcore reads"),
+        (["https://a.org/m.onnx", "photo"], "https://a.org/m.onnx is a URL, and camcore reads"),
         (["photo", "photo"], "has the suffix '.png'; expected .onnx, .pt or .pt2"),
         (["toy", "photo", "--class", "boxr"], "unknown class 'boxr'; nearest: boxer"),
         (["toy", "photo", "--class", "7"], "the file's classes are 0 to 3"),
@@ -210,7 +313,7 @@ def test_run_errors(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
     names = {"toy": str(toy_folder / "toy.onnx"), "photo": str(photos[0])}
     assert message in failed(camcore("run", *(names.get(name, name) for name in arguments)))
     assert not (tmp_path / "o.png").exists()
@@ -231,7 +334,7 @@ def test_run_errors(
         (["--output", "a/photo.png"], "--output a/photo.png would replace a/photo.png, which is"),
         (["other.jpg", "--output", "a"], "--output a/photo.png would replace a/photo.png"),
         (["none.jpg"], "none.jpg does not exist"),
-        (["b"], "b is a folder; give the images in it"),
+        (["none/"], "none does not exist"),
         (["--json", "none/out.json"], "--json none/out.json: there is no folder none; make it"),
         (["--json", "a"], "--json a is a folder; give a file"),
         (["--json", "toy.onnx"], "--json toy.onnx would replace toy.onnx, which is read"),
@@ -276,10 +379,13 @@ def test_run_in_steps_shows_how_far_it_is(
 
     def update(self: rich.progress.Progress, task: Any, **fields: Any) -> None:
         plain(self, task, **fields)
-        told.append((self.tasks[task].completed, self.tasks[task].total))
+        (own,) = (each for each in self.tasks if each.id == task)
+        told.append((own.completed, own.total))
 
     monkeypatch.setattr(rich.progress.Progress, "update", update)
-    result = camcore("run", stepwise_folder / "stepwise.onnx", *photos[1:], "--json", "-")
+    file = stepwise_folder / "stepwise.onnx"
+    result = camcore("run", file, *photos[1:], "--batch", "1", "--json", "-")
+    assert result.exit_code == 0
     assert len(json.loads(result.stdout)["images"]) == 2
     assert told[0] == (0, 4)
     assert told.count((4, 4)) == 2
@@ -299,14 +405,6 @@ def test_overlay_of_maps_at_the_layers_size(
     assert at_image_size.std() > 20
     assert np.abs(at_image_size - at_feature_size).mean() < 8
     assert np.abs(at_image_size - at_feature_size[::-1]).mean() > 16
-
-
-def test_overlay_of_maps_as_the_method_gives_them() -> None:
-    """Whatever their values, the colours show all of them; in [0, 1] already, none is changed."""
-    raw = np.linspace(-3, 5, 12, dtype=np.float32).reshape(3, 4)
-    card = replace(CARD, options={"normalize": False})
-    np.testing.assert_allclose(_for_show(raw, card), (raw + 3) / 8, atol=1e-6)
-    assert _for_show(raw, CARD) is raw
 
 
 def test_the_explained_one_of_two_outputs_that_look_alike(

@@ -9,21 +9,48 @@ from safetensors.torch import save_file
 from torch import nn
 
 from camcore.adapters.sources.build import build_model
-from camcore.adapters.sources.weights import read_state_dict
+from camcore.adapters.sources.weights import fitting, load_state_dict, read_state_dict
 from camcore.errors import FileError, InputError
 
 
-@pytest.mark.parametrize("wrap", [None, "state_dict", "model"])
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("wrap", [None, "state_dict", "model", "net", "state", "ema"])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "model.", "net.", "backbone.", "_orig_mod.", "module._orig_mod.net."]
+)
 def test_checkpoints_as_training_scripts_write_them(
     tmp_path: Path, wrap: str | None, prefix: str
 ) -> None:
+    torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     state = {prefix + name: value for name, value in model.state_dict().items()}
     path = tmp_path / "checkpoint.pth"
-    torch.save(state if wrap is None else {wrap: state, "epoch": 3}, path)
-    read = read_state_dict(path)
-    assert read.keys() == model.state_dict().keys()
+    torch.save(state if wrap is None else {"epoch": 3, wrap: state}, path)
+    other = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    load_state_dict(other, read_state_dict(path), str(path))
+    torch.testing.assert_close(other.state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
+def test_prefixes_of_the_model_itself_stay() -> None:
+    """A model that has a part called model, and a state with a name beside the prefix."""
+    own = nn.ModuleDict({"model": nn.Linear(2, 2), "head": nn.Linear(2, 2)}).state_dict()
+    assert fitting(own, own) == own
+    wrapped = {f"module.{name}": value for name, value in own.items()}
+    assert fitting(wrapped, own).keys() == own.keys()
+    mixed = {"model.weight": torch.zeros(1), "loss.weight": torch.zeros(1)}
+    assert fitting(mixed, ["weight"]) == mixed
+    with pytest.raises(InputError, match=r"missing: bias, weight; unexpected: loss.weight, model"):
+        load_state_dict(nn.Linear(1, 1), mixed, "mixed.pt")
+
+
+def test_wrapped_weights_of_torchvisions_builders(
+    resnet: tuple[nn.Module, Path], tmp_path: Path
+) -> None:
+    """Of another number of classes, which is read off the names behind the prefix."""
+    state = {f"model.backbone.{name}": value for name, value in resnet[0].state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "lightning.ckpt")
+    built = build_model("resnet18", str(tmp_path / "lightning.ckpt"))
+    expected = resnet[0].state_dict()
+    torch.testing.assert_close(built.model.state_dict(), expected, rtol=0, atol=0)
 
 
 def test_weights_of_another_model(resnet: tuple[nn.Module, Path]) -> None:
@@ -114,6 +141,13 @@ def test_truncated_weights(tmp_path: Path, suffix: str) -> None:
 def test_files_without_a_state_dict(tmp_path: Path, stored: object) -> None:
     torch.save(stored, tmp_path / "other.pt")
     with pytest.raises(FileError, match="expected a state dict"):
+        read_state_dict(tmp_path / "other.pt")
+
+
+def test_what_a_checkpoint_holds_instead_is_told(tmp_path: Path) -> None:
+    torch.save({"weights": {"a": torch.zeros(1)}, "epoch": 3}, tmp_path / "other.pt")
+    message = r"holds a dict of 'weights' \(dict\), 'epoch' \(int\); .* model, net, .* or ema"
+    with pytest.raises(FileError, match=message):
         read_state_dict(tmp_path / "other.pt")
 
 

@@ -3,23 +3,34 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from camcore.adapters import Explanation
-from camcore.adapters.cli.record import image_record
 from camcore.adapters.images import Placement, prepare, read_image
+from camcore.adapters.results import for_show, image_record
 from tests.adapters.toy import CARD
 
 
-def test_map_that_is_zero_has_no_peak(photos: list[Path]) -> None:
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def test_map_that_is_zero_has_no_peak(photo: Path) -> None:
     scores, classes = np.array([[1.0, 2.0, 0.0, 0.0]]), np.array([[1]])
     maps = {"scores": scores, "classes": classes, "saliency_map": np.zeros((1, 1, 4, 4))}
     explanation = Explanation(maps)
-    _, placement = prepare(read_image(photos[0]), CARD.image)
-    result = image_record(photos[0], explanation, placement, CARD, 3)
-    assert result["explained"] == [{"class": 1, "name": "dog", "score": 2.0, "peak": None}]
+    _, placement = prepare(read_image(photo), CARD.image)
+    result = image_record(photo, explanation, placement, CARD, 3)
+    (explained,) = result["explained"]
+    assert explained.pop("probability") == pytest.approx(np.e**2 / (np.e + np.e**2 + 2))
+    expected = {"class": 1, "name": "dog", "score": 2.0, "peak": None, "map": None}
+    assert explained == expected
 
 
-def test_peak_of_a_map_as_the_method_gives_it(photos: list[Path]) -> None:
+def test_peak_of_a_map_as_the_method_gives_it(photo: Path) -> None:
     """Below zero everywhere, and highest in the last corner."""
     raw = np.linspace(-3, 5, 12, dtype=np.float32).reshape(3, 4)
     card = replace(CARD, options={"normalize": False})
@@ -30,13 +41,21 @@ def test_peak_of_a_map_as_the_method_gives_it(photos: list[Path]) -> None:
             "saliency_map": raw[None, None] - 9,
         }
     )
-    _, placement = prepare(read_image(photos[0]), CARD.image)
-    (explained,) = image_record(photos[0], explanation, placement, card, 3)["explained"]
+    _, placement = prepare(read_image(photo), CARD.image)
+    (explained,) = image_record(photo, explanation, placement, card, 3)["explained"]
     x, y = placement.points_to_original(np.array([3.5, 2.5]), (3, 4))
     assert explained["peak"] == {"x": pytest.approx(x, abs=0.06), "y": pytest.approx(y, abs=0.06)}
 
 
-def test_boxes_in_the_pixels_of_the_image(photos: list[Path]) -> None:
+def test_overlay_of_maps_as_the_method_gives_them() -> None:
+    """Whatever their values, the colours show all of them; in [0, 1] already, none is changed."""
+    raw = np.linspace(-3, 5, 12, dtype=np.float32).reshape(3, 4)
+    card = replace(CARD, options={"normalize": False})
+    np.testing.assert_allclose(for_show(raw, card), (raw + 3) / 8, atol=1e-6)
+    assert for_show(raw, CARD) is raw
+
+
+def test_boxes_in_the_pixels_of_the_image(photo: Path) -> None:
     """Without padding, and without what lies in the black margin of a crop."""
     padding = [-1.0] * 4
     explanation = Explanation(
@@ -49,6 +68,6 @@ def test_boxes_in_the_pixels_of_the_image(photos: list[Path]) -> None:
         }
     )
     placement = Placement(-10, 0, 90, 50, height=50, width=80)
-    first, second = image_record(photos[0], explanation, placement, CARD, 3)["explained"]
+    first, second = image_record(photo, explanation, placement, CARD, 3)["explained"]
     assert first["boxes"] == [{"box": [10.0, 5.0, 80.0, 45.0], "score": 0.75}]
     assert second["boxes"] == []

@@ -1,0 +1,107 @@
+"""Results: what a file or a model gave for one image, as plain values and as pictures."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camcore.adapters.images import Placement
+from camcore.adapters.runner import Explanation, class_probabilities, class_scores
+from camcore.card import Card
+from camcore.scaling import normalize
+
+
+def image_record(
+    path: str | Path, explanation: Explanation[Any], placement: Placement, card: Card, listed: int
+) -> dict[str, Any]:
+    """What one image gave, as JSON takes it, with so many of its best classes."""
+    scores = class_scores(card, explanation)
+    probabilities = None if scores is None else class_probabilities(card, scores)
+
+    def named(index: int) -> dict[str, Any]:
+        names = card.class_names
+        return {
+            "class": index,
+            "name": names[index] if names else str(index),
+            "score": None if scores is None else float(scores[0, index]),
+            "probability": None if probabilities is None else float(probabilities[0, index]),
+        }
+
+    best: Iterable[Any] = ()
+    if scores is not None:
+        best = np.argsort(-scores[0], kind="stable")[:listed]
+    explained = []
+    boxes = _boxes(explanation, placement)
+    for k, (index, saliency_map) in enumerate(
+        zip(explanation.classes[0], explanation.saliency_map[0], strict=True)
+    ):
+        row, column = np.unravel_index(np.argmax(saliency_map), saliency_map.shape)
+        centre = np.array([column + 0.5, row + 0.5])
+        x, y = placement.points_to_original(centre, saliency_map.shape)
+        # A map that is the same, or not finite, everywhere has no highest point.
+        peaked = bool(saliency_map.max() > saliency_map.min())
+        peak = {"x": round(float(x), 1), "y": round(float(y), 1)} if peaked else None
+        found = {} if boxes is None else {"boxes": boxes[k]}
+        explained.append({**named(int(index)), "peak": peak, "map": None, **found})
+    return {
+        "image": str(path),
+        "predictions": [named(int(index)) for index in best],
+        "explained": explained,
+        "overlay": None,
+    }
+
+
+def _boxes(explanation: Explanation[Any], placement: Placement) -> list[Any] | None:
+    """The boxes of the first image's classes in its own pixels, None of a file that finds none."""
+    if "boxes" not in explanation or "box_scores" not in explanation:
+        return None
+    size = explanation.saliency_map.shape[2:]
+    placed = placement.boxes_to_original(explanation.boxes[0], size)
+    return [
+        [
+            {"box": [round(edge, 1) for edge in box], "score": score}
+            for box, score in zip(each.tolist(), scores.tolist(), strict=True)
+            # Neither padding, nor what lies beyond the image, where the graph saw a black margin.
+            if box[2] > box[0] and box[3] > box[1]
+        ]
+        for each, scores in zip(placed, explanation.box_scores[0], strict=True)
+    ]
+
+
+def caption_text(entry: Mapping[str, Any]) -> str:
+    """A class of a record with what it scores, as `boxer 93.1% (12.34)`."""
+    probability, score = entry["probability"], entry["score"]
+    if probability is None:
+        return str(entry["name"]) if score is None else f"{entry['name']} {score:.2f}"
+    return f"{entry['name']} {probability:.1%} ({score:.2f})"
+
+
+def for_show(raw: Any, card: Card) -> Any:
+    """A map (H, W) in [0, 1], also of a file that gives maps as they are."""
+    return raw if card.options.get("normalize", True) else normalize(raw)
+
+
+def picture(
+    image: NDArray[np.uint8],
+    explanation: Explanation[Any],
+    placement: Placement,
+    card: Card,
+    explained: Sequence[Mapping[str, Any]],
+    *,
+    colormap: str = "jet",
+    opacity: float = 0.5,
+) -> NDArray[np.uint8]:
+    """The overlays of the first explained classes of a record, side by side, with captions."""
+    from camcore.adapters import overlay  # here, for OpenCV is slow to import
+
+    panels = []
+    for raw, entry in zip(explanation.saliency_map[0], explained, strict=False):
+        saliency_map = placement.map_to_original(for_show(raw, card))
+        boxes = np.array([box["box"] for box in entry.get("boxes", ())])
+        panel = overlay.heatmap(
+            image, saliency_map, colormap=colormap, opacity=opacity, boxes=boxes
+        )
+        panels.append(overlay.caption(panel, caption_text(entry)))
+    return overlay.side_by_side(panels)

@@ -1,0 +1,146 @@
+"""Stream: images of files, decoded and prepared ahead in the background, run in batches of one
+shape.
+
+However many images there are, no more than a few are in memory.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camcore.adapters.images import Placement, prepare, read_image
+from camcore.adapters.runner import Explanation, Progress
+from camcore.card import ImageSpec
+from camcore.errors import CamcoreError, InputError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_AHEAD = 4  # images that are ready, or being made so, before they are asked for
+
+# Pixels of the images of a batch, as they are in their files and as they are run: a photograph of
+# a camera is a batch by itself.
+_MOST_PIXELS = 2**23
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An image file's picture, RGB uint8 (H, W, 3), and what the graph takes of it, (1, ...)."""
+
+    number: int
+    path: Path
+    image: NDArray[np.uint8]
+    array: NDArray[Any]
+    placement: Placement
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An image file of which nothing came, and why."""
+
+    number: int
+    path: Path
+    reason: str
+
+
+def prepared_images(paths: Iterable[Path], spec: ImageSpec) -> Iterator[Prepared | Failed]:
+    """The images in order, each read and prepared in the background while others are looked at."""
+
+    def prepared(numbered: tuple[int, Path]) -> Prepared | Failed:
+        number, path = numbered
+        try:
+            image = read_image(path)
+            array, placement = prepare(image, spec)
+        except CamcoreError as error:
+            return Failed(number, path, str(error))
+        return Prepared(number, path, image, array, placement)
+
+    return _ahead(prepared, enumerate(paths))
+
+
+def batches(
+    images: Iterable[Prepared | Failed], most: int
+) -> Iterator[tuple[Sequence[Prepared], Sequence[Failed]]]:
+    """Up to `most` images in a row whose arrays are of one shape; and what failed among them."""
+    batch: list[Prepared] = []
+    failures: list[Failed] = []
+    for image in images:
+        if isinstance(image, Failed):
+            failures.append(image)
+            continue
+        if batch and not _fits(batch, image, most):
+            yield batch, failures
+            batch, failures = [], []
+        batch.append(image)
+        if len(batch) == most:
+            yield batch, failures
+            batch, failures = [], []
+    if batch or failures:
+        yield batch, failures
+
+
+def _fits(batch: Sequence[Prepared], image: Prepared, most: int) -> bool:
+    pixels = sum(each.image.size + each.array.size for each in (*batch, image)) / 3
+    return (
+        len(batch) < most and batch[0].array.shape == image.array.shape and pixels <= _MOST_PIXELS
+    )
+
+
+def _ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """The function of each item in order, computed in one other thread, a few items ahead."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="camcore-images")
+    waiting: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > _AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class Result(Prepared):
+    """An image and what the file gave for it, arrays of one row."""
+
+    explanation: Explanation[NDArray[Any]]
+
+
+def explained(
+    explain: Callable[[Any, Progress | None], Explanation[NDArray[Any]]],
+    batch: Sequence[Prepared],
+    progress: Progress | None,
+) -> list[Result | Failed]:
+    """What is explained of each image of a batch, all at once; and if that fails, one by one."""
+    if not batch:
+        return []
+    images = np.concatenate([each.array for each in batch])
+    try:
+        given = explain(images, progress)
+    except InputError as error:
+        if len(batch) > 1:
+            return [result for each in batch for result in explained(explain, [each], None)]
+        (only,) = batch
+        return [Failed(only.number, only.path, str(error))]
+    return [
+        Result(**vars(each), explanation=_row(given, row, len(batch)))
+        for row, each in enumerate(batch)
+    ]
+
+
+def _row(given: Explanation[NDArray[Any]], row: int, count: int) -> Explanation[NDArray[Any]]:
+    """One image's part of a batch; an output that has no row for each image is all images'."""
+    return Explanation(
+        {
+            name: value[row : row + 1] if value.shape[:1] == (count,) else value
+            for name, value in given.items()
+        }
+    )
