@@ -155,6 +155,11 @@ class Card:
     schema: int = SCHEMA
 
     @property
+    def is_detector(self) -> bool:
+        """Whether what is explained are the detections of one image."""
+        return "detection_maps" in self.outputs
+
+    @property
     def takes_ids(self) -> bool:
         """Whether the classes to explain are an input."""
         return "class_ids" in self.inputs

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from camcore.card import Card, ImageSpec, attach_zip, onnx_ending
 from camcore.errors import FileError, InputError
-from camcore.export.compose import Explained, Explanation, explain
+from camcore.export.compose import explain
+from camcore.export.explained import Detections, Explained, ExplainedDetector, Explanation
 from camcore.export.find.layers import LayerInfo, list_layers
 from camcore.export.find.scores import count_classes
+from camcore.export.prove.detections import prove_detector
 from camcore.export.prove.prove import prove as prove_file
 from camcore.export.prove.prove import rounding_notes
 from camcore.export.trace.collection import no_garbage_collection
@@ -23,7 +25,9 @@ from camcore.export.write.write import WRITERS
 __all__ = [
     "TARGETS",
     "Card",
+    "Detections",
     "Explained",
+    "ExplainedDetector",
     "Explanation",
     "ImageSpec",
     "LayerInfo",
@@ -71,7 +75,10 @@ def save(explained: Explained, path: str | os.PathLike[str]) -> Card:
         with no_garbage_collection():
             content = WRITERS[suffix](capture(explained), card)
         scratch.write_bytes(content)
-        proof = prove_file(scratch, explained)
+        if isinstance(explained, ExplainedDetector):
+            proof = prove_detector(scratch, explained)
+        else:
+            proof = prove_file(scratch, explained)
         card = replace(card, proof=proof, notes=(*card.notes, *rounding_notes(proof)))
         if suffix == ".onnx":
             with scratch.open("ab") as file:

@@ -4,11 +4,9 @@ Trace the model, find in its graph what the method asks for, and make one module
 kernel; the kinds of methods say how.
 """
 
-from collections import namedtuple
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +16,9 @@ from camcore.card import CLASS_IDS, Card, ImageSpec, Probabilities, assume_image
 from camcore.errors import ExportError, InputError, unknown_name
 from camcore.export.body import Body
 from camcore.export.boxes import PORTS
+from camcore.export.detectors.explain import DETECTIONS, explain_detector
+from camcore.export.detectors.whole import is_detector
+from camcore.export.explained import Explained
 from camcore.export.families import check_request, family_of
 from camcore.export.families.family import Composed
 from camcore.export.find.modules import Layer, name_layers
@@ -32,65 +33,6 @@ from camcore.export.trace.targets import Target, get_target
 from camcore.export.trace.trace import Trace, trace
 from camcore.methods import get_method
 from camcore.scaling import How
-
-
-class Explanation(NamedTuple):
-    """What an explained classifier returns: the prediction first, then its maps.
-
-    Shapes: scores (B, N), classes (B, K) int64, saliency_map (B, K, H, W) in [0, 1]. A model with
-    other outputs, or one asked for boxes, returns a named tuple of all those.
-    """
-
-    scores: Tensor
-    classes: Tensor
-    saliency_map: Tensor
-
-
-class Explained(nn.Module):
-    """A model that returns its prediction and the maps of the classes asked for.
-
-    Called with images (B, C, H, W), the model's other inputs if it has any, and optional class ids
-    (B or 1, K), int64, where -1 in column k stands for the class with the k-th highest score;
-    without ids it explains the best class. An id that is no class's gives an empty map, and -1 in
-    `classes`. With `class_ids="best"` or `"all"` it takes no ids. It is an ordinary module, which
-    runs eagerly on the model's device and shares its weights; `camcore.export.save` writes it to a
-    file.
-
-    `body` does the work, on plain tuples; `card` describes the result, `request` is what was asked
-    for, `found` what the graph told of it.
-    """
-
-    def __init__(self, body: Body[Any], request: Request, found: Found, card: Card) -> None:
-        super().__init__()
-        self.body = body
-        self.card = card
-        self.found = found
-        # In a tuple, for the request holds the user's model, which must not become a submodule.
-        self._request = (request,)
-
-    @property
-    def request(self) -> Request:
-        return self._request[0]
-
-    def forward(self, image: Tensor, *others: Tensor, class_ids: Tensor | None = None) -> Any:
-        expected = len(self.request.inputs) - 1
-        if len(others) == expected + 1 and class_ids is None:
-            *others, class_ids = others  # type: ignore[assignment]
-        if class_ids is not None and not self.card.takes_ids:
-            raise InputError(
-                f"class_ids were given to a model that explains {self.card.class_ids!r} by itself: "
-                "leave them out, or explain with class_ids='required'"
-            )
-        if class_ids is None:
-            class_ids = torch.tensor([self.card.own_ids], device=image.device)
-        return _record(self.card.outputs)(*self.body(image, *others, class_ids))
-
-
-@lru_cache
-def _record(names: tuple[str, ...]) -> Callable[..., Any]:
-    if names == Explanation._fields:
-        return Explanation
-    return namedtuple("Explanation", names)
 
 
 @no_garbage_collection()
@@ -205,8 +147,17 @@ def explain(
         class_ids=class_ids,
         top=1 if top is None else top,
     )
-    _check_class_ids(class_ids, top)
+    if not is_detector(model):
+        _check_class_ids(class_ids, top)
     check_request(request)
+    if is_detector(model):
+        return explain_detector(
+            replace(request, top=DETECTIONS if top is None else top),
+            dynamic_size=dynamic_size,
+            image_spec=image_spec,
+            model_name=model_name,
+            class_names=class_names,
+        )
     answer = first_answer(request.subject, inputs)
     if answer is not None:  # what can be known before minutes of work
         _check_class_names(class_names, answer.shape[1])

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 from camcore.errors import CamcoreError, ExportError, ProofError
-from camcore.export.compose import Explained
+from camcore.export.explained import Explained
 from camcore.export.families import family_of
 from camcore.export.prove.boxes import likelihoods, prove_boxes
 from camcore.export.prove.reference import Reference, explain_eagerly

@@ -55,6 +55,11 @@ def sizes_of(node: fx.Node) -> tuple[int, ...]:
     return tuple(map(hint, value.shape)) if isinstance(value, Tensor) else ()
 
 
+def shape_of(node: fx.Node) -> tuple[str, ...]:
+    """The sizes of a value as they are written: to compare symbolic ones would fix them."""
+    return tuple(map(str, node.meta["val"].shape))
+
+
 def hint(size: int | torch.SymInt) -> int:
     """The size at the example image."""
     return int(size.node.hint) if isinstance(size, torch.SymInt) else size  # type: ignore[arg-type]

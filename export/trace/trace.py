@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export import Dim
+from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -169,13 +169,21 @@ def _capture(
             exported = torch.export.export(model, inputs, dynamic_shapes=shapes)
         conditions = conditions_of(exported)
         inline_modes(exported.graph_module, inputs[0].device.type)
-        known = torch.export.default_decompositions()
-        rules = {loss: known[loss] for loss in _LOSSES} | _OWN_FORMS
-        graph = exported.run_decompositions(rules).module(check_guards=False)
-    assert isinstance(graph, fx.GraphModule)
-    graph = _named(model, root, without_assertions(_frozen(without_writes(graph))))
+        graph = functional(exported, model, root)
     check_random(graph, inputs)
     return graph, conditions
+
+
+def functional(exported: ExportedProgram, model: nn.Module, root: str) -> fx.GraphModule:
+    """An exported model as a graph that writes into nothing and only computes.
+
+    Its weights are the model's own tensors; names of modules are relative to the submodule `root`.
+    """
+    known = torch.export.default_decompositions()
+    rules = {loss: known[loss] for loss in _LOSSES} | _OWN_FORMS
+    graph = exported.run_decompositions(rules).module(check_guards=False)
+    assert isinstance(graph, fx.GraphModule)
+    return _named(model, root, without_assertions(_frozen(without_writes(graph))))
 
 
 def _copied(x: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:

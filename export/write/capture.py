@@ -11,7 +11,7 @@ from torch.fx.experimental import _config
 
 from camcore.errors import ExportError
 from camcore.export.body import OwnIds
-from camcore.export.compose import Explained
+from camcore.export.explained import Explained, ExplainedDetector
 from camcore.export.passes.body import PassesBody, SteppedBody
 from camcore.export.trace.graphs import first_line
 from camcore.export.trace.pixels import as_pixels
@@ -25,6 +25,8 @@ aten = torch.ops.aten
 
 def capture(explained: Explained) -> ExportedProgram:
     """The explained module as one program of the card's `graph_inputs`, batch and K free."""
+    if isinstance(explained, ExplainedDetector):
+        return _capture_detector(explained)
     card = explained.card
     body: nn.Module = explained.body
     request = explained.request
@@ -75,6 +77,21 @@ def capture(explained: Explained) -> ExportedProgram:
         raise ExportError(f"the explained graph cannot be exported: {first_line(error)}") from error
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # source paths are nobody's business
+    return program
+
+
+def _capture_detector(explained: ExplainedDetector) -> ExportedProgram:
+    """An explained detector as one program of its image, of one size."""
+    try:
+        with torch.no_grad():
+            program = torch.export.export(explained.body, explained.request.inputs)
+            simplify(program.graph)
+    except Exception as error:
+        raise ExportError(
+            f"the explained detector cannot be exported: {first_line(error)}"
+        ) from error
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
     return program
 
 

@@ -152,6 +152,12 @@ def _free_names(graph: ir.Graph) -> None:
 
 
 def _name_axes(graph: ir.Graph, card: Card) -> None:
+    if card.is_detector:
+        boxes, labels, scores, maps = graph.outputs
+        for value in (boxes, labels, scores):
+            _rename_free(value, ["detections"])
+        _rename_free(maps, ["explained"])
+        return
     image, *further = graph.inputs[: 1 + len(card.further_inputs)]
     own = len(card.own_outputs)
     outputs, explanation = graph.outputs[:own], graph.outputs[own : len(card.outputs)]

@@ -15,6 +15,7 @@ from torch import fx
 
 from camcore.export.gradient.rules import OWN_OPERATORS
 from camcore.export.gradient.rules.convolutions import STRIDED_DEPTHWISE
+from camcore.export.trace.graphs import shape_of
 from camcore.export.write.nodes import call, calls
 from camcore.export.write.reductions import (
     RESHAPES,
@@ -72,7 +73,7 @@ def _spread_by_product(product: fx.Node) -> None:
             continue
         if not isinstance(other, fx.Node) or other.target is aten.expand.default:
             continue
-        if tuple(other.meta["val"].shape) == tuple(product.meta["val"].shape):
+        if shape_of(other) == shape_of(product):
             product.update_arg(place, spread.args[0])
 
 
@@ -82,7 +83,7 @@ def _mean_of_equals(graph: fx.Graph, mean: fx.Node) -> None:
     if spread is None or spread.target is not aten.expand.default:
         return
     x: Any = spread.args[0]
-    if any(size != 1 for size in x.meta["val"].shape[-count:]):
+    if set(shape_of(x)[-count:]) != {"1"}:
         return
     with graph.inserting_before(mean):
         _replace_mean(graph, mean, x, count)
@@ -100,7 +101,7 @@ def _averaged(mean: fx.Node) -> tuple[Any, int]:
     if given.target not in RESHAPES:
         return given, count
     inner = given.args[0]
-    kept = given.meta["val"].shape[-count:] == inner.meta["val"].shape[-count:]
+    kept = shape_of(given)[-count:] == shape_of(inner)[-count:]
     return (inner if kept else None), count
 
 
@@ -112,7 +113,7 @@ def _mean_of_shares(graph: fx.Graph, mean: fx.Node) -> None:
     product, points = reduced_product(mean)
     if product is None or not _is_divided_by_its_sum(product.args[1]):
         return
-    if points != product.meta["val"].shape[1]:
+    if str(points) != shape_of(product)[1]:
         return
     view: Any = mean.args[0]
     with graph.inserting_before(mean):
@@ -165,9 +166,8 @@ def _can_wait(x: Any) -> bool:
     if x.target is aten.mul.Tensor:
         return _is_of_channels(x.args[1], x.meta["val"].ndim - 2)
     if x.target is aten.add.Tensor and not x.kwargs:
-        shape = tuple(x.meta["val"].shape)
         terms = [term for term in x.args if isinstance(term, fx.Node)]
-        alike = [term for term in terms if tuple(term.meta["val"].shape) == shape]
+        alike = [term for term in terms if shape_of(term) == shape_of(x)]
         return len(alike) == 2 and any(map(_can_wait, alike))
     return x.target is aten.convolution.default and _turns_each_point(x)
 
@@ -191,7 +191,7 @@ def _is_masked_way_back(x: Any) -> bool:
     back, mask = x.args
     if back.target is not STRIDED_DEPTHWISE or len(back.users) > 1:
         return False
-    return isinstance(mask, fx.Node) and mask.meta["val"].shape == x.meta["val"].shape
+    return isinstance(mask, fx.Node) and shape_of(mask) == shape_of(x)
 
 
 def _mean_of_masked_way_back(graph: fx.Graph, product: Any) -> fx.Node:
@@ -216,7 +216,7 @@ def _mean_of_masked_way_back(graph: fx.Graph, product: Any) -> fx.Node:
 
 def _is_of_channels(scale: Any, count: int) -> bool:
     """Whether a factor is the same at all points of the last axes."""
-    return isinstance(scale, fx.Node) and list(scale.meta["val"].shape[-count:]) == [1] * count
+    return isinstance(scale, fx.Node) and set(shape_of(scale)[-count:]) == {"1"}
 
 
 def _turns_each_point(convolution: fx.Node) -> bool:

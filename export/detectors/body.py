@@ -1,0 +1,49 @@
+"""The body of a detector: what it finds, and a map of each detection."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, fx, nn
+
+from camcore.export.detectors.parts import Level, Regions
+
+
+class DetectorBody(nn.Module):
+    """From an image (1, C, H, W) to `boxes`, `labels`, `scores` and `detection_maps` (N, H, W).
+
+    The maps are those of the first `top` detections, or of all where there are fewer.
+
+    Args:
+        detector: gives `(boxes, labels, scores, ids, *values)`, where `ids` say of which number of
+            which part a score came, and `values` is what the parts look at.
+        parts: of each product that scores: its maps, the id of its first number and how many it
+            has, and which of the values it takes.
+    """
+
+    def __init__(
+        self,
+        detector: fx.GraphModule,
+        parts: Sequence[Regions | Level],
+        spans: Sequence[tuple[int, int]],
+        taken: Sequence[Sequence[int]],
+        top: int,
+    ) -> None:
+        super().__init__()
+        self.detector = detector
+        self.parts = nn.ModuleList(parts)
+        self._spans, self._taken, self._top = spans, taken, top
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        boxes, labels, scores, ids, *values = self.detector(image)
+        ids = ids[: self._top]
+        given = [[values[n] for n in taken] for taken in self._taken]
+        if len(self.parts) == 1:
+            return boxes, labels, scores, self.parts[0](ids, *given[0])
+        # Each part's detections are explained together, then put back in order.
+        maps, places = [], []
+        for part, (start, end), inputs in zip(self.parts, self._spans, given, strict=True):
+            place = torch.where((ids >= start) & (ids < end))[0]
+            maps.append(part(ids.index_select(0, place) - start, *inputs))
+            places.append(place)
+        order = torch.cat(places).argsort()
+        return boxes, labels, scores, torch.cat(maps).index_select(0, order)

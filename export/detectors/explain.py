@@ -1,0 +1,144 @@
+"""Explain a detector: what it was asked for, checked; what was found; and its card."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+import camcore
+from camcore.card import Card, ImageSpec
+from camcore.errors import InputError
+from camcore.export.detectors.compose import compose_detector
+from camcore.export.detectors.geometry import Frame
+from camcore.export.detectors.whole import OUTPUTS, trace_detector
+from camcore.export.explained import ExplainedDetector
+from camcore.export.request import Found, Request, describe
+
+# How many detections are explained unless the caller says otherwise.
+DETECTIONS = 20
+
+# Where two-stage detectors look at regions, and one-stage ones at a pyramid.
+_REGIONS, _PYRAMID, _HEAD = "roi_heads.box_roi_pool", "backbone", "head.classification_head"
+
+
+def explain_detector(
+    request: Request,
+    *,
+    dynamic_size: bool | None,
+    image_spec: ImageSpec | None,
+    model_name: str,
+    class_names: Sequence[str] | None,
+) -> ExplainedDetector:
+    """A detector with a map of each of its first `top` detections, for images of one size.
+
+    Raises:
+        InputError: an option that detectors do not have.
+        ExportError: the detector cannot be traced, its scores cannot be followed, or what is behind
+            the layer looks at more than a window of fixed size.
+    """
+    detector, image = request.subject.user_model, request.inputs[0]
+    _check(request, dynamic_size)
+    graph = trace_detector(detector, image)
+    layers = request.layers or default_layers(detector)
+    layer, body = compose_detector(graph, layers, request, frame_of(detector, image))
+    labels = count_labels(detector)
+    if class_names is not None and len(class_names) != labels:
+        raise InputError(
+            f"{len(class_names)} class names were given for a detector of {labels} labels, the "
+            "background, label 0, among them"
+        )
+    notes = ["height and width are fixed, as those of all detectors are"]
+    if not request.layers and layer != layers[0]:
+        notes.append(f"explained at {layer!r}: what is before it looks at more than a window")
+    found = Found(layers=(layer,), layouts=(), place=layer, notes=tuple(notes))
+    _, channels, height, width = image.shape
+    # torchvision's detectors normalise by themselves, and take values in [0, 1].
+    spec = image_spec or ImageSpec(height, width, mean=(0.0,) * channels, std=(1.0,) * channels)
+    card = Card(
+        method=request.method.name,
+        layer=layer,
+        image=replace(spec, height=height, width=width, channels=channels, dtype="float32"),
+        num_classes=labels,
+        outputs=(*OUTPUTS, "detection_maps"),
+        inputs=("image",),
+        explained="scores",
+        class_ids="best",
+        top=request.top,
+        model=model_name or type(detector).__name__,
+        class_names=None if class_names is None else tuple(class_names),
+        options=describe(request, found),
+        notes=found.notes,
+        versions={"camcore": camcore.__version__, "torch": str(torch.__version__)},
+    )
+    return ExplainedDetector(body, request, found, card).eval()
+
+
+def _check(request: Request, dynamic_size: bool | None) -> None:
+    image = request.inputs[0]
+    if len(request.inputs) > 1 or image.ndim != 4 or image.shape[0] != 1:
+        raise InputError(
+            f"a detector is explained for one image (1, C, H, W), got {tuple(image.shape)} and "
+            f"{len(request.inputs) - 1} further inputs"
+        )
+    if request.method.needs != "gradients" or request.method.weights is None:
+        raise InputError(
+            f"{request.method.name} is not for detections; expected gradcam, gradcam++, xgradcam, "
+            "hirescam, layercam or gradcam-elementwise"
+        )
+    if len(request.layers) > 1:
+        raise InputError(f"a detector is explained at one layer, got {', '.join(request.layers)}")
+    if request.subject.target.name != "logit":
+        raise InputError(
+            f"a detection is explained by its class's logit, got target "
+            f"{request.subject.target.name!r}"
+        )
+    refused = {
+        "eigen_smooth": request.eigen_smooth,
+        "aug_smooth": request.aug_smooth,
+        "stepwise": request.stepwise,
+        "pixels": request.pixels is not None,
+        "boxes": request.boxes is not None,
+        "full_size=False": not request.full_size,
+        "dynamic_size=True": dynamic_size is True,
+        f"class_ids={request.class_ids!r}": request.class_ids not in ("required", "best"),
+    }
+    given = [name for name, asked in refused.items() if asked]
+    if given:
+        raise InputError(f"the maps of a detector know no {', '.join(given)}: leave it out")
+    if not (isinstance(request.top, int) and request.top > 0):
+        raise InputError(f"expected top to be 1 or more, got {request.top!r}")
+
+
+def default_layers(detector: nn.Module) -> tuple[str, ...]:
+    """Where a detector is explained, the first that will do: the earlier, the more is shown."""
+    names = [name for name, _ in detector.named_modules()]
+    if _REGIONS in names:
+        return (_REGIONS,)
+    head = [name for name in names if name.startswith(f"{_HEAD}.")]
+    return (_PYRAMID, *head)
+
+
+def frame_of(detector: nn.Module, image: Tensor) -> Frame:
+    """How the detector resizes and pads an image of that size."""
+    with torch.no_grad():
+        batch, _ = detector.transform([image[0]])  # type: ignore[operator]
+    (resized,) = batch.image_sizes
+    _, _, height, width = image.shape
+    return Frame((height, width), tuple(resized), tuple(batch.tensors.shape[-2:]))
+
+
+def count_labels(detector: nn.Module) -> int:
+    """How many labels a detector knows, the background among them."""
+    for place in ("roi_heads.box_predictor.cls_score", _HEAD):
+        try:
+            module = detector.get_submodule(place)
+        except AttributeError:
+            continue
+        for name in ("out_features", "num_classes", "num_columns"):
+            if isinstance(count := getattr(module, name, None), int):
+                return count
+    raise InputError(
+        f"{type(detector).__name__} does not say how many labels it knows: expected a box "
+        "predictor or a classification head as torchvision's detectors have"
+    )

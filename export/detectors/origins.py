@@ -1,0 +1,153 @@
+"""Origins: where the score of a detection came from.
+
+Whatever a detector does behind its last products (convolutions, linear layers), it gathers: it
+flattens, sorts, thresholds and picks. Numbers that are pushed through the same gathers in place of
+the scores tell of each detection which number of which product it stems from.
+"""
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from camcore.errors import ExportError
+from camcore.export.trace.graphs import module_of
+
+aten = torch.ops.aten
+
+# What a detector's classifier ends with.
+_PRODUCTS = {"conv2d", "convolution", "linear", "addmm", "mm", "matmul", "bmm"}
+
+# A number goes through them one by one: its id stays what it is.
+_POINTWISE = {
+    *("sigmoid", "softmax", "_softmax", "sqrt", "exp", "clamp", "relu", "mul", "add", "sub", "div"),
+    *("clone", "detach", "alias", "_to_copy", "contiguous"),
+}
+
+# They move numbers to other places, ids alike.
+_MOVES = {
+    *("view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "t"),
+    *("unsqueeze", "squeeze", "expand", "select", "slice", "unbind", "split", "split_with_sizes"),
+    *("index", "index_select", "gather", "masked_select"),
+}
+
+_VIEWS = {"view", "_unsafe_view"}
+
+# They sort or pick by the scores, and say which: `(values, indices)`, with their axis's place.
+_SORTS = {"topk": 2, "sort": 1, "max": 1}
+
+
+@dataclass(frozen=True)
+class Root:
+    """A product whose numbers become scores; its first has the id `start`."""
+
+    node: fx.Node
+    start: int
+
+
+def find_origins(graph: fx.Graph, scores: fx.Node) -> tuple[fx.Node, list[Root]]:
+    """The ids of the numbers that scores (D,) stem from, a new value (D,) of the graph; the roots.
+
+    Ids count through the roots one after the other, each in the order of its memory.
+
+    Raises:
+        ExportError: an operator on the way neither moves numbers nor takes them one by one.
+    """
+    origins = _Origins(graph)
+    return origins.of(scores), origins.roots
+
+
+class _Origins:
+    """Nodes of ids beside those of scores, each made once."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.roots: list[Root] = []
+        self._graph = graph
+        self._made: dict[fx.Node, fx.Node] = {}
+        self._next = 0
+
+    def of(self, node: fx.Node) -> fx.Node:
+        if node not in self._made:
+            self._made[node] = self._make(node)
+        return self._made[node]
+
+    def _make(self, node: fx.Node) -> fx.Node:
+        name = _name(node)
+        if node.target is operator.getitem:
+            return self._item(node)
+        if name in _PRODUCTS:
+            return self._root(node)
+        if name == "cat":
+            parts = [self.of(part) for part in _nodes(node.args[0])]
+            return self._call(node, node.target, (parts, *node.args[1:]))
+        if name == "where":
+            return self.of(_nodes(node.args[1:2])[0])
+        if name in _POINTWISE:
+            # A factor that is broadcast, as FCOS's centre-ness, is no score of a class.
+            return self.of(next(each for each in node.all_input_nodes if _like(each, node)))
+        if name in _MOVES:
+            (source,) = _nodes(node.args[:1])
+            # Ids need not lie in memory as the scores do.
+            target = aten.reshape.default if name in _VIEWS else node.target
+            return self._call(node, target, (self.of(source), *node.args[1:]), node.kwargs)
+        raise ExportError(
+            f"the scores of the detections cannot be followed through the operator {node.target}, "
+            f"used by {module_of(node) or 'the detector itself'}: it neither moves numbers nor "
+            "takes them one by one"
+        )
+
+    def _item(self, node: fx.Node) -> fx.Node:
+        source, index = _nodes(node.args[:1])[0], node.args[1]
+        name = _name(source)
+        if name not in _SORTS:
+            return self._call(node, operator.getitem, (self.of(source), index))
+        place = _SORTS[name]
+        axis = source.args[place] if len(source.args) > place else -1
+        chosen = self._call(node, operator.getitem, (source, 1))
+        return self._call(
+            chosen, aten.gather.default, (self.of(_nodes(source.args[:1])[0]), axis, chosen)
+        )
+
+    def _root(self, node: fx.Node) -> fx.Node:
+        shape: Any = node.meta["val"].shape
+        start = self._next
+        self.roots.append(Root(node, start))
+        if all(isinstance(size, int) for size in shape):
+            self._next += shape.numel()
+            ids = self._call(node, aten.arange.start, (start, self._next))
+            return self._call(ids, aten.reshape.default, (ids, list(shape)))
+        if start or not all(isinstance(size, int) for size in shape[1:]):
+            raise ExportError(
+                f"the scores of the detections stem from {module_of(node)!r}, whose shape "
+                f"({', '.join(map(str, shape))}) the image decides"
+            )
+        # A row for each region, of which there are as many as there are.
+        self._next = -1
+        width = shape[1:].numel()
+        rows = self._call(node, aten.sym_size.int, (node, 0))
+        count = self._call(rows, operator.mul, (rows, width))
+        ids = self._call(count, aten.arange.default, (count,))
+        return self._call(ids, aten.reshape.default, (ids, [-1, *shape[1:]]))
+
+    def _call(self, after: fx.Node, target: Any, args: Any, kwargs: Any = None) -> fx.Node:
+        with self._graph.inserting_after(after):
+            return self._graph.call_function(target, args, kwargs)
+
+
+def _name(node: fx.Node) -> str:
+    """The operator without its overload."""
+    return getattr(node.target, "__name__", str(node.target)).split(".")[0]
+
+
+def _nodes(values: Any) -> list[fx.Node]:
+    return [value for value in values if isinstance(value, fx.Node)]
+
+
+def _like(node: fx.Node, other: fx.Node) -> bool:
+    """Whether two values have the same shape, as it is written."""
+    first, second = node.meta.get("val"), other.meta.get("val")
+    if not isinstance(first, Tensor) or not isinstance(second, Tensor):
+        return False
+    return str(tuple(first.shape)) == str(tuple(second.shape))

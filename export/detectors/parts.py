@@ -1,0 +1,148 @@
+"""Parts: the detections of one product of the detector, and their maps.
+
+A detector scores with one linear layer for all regions, or with a convolution for each level of
+its pyramid. Either way the maps come from a small classifier and its gradient; they differ in what
+it looks at and in where in the image that lies.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from camcore.export.detectors.geometry import Frame, over_regions
+from camcore.export.gradient.gradient import Gradient
+from camcore.export.request import Request
+from camcore.scaling import normalize
+
+# Channel weights that are a mean over the layer's points, and not a sum.
+_MEANS = ("gradcam",)
+
+
+def scaled(request: Request, maps: Tensor) -> Tensor:
+    """Maps (D, h, w), raw or placed, in [0, 1] if that was asked for."""
+    return normalize(maps) if request.normalize else maps
+
+
+def _rectified(request: Request, maps: Tensor) -> Tensor:
+    return scaled(request, maps.clamp(min=0) if request.relu else maps)
+
+
+class Explainer(nn.Module):
+    """The gradient of a classifier's scores at what it looks at."""
+
+    def __init__(self, head: nn.Module, gradient: Gradient) -> None:
+        super().__init__()
+        self.head = head
+        self.tail, self.backward_pass = gradient.forward, gradient.backward
+
+    def forward(self, classes: Tensor, *inputs: Tensor) -> Tensor:
+        """The gradient (D, C, *S) of each score of `classes` (D,)."""
+        _, *saved = self.tail(*self.head(*inputs))
+        (found,) = self.backward_pass(classes, *saved)
+        return found  # type: ignore[no-any-return]
+
+
+class Regions(nn.Module):
+    """Detections of a head that looks at regions: `activations` (R, C, *S), a row for each.
+
+    The map of one covers its region, as it was proposed, and is zero outside.
+    """
+
+    def __init__(self, explainer: Explainer, request: Request, classes: int, frame: Frame) -> None:
+        super().__init__()
+        self.explainer, self._classes, self._frame = explainer, classes, frame
+        # In a tuple, for the request holds the user's model, which must not become a submodule.
+        self._request = (request,)
+
+    def forward(self, ids: Tensor, activations: Tensor, regions: Tensor) -> Tensor:
+        """Maps (D, H, W) of the detections with these ids, from regions (R, 4 or 5)."""
+        rows = ids // self._classes
+        chosen = activations.index_select(0, rows)
+        gradients = self.explainer(ids % self._classes, chosen)
+        (request,) = self._request
+        raw = request.method.kernel(chosen, gradients, **request.options)
+        corners = regions.index_select(0, rows)[:, -4:]
+        return scaled(request, over_regions(_rectified(request, raw), corners, self._frame))
+
+
+class Level(nn.Module):
+    """Detections of one level of a pyramid: `activations` (1, C, h, w), a window around each.
+
+    The map of one covers the level.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(
+        self,
+        explainer: Explainer,
+        request: Request,
+        radius: int,
+        grid: tuple[int, int],
+        placement: tuple[Tensor, Tensor],
+    ) -> None:
+        super().__init__()
+        self.explainer, self._radius, self._grid = explainer, radius, grid
+        self._request = (request,)
+        rows, columns = placement
+        self.register_buffer("rows", rows)
+        self.register_buffer("columns", columns)
+
+    def forward(self, ids: Tensor, activations: Tensor) -> Tensor:
+        """Maps (D, H, W) of the detections with these ids."""
+        height, width = self._grid
+        channels, cells = ids // (height * width), ids % (height * width)
+        window, down, across = self._windows(activations, cells // width, cells % width)
+        exists = down[:, None, :, None] * across[:, None, None, :]
+        gradients = self.explainer(channels, window, exists)
+        raw = self._maps(activations, window, gradients, cells // width, cells % width)
+        (request,) = self._request
+        placed = self.rows @ _rectified(request, raw) @ self.columns.transpose(0, 1)
+        return scaled(request, placed)
+
+    def _windows(self, activations: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Windows (D, C, n, n) around points, and which of their rows and columns exist (D, n)."""
+        height, width = self._grid
+        r = self._radius
+        offsets = torch.arange(2 * r + 1, device=y.device)
+        rows, columns = y[:, None] + offsets, x[:, None] + offsets
+        padded = F.pad(activations[0], (r, r, r, r)).flatten(1)
+        index = rows[:, :, None] * (width + 2 * r) + columns[:, None, :]
+        found = padded.index_select(1, index.reshape(-1))
+        found = found.reshape(padded.shape[0], -1, 2 * r + 1, 2 * r + 1).transpose(0, 1)
+        down = (rows >= r) & (rows < r + height)
+        across = (columns >= r) & (columns < r + width)
+        return found, down.to(found.dtype), across.to(found.dtype)
+
+    def _maps(
+        self, activations: Tensor, window: Tensor, gradients: Tensor, y: Tensor, x: Tensor
+    ) -> Tensor:
+        """Raw maps (D, h, w): outside of the window the gradient is zero."""
+        height, width = self._grid
+        (request,) = self._request
+        method, options = request.method, request.options
+        if method.per_point:
+            small = method.kernel(window, gradients, **options)
+            return self._put_back(small, y, x)
+        assert method.weights is not None
+        # One point more holds what the channels sum up to outside of the window.
+        rest = activations.sum((2, 3)) - window.sum((2, 3))
+        points = torch.cat([window.flatten(2), rest[..., None]], dim=2)
+        slopes = F.pad(gradients.flatten(2), (0, 1))
+        weights = method.weights(points, slopes, **(options | {"spatial_ndim": 1}))
+        if method.name in _MEANS:
+            weights = weights * (points.shape[2] / (height * width))
+        return (weights @ activations[0].flatten(1)).reshape(-1, height, width)
+
+    def _put_back(self, small: Tensor, y: Tensor, x: Tensor) -> Tensor:
+        """Maps (D, n, n) of windows where they lie on the level, (D, h, w)."""
+        offsets = torch.arange(small.shape[1], device=y.device) - self._radius
+
+        def places(middle: Tensor, length: int) -> Tensor:
+            all_places = torch.arange(length, device=middle.device)
+            at = (middle[:, None] + offsets)[..., None] == all_places
+            return at.to(small.dtype)  # (D, n, length)
+
+        height, width = self._grid
+        return places(y, height).transpose(1, 2) @ small @ places(x, width)

@@ -1,0 +1,58 @@
+"""Seams: two functions of torchvision that no export passes, swapped while a detector is traced.
+
+Both ask how many boxes there are, which a graph cannot know. What takes their place computes the
+same without asking; a detector that runs in another thread meanwhile gives what it always gave.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.ops import boxes, poolers, roi_align
+
+
+@contextmanager
+def without_counting() -> Iterator[None]:
+    """While it lasts, no box is counted; then torchvision's own functions are back."""
+    own = boxes.batched_nms, poolers._multiscale_roi_align
+    boxes.batched_nms = _batched_nms
+    poolers._multiscale_roi_align = _multiscale_roi_align
+    try:
+        yield
+    finally:
+        boxes.batched_nms, poolers._multiscale_roi_align = own
+
+
+def _batched_nms(found: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+    """Of each class alone: boxes of different classes are moved so far apart that none overlaps."""
+    # The zero keeps the largest coordinate defined where nothing was found.
+    far = torch.cat([found.flatten(), found.new_zeros(1)]).max() + 1
+    moved = found + (idxs.to(found) * far)[:, None]
+    kept: Tensor = torch.ops.torchvision.nms(moved, scores, iou_threshold)
+    return kept
+
+
+def _multiscale_roi_align(
+    x_filtered: Sequence[Tensor],
+    boxes: list[Tensor],
+    output_size: Any,
+    sampling_ratio: int,
+    scales: Sequence[float] | None,
+    mapper: Callable[[list[Tensor]], Tensor] | None,
+) -> Tensor:
+    """Of each level those regions that belong to it, put back in order by where they came from."""
+    assert scales is not None
+    assert mapper is not None
+    regions = poolers._convert_to_roi_format(boxes)
+    how: dict[str, Any] = {"output_size": output_size, "sampling_ratio": sampling_ratio}
+    if len(x_filtered) == 1:
+        return roi_align(x_filtered[0], regions, spatial_scale=scales[0], **how)
+    levels = mapper(boxes)
+    pooled, places = [], []
+    for level, (feature, scale) in enumerate(zip(x_filtered, scales, strict=True)):
+        place = torch.where(levels == level)[0]
+        pooled.append(roi_align(feature, regions[place], spatial_scale=scale, **how))
+        places.append(place)
+    return torch.cat(pooled).index_select(0, torch.argsort(torch.cat(places)))

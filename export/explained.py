@@ -1,0 +1,99 @@
+"""Explained: a model that explains itself, as a module."""
+
+from collections import namedtuple
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from camcore.card import Card
+from camcore.errors import InputError
+from camcore.export.request import Found, Request
+
+
+class Explanation(NamedTuple):
+    """What an explained classifier returns: the prediction first, then its maps.
+
+    Shapes: scores (B, N), classes (B, K) int64, saliency_map (B, K, H, W) in [0, 1]. A model with
+    other outputs, or one asked for boxes, returns a named tuple of all those.
+    """
+
+    scores: Tensor
+    classes: Tensor
+    saliency_map: Tensor
+
+
+class Explained(nn.Module):
+    """A model that returns its prediction and the maps of the classes asked for.
+
+    Called with images (B, C, H, W), the model's other inputs if it has any, and optional class ids
+    (B or 1, K), int64, where -1 in column k stands for the class with the k-th highest score;
+    without ids it explains the best class. An id that is no class's gives an empty map, and -1 in
+    `classes`. With `class_ids="best"` or `"all"` it takes no ids. It is an ordinary module, which
+    runs eagerly on the model's device and shares its weights; `camcore.export.save` writes it to a
+    file.
+
+    `body` does the work, on plain tuples; `card` describes the result, `request` is what was asked
+    for, `found` what the graph told of it.
+    """
+
+    def __init__(self, body: nn.Module, request: Request, found: Found, card: Card) -> None:
+        super().__init__()
+        self.body = body
+        self.card = card
+        self.found = found
+        # In a tuple, for the request holds the user's model, which must not become a submodule.
+        self._request = (request,)
+
+    @property
+    def request(self) -> Request:
+        return self._request[0]
+
+    def forward(self, image: Tensor, *others: Tensor, class_ids: Tensor | None = None) -> Any:
+        expected = len(self.request.inputs) - 1
+        if len(others) == expected + 1 and class_ids is None:
+            *others, class_ids = others  # type: ignore[assignment]
+        if class_ids is not None and not self.card.takes_ids:
+            raise InputError(
+                f"class_ids were given to a model that explains {self.card.class_ids!r} by itself: "
+                "leave them out, or explain with class_ids='required'"
+            )
+        if class_ids is None:
+            class_ids = torch.tensor([self.card.own_ids], device=image.device)
+        return _record(self.card.outputs)(*self.body(image, *others, class_ids))
+
+
+@lru_cache
+def _record(names: tuple[str, ...]) -> Callable[..., Any]:
+    if names == Explanation._fields:
+        return Explanation
+    return namedtuple("Explanation", names)
+
+
+class Detections(NamedTuple):
+    """What an explained detector returns of an image: what it finds, and a map of each.
+
+    Shapes: boxes (D, 4) as x1, y1, x2, y2 in pixels, labels (D,) int64, scores (D,), and
+    detection_maps (N, H, W) in [0, 1] of the first N.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    scores: Tensor
+    detection_maps: Tensor
+
+
+class ExplainedDetector(Explained):
+    """A detector that returns what it finds, and the maps of its first `top` detections.
+
+    Called with one image (1, C, H, W) of the example's size.
+    """
+
+    def forward(self, image: Tensor, *others: Tensor, class_ids: Tensor | None = None) -> Any:
+        if others or class_ids is not None:
+            raise InputError(
+                "an explained detector takes an image alone: it explains what it finds"
+            )
+        return Detections(*self.body(image))

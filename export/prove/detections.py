@@ -1,0 +1,397 @@
+"""The proof of a detector's file: what it finds, and each map, beside the detector run eagerly.
+
+Nothing of the traced graphs is used. Which number of which product a detection stems from is told
+by autograd: it is the one that raises its score the most.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from camcore.errors import ProofError
+from camcore.export.explained import ExplainedDetector
+from camcore.export.prove.runtimes import Runner, load
+from camcore.export.prove.watch import SoundBatchNorms
+from camcore.export.request import Request
+from camcore.export.trace.graphs import first_line
+from camcore.export.trace.state import kept_state
+from camcore.scaling import normalize
+
+# As for classifiers: single precision leaves about 1e-6 behind a deep model. Of boxes it is that
+# share of the image's longer side.
+TOLERANCE = 1e-4
+
+# How far a map may be off that a rounding error of the image moves as well, and how often and by
+# how much that is tried.
+_SPREAD, _CHANGES, _ROUNDING = 10, 6, 1e-6
+
+# Scores of one detection in single and in double precision are nearer than that.
+_NEAR = 1e-2
+
+
+def prove_detector(path: Path, explained: ExplainedDetector) -> dict[str, Any]:
+    """Compare a file with the eager detector, on the example and on images made of it.
+
+    Detections must be the same, of near-equal scores in any order; maps may differ by `TOLERANCE`,
+    or by what a rounding error of the image moves them.
+
+    Returns:
+        What was compared, for the card: runtime, images, detections, worst error.
+
+    Raises:
+        ProofError: the file does not hold, or the detector found nothing to prove it with.
+    """
+    request, layer = explained.request, explained.found.layers[0]
+    runtime, run = load(path, explained.card)
+    worst, detections, first_maps = 0.0, 0, []
+    images = list(_images(request.inputs[0]))
+    for image in images:
+        found = _run(runtime, run, image)
+        eager = _Eager.of(request, layer, image)
+        places = _same_detections(found, eager.found, _allowed(request, image, eager), runtime)
+        maps = found[3]
+        expected_count = min(len(found[0]), request.top)
+        if tuple(maps.shape) != (expected_count, *image.shape[2:]):
+            raise ProofError(
+                f"{runtime} gives maps of shape {tuple(maps.shape)} for {len(found[0])} detections"
+            )
+        for given, place in zip(maps, places[:expected_count], strict=True):
+            if eager.origin(place) is not None:
+                worst = max(worst, _error_of(given, eager, place, runtime))
+                detections += 1
+        first_maps += list(maps[:1])
+    if not detections:
+        raise ProofError(
+            "the detector finds nothing in the example, nor in images made of it, so no map could "
+            "be proven: explain it with an image in which it finds something, and is not as good "
+            "as certain"
+        )
+    if len(first_maps) > 1 and not any(
+        bool((each - first_maps[0]).abs().max() > TOLERANCE) for each in first_maps[1:]
+    ):
+        raise ProofError(f"the maps of {layer} are the same for every image: nothing is explained")
+    return {
+        "runtime": runtime,
+        "images": len(images),
+        "detections": detections,
+        "worst_relative_error": float(f"{worst:.2e}"),
+    }
+
+
+def _images(example: Tensor) -> Iterator[Tensor]:
+    """The example, mirrored, darker with noise, and smooth noise alone."""
+    generator = torch.Generator().manual_seed(20180)
+    noise = torch.rand(example.shape, generator=generator).to(example)
+    coarse = torch.rand(1, example.shape[1], 9, 9, generator=generator).to(example)
+    yield example
+    yield example.flip(-1)
+    yield 0.7 * example.flip(-2) + 0.1 * noise
+    size = tuple(example.shape[2:])
+    yield nn.functional.interpolate(coarse, size, mode="bicubic").clamp(0, 1)
+
+
+def _run(runtime: str, run: Runner, image: Tensor) -> list[Tensor]:
+    try:
+        # The place of class ids, which such a file does not take.
+        return [torch.as_tensor(each).to(image.device) for each in run(image, None)]
+    except Exception as failure:  # each runtime has its own, derived from nothing narrower
+        raise ProofError(
+            f"{runtime} fails on an image {tuple(image.shape)}: {first_line(failure)}"
+        ) from failure
+
+
+def _allowed(request: Request, image: Tensor, eager: "_Eager") -> tuple[float, float]:
+    """How far boxes, in pixels, and scores may be off: the tolerance, or more where single
+    precision has eager PyTorch itself be off from double precision.
+    """
+    doubled = deepcopy(request.subject.user_model).double()
+    with torch.no_grad():
+        (exact,) = doubled([image[0].double()])
+    off = [TOLERANCE * max(image.shape[2:]), TOLERANCE]
+    boxes, labels, scores = eager.found
+    for box, label, score in zip(exact["boxes"], exact["labels"], exact["scores"], strict=True):
+        near = (labels == label) & ((scores - score).abs() < _NEAR)
+        if bool(near.any()):
+            distances = (boxes - box).abs().amax(dim=1).where(near, float("inf"))
+            place = int(distances.argmin())
+            if float(distances[place]) < 1:
+                off[0] = max(off[0], _SPREAD * float(distances[place]))
+                off[1] = max(off[1], _SPREAD * float((scores[place] - score).abs()))
+    return off[0], off[1]
+
+
+def _same_detections(
+    found: list[Tensor], expected: list[Tensor], allowed: tuple[float, float], runtime: str
+) -> list[int]:
+    """For each detection of the file, its place among the eager ones.
+
+    Raises:
+        ProofError: one of them is not there, or there are more or fewer.
+    """
+    boxes, labels, scores = (each.cpu().double() for each in found[:3])
+    their_boxes, their_labels, their_scores = (each.cpu().double() for each in expected)
+    if len(boxes) != len(their_boxes):
+        raise ProofError(f"{runtime} finds {len(boxes)} objects, eager PyTorch {len(their_boxes)}")
+    left = torch.ones(len(boxes), dtype=torch.bool)
+    places = []
+    for box, label, score in zip(boxes, labels, scores, strict=True):
+        off = (their_boxes - box).abs().amax(dim=1)
+        same = left & (their_labels == label) & ((their_scores - score).abs() <= allowed[1])
+        off = off.where(same, float("inf"))
+        place = int(off.argmin())
+        if not off[place] <= allowed[0]:
+            raise ProofError(
+                f"{runtime} finds label {int(label)}, score {float(score):.4f}, at {box.tolist()}, "
+                "which eager PyTorch does not"
+            )
+        left[place] = False
+        places.append(place)
+    order = their_scores[places]
+    if bool((order[1:] > order[:-1] + allowed[1]).any()):
+        raise ProofError(f"{runtime} gives detections in another order than eager PyTorch")
+    return places
+
+
+def _error_of(given: Tensor, eager: "_Eager", place: int, runtime: str) -> float:
+    """How far a map is off, if rounding explains it where that is more than the tolerance.
+
+    It may be as far off as the eager one moves with the image, changed by a rounding error.
+    """
+    expected = eager.map_of(place)
+    error = float(np.abs(given.cpu().double().numpy() - expected).max())
+    if error <= TOLERANCE:
+        return error
+    moved = max(float(np.abs(each - expected).max()) for each in eager.moved_maps(place))
+    if error <= _SPREAD * moved:
+        return error
+    raise ProofError(
+        f"detection_maps from {runtime} are off by {error:.1e} for detection {place} at "
+        f"{eager.layer!r}; a rounding error of the image moves that map by {moved:.1e}; allowed is "
+        f"{TOLERANCE:.0e}"
+    )
+
+
+@dataclass(frozen=True)
+class _Value:
+    """What a layer returned, and a zero that was added to it and has its gradient."""
+
+    value: Tensor
+    delta: Tensor
+
+
+@dataclass(frozen=True)
+class _Eager:
+    """One run of the user's detector: what it found, what the layer and its products gave."""
+
+    request: Request
+    layer: str
+    image: Tensor
+    found: list[Tensor]
+    values: list[_Value]
+    products: list[Tensor]
+    box_products: list[Tensor]
+    regions: Tensor | None
+
+    @classmethod
+    def of(cls, request: Request, layer: str, image: Tensor) -> "_Eager":
+        detector = request.subject.user_model
+        values: list[_Value] = []
+        products: list[Tensor] = []
+        box_products: list[Tensor] = []
+        with (
+            kept_state(detector),
+            SoundBatchNorms(),
+            _kept(_products(detector, "cls_score", "classification"), products),
+            _kept(_products(detector, "bbox_pred", "regression"), box_products),
+            _watched(detector, layer, values) as regions,
+            torch.enable_grad(),
+        ):
+            (found,) = detector([image[0]])
+        named = [found["boxes"], found["labels"], found["scores"]]
+        given = regions[0] if regions else None
+        return cls(request, layer, image, named, values, products, box_products, given)
+
+    @cached_property
+    def _moved(self) -> list["_Eager"]:
+        """Runs of the image with rounding errors added."""
+        generator = torch.Generator().manual_seed(20181)
+        runs = []
+        for _ in range(_CHANGES):
+            noise = torch.randn(self.image.shape, generator=generator).to(self.image)
+            moved = self.image * (1 + _ROUNDING * noise)
+            runs.append(_Eager.of(self.request, self.layer, moved))
+        return runs
+
+    def moved_maps(self, place: int) -> Iterator[NDArray[np.float64]]:
+        """Maps of the same detection in images with rounding errors, its own first."""
+        yield self.map_of(place)
+        box, label = self.found[0][place], self.found[1][place]
+        for run in self._moved:
+            off = (run.found[0] - box).abs().amax(dim=1).where(run.found[1] == label, float("inf"))
+            # Another one may have taken its place.
+            if len(off) and float(off.min()) < 1 and run.origin(int(off.argmin())) is not None:
+                yield run.map_of(int(off.argmin()))
+
+    def map_of(self, place: int) -> NDArray[np.float64]:
+        """The map (H, W) of a detection."""
+        origin = self.origin(place)
+        assert origin is not None
+        number, index = origin
+        with torch.enable_grad():
+            score = self.products[number].flatten()[index]
+            deltas = [value.delta for value in self.values]
+            gradients = torch.autograd.grad(score, deltas, retain_graph=True, allow_unused=True)
+        reached = [n for n, each in enumerate(gradients) if each is not None and bool(each.any())]
+        if not reached:
+            return np.zeros(self.image.shape[2:])
+        # What other levels are made of comes before them, and so does what is seen less directly.
+        nearest = reached[-1]
+        value, gradient = self.values[nearest].value, gradients[nearest]
+        assert gradient is not None
+        if self.regions is not None:
+            row = index // self.products[number].shape[1]
+            raw = self._raw(value[row], gradient[row])
+            return self._over_region(raw, self.regions[row].detach().cpu().double().numpy())
+        return self._over_level(self._raw(value[0], gradient[0]))
+
+    def origin(self, place: int) -> tuple[int, int] | None:
+        """Which number of which product raises a detection's score the most.
+
+        Where the score is 1 in single precision none does: then it is the label's number beside
+        those that move the box. A box that fills the image is moved by none; there is None then.
+        """
+        found = _most_moving(self.found[2][place], self.products)
+        if found is not None:
+            return found
+        moving = _most_moving(self.found[0][place].sum(), self.box_products, either_way=True)
+        if moving is None:
+            return None
+        number, index = moving
+        label = int(self.found[1][place])
+        scores, boxes = self.products[number], self.box_products[number]
+        if scores.ndim == 2:
+            row = index // boxes.shape[1]
+            return number, row * scores.shape[1] + label
+        cells = boxes.shape[2] * boxes.shape[3]
+        anchor, cell = index // cells // 4, index % cells
+        labels = scores.shape[1] * 4 // boxes.shape[1]
+        return number, (anchor * labels + label) * cells + cell
+
+    def _raw(self, value: Tensor, gradient: Tensor) -> NDArray[np.float64]:
+        method = self.request.method
+        raw = method.kernel(value.detach(), gradient, **self.request.options)
+        raw = raw.clamp(min=0) if self.request.relu else raw
+        scaled = normalize(raw) if self.request.normalize else raw
+        return scaled.detach().cpu().double().numpy()  # type: ignore[no-any-return]
+
+    def _frame(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        with torch.no_grad():
+            detector: Any = self.request.subject.user_model
+            batch, _ = detector.transform([self.image[0]])
+        (resized,) = batch.image_sizes
+        return tuple(resized), tuple(batch.tensors.shape[-2:])  # type: ignore[return-value]
+
+    def _over_level(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
+        resized, padded = self._frame()
+        for axis in (0, 1):
+            length, points = self.image.shape[2 + axis], raw.shape[axis]
+            at = (np.arange(length) + 0.5) / length * resized[axis] / padded[axis] * points - 0.5
+            raw = np.apply_along_axis(lambda v: np.interp(at, np.arange(len(v)), v), axis, raw)  # noqa: B023
+        return self._scaled(raw)
+
+    def _over_region(
+        self, raw: NDArray[np.float64], corners: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        resized, _ = self._frame()
+        for axis, (low, high) in enumerate(zip(corners[[1, 0]], corners[[3, 2]], strict=True)):
+            length, points = self.image.shape[2 + axis], raw.shape[axis]
+            at = (np.arange(length) + 0.5) / length * resized[axis]
+            inside = (at >= low) & (at <= high)
+            share = (at - low) / max(high - low, 1e-6) * points - 0.5
+            raw = np.apply_along_axis(lambda v: np.interp(share, np.arange(len(v)), v), axis, raw)  # noqa: B023
+            raw = raw * np.expand_dims(inside, 1 - axis)
+        return self._scaled(raw)
+
+    def _scaled(self, placed: NDArray[np.float64]) -> NDArray[np.float64]:
+        if not self.request.normalize:
+            return placed
+        return np.asarray(normalize(placed))
+
+
+def _most_moving(
+    value: Tensor, products: list[Tensor], either_way: bool = False
+) -> tuple[int, int] | None:
+    """Which number of which product raises a value the most, or moves it; None where none does."""
+    with torch.enable_grad():
+        gradients = torch.autograd.grad(value, products, retain_graph=True, allow_unused=True)
+    sizes = [each.abs() if either_way and each is not None else each for each in gradients]
+    rises = [0.0 if each is None else float(each.max()) for each in sizes]
+    number = int(np.argmax(rises))
+    found = sizes[number]
+    return (number, int(found.argmax())) if found is not None and rises[number] > 0 else None
+
+
+@contextmanager
+def _kept(modules: list[nn.Module], values: list[Tensor]) -> Iterator[None]:
+    """While it lasts, what each of the modules returns is kept, with its history."""
+
+    def keep(module: nn.Module, arguments: Any, returned: Tensor) -> None:
+        values.append(returned)
+
+    handles = [module.register_forward_hook(keep) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _watched(detector: nn.Module, layer: str, values: list[_Value]) -> Iterator[list[Tensor]]:
+    """While it lasts, what the layer gives is noted, and the regions that are looked at."""
+    regions: list[Tensor] = []
+
+    def note(module: nn.Module, arguments: Any, returned: Any) -> Any:
+        leaves, structure = tree_flatten(returned)
+        changed = []
+        for leaf in leaves:
+            delta = torch.zeros_like(leaf, requires_grad=True)
+            values.append(_Value(leaf.detach().clone(), delta))
+            changed.append(leaf + delta)
+        return tree_unflatten(changed, structure)
+
+    def see(module: nn.Module, arguments: Any) -> None:
+        regions.extend(arguments[1])
+
+    handles = [detector.get_submodule(layer).register_forward_hook(note)]
+    pools = [module for name, module in detector.named_modules() if name == _REGIONS]
+    handles += [module.register_forward_pre_hook(see) for module in pools]
+    try:
+        yield regions
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+_REGIONS = "roi_heads.box_roi_pool"
+
+
+def _products(detector: nn.Module, of_regions: str, of_levels: str) -> list[nn.Module]:
+    """The modules whose numbers become scores, or boxes, by their names in torchvision."""
+    known = dict(detector.named_modules())
+    head = f"head.{of_levels}_head"
+    for name in (f"roi_heads.box_predictor.{of_regions}", f"{head}.cls_logits", f"{head}.bbox_reg"):
+        if name in known:
+            return [known[name]]
+    levels: Any = known[f"{head}.module_list"]
+    return [level[-1] if isinstance(level, nn.Sequential) else level for level in levels]
