@@ -102,6 +102,15 @@ def paths_in(folder: Path, images: Iterable[Path], suffix: str) -> list[Path]:
     return list(paths)
 
 
+def of_detection(path: Path, number: int) -> Path:
+    """Where the map of a detection goes.
+
+    >>> of_detection(Path("new/x.npy"), 3).as_posix()
+    'new/x.detection3.npy'
+    """
+    return path.with_name(f"{path.stem}.detection{number}{path.suffix}")
+
+
 def of_class(path: Path, index: int) -> Path:
     """Where the map of a class goes.
 

@@ -17,6 +17,8 @@ def image_record(
     path: str | Path, explanation: Explanation[Any], placement: Placement, card: Card, listed: int
 ) -> dict[str, Any]:
     """What one image gave, as JSON takes it, with so many of its best classes."""
+    if card.is_detector:
+        return _detections_record(path, explanation, placement, card)
     scores = class_scores(card, explanation)
     probabilities = None if scores is None else class_probabilities(card, scores)
 
@@ -37,12 +39,7 @@ def image_record(
     for k, (index, saliency_map) in enumerate(
         zip(explanation.classes[0], explanation.saliency_map[0], strict=True)
     ):
-        row, column = np.unravel_index(np.argmax(saliency_map), saliency_map.shape)
-        centre = np.array([column + 0.5, row + 0.5])
-        x, y = placement.points_to_original(centre, saliency_map.shape)
-        # A map that is the same, or not finite, everywhere has no highest point.
-        peaked = bool(saliency_map.max() > saliency_map.min())
-        peak = {"x": round(float(x), 1), "y": round(float(y), 1)} if peaked else None
+        peak = _peak(saliency_map, placement)
         found = {} if boxes is None else {"boxes": boxes[k]}
         explained.append({**named(int(index)), "peak": peak, "map": None, **found})
     return {
@@ -51,6 +48,51 @@ def image_record(
         "explained": explained,
         "overlay": None,
     }
+
+
+def _detections_record(
+    path: str | Path, explanation: Explanation[Any], placement: Placement, card: Card
+) -> dict[str, Any]:
+    """What a detector found in one image, each with the peak of its map and its box."""
+    maps = explanation["detection_maps"]
+    boxes = placement.boxes_to_original(explanation.boxes, maps.shape[1:])
+    names = card.class_names
+    explained = []
+    for raw, box, label, score in zip(
+        maps, boxes, explanation.labels, explanation.scores, strict=True
+    ):
+        index, place = int(label), [round(float(edge), 1) for edge in box]
+        entry = {
+            "class": index,
+            "name": names[index] if names else str(index),
+            "score": float(score),
+            "probability": None,
+            "peak": _peak(raw, placement),
+            "map": None,
+            "boxes": [{"box": place, "score": float(score)}],
+        }
+        explained.append(entry)
+    return {"image": str(path), "predictions": [], "explained": explained, "overlay": None}
+
+
+def maps_of(explanation: Explanation[Any]) -> Any:
+    """The maps (K, H, W) of the first image, or of its detections."""
+    if "detection_maps" in explanation:
+        return explanation["detection_maps"]
+    return explanation.saliency_map[0]
+
+
+def _peak(saliency_map: Any, placement: Placement) -> dict[str, float] | None:
+    """Where a map is highest, in the image's pixels.
+
+    None for a map that is the same, or not finite, everywhere: it has no highest point.
+    """
+    if not saliency_map.max() > saliency_map.min():
+        return None
+    row, column = np.unravel_index(np.argmax(saliency_map), saliency_map.shape)
+    centre = np.array([column + 0.5, row + 0.5])
+    x, y = placement.points_to_original(centre, saliency_map.shape)
+    return {"x": round(float(x), 1), "y": round(float(y), 1)}
 
 
 def _boxes(explanation: Explanation[Any], placement: Placement) -> list[Any] | None:
@@ -97,11 +139,13 @@ def picture(
     from camcore.adapters import overlay  # here, for OpenCV is slow to import
 
     panels = []
-    for raw, entry in zip(explanation.saliency_map[0], explained, strict=False):
+    for raw, entry in zip(maps_of(explanation), explained, strict=False):
         saliency_map = placement.map_to_original(for_show(raw, card))
         boxes = np.array([box["box"] for box in entry.get("boxes", ())])
         panel = overlay.heatmap(
             image, saliency_map, colormap=colormap, opacity=opacity, boxes=boxes
         )
         panels.append(overlay.caption(panel, caption_text(entry)))
+    if not panels:  # a detector found nothing
+        panels.append(overlay.caption(image, "nothing found"))
     return overlay.side_by_side(panels)

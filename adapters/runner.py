@@ -142,6 +142,8 @@ class Runner:
         """
         inputs, class_ids = _in_order(self.card, others, class_ids, named)
         batch = check_image(image, self.card.image)
+        if self.card.is_detector and batch > 1:
+            raise InputError(f"image holds {batch} images; a detector's file takes one, (1, ...)")
         for name, value in inputs.items():
             _check_input(name, value, image, batch)
         if self.card.takes_ids:
@@ -597,7 +599,7 @@ def _dense(array: Any, xp: Any) -> Any:
 
 
 def _open_torchscript(path: Path, card: Card, device: Device) -> Graph:
-    torch = _torch(device)
+    torch = _torch(device, card)
     with warnings.catch_warnings():
         # torch recommends torch.export instead; that is the .pt2 beside this format.
         warnings.filterwarnings("ignore", r"`torch\.jit\.load` is deprecated")
@@ -609,7 +611,7 @@ def _open_torchscript(path: Path, card: Card, device: Device) -> Graph:
 
 
 def _open_exported(path: Path, card: Card, device: Device) -> Graph:
-    torch = _torch(device)
+    torch = _torch(device, card)
     with warnings.catch_warnings():
         # torch 2.11 warns of its own reader, which takes weights from bytes it must not write to.
         warnings.filterwarnings("ignore", message="The given buffer is not writable")
@@ -634,9 +636,11 @@ def _open_exported(path: Path, card: Card, device: Device) -> Graph:
     return _torch_graph(run, device)
 
 
-def _torch(device: Device) -> Any:
+def _torch(device: Device, card: Card) -> Any:
     import torch
 
+    if card.is_detector:
+        import torchvision  # noqa: F401  # whose operators the file holds
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device is 'cuda', but torch finds no CUDA device")
     return torch

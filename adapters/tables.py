@@ -90,6 +90,23 @@ def predictions_table(result: Mapping[str, Any], card: Card) -> Group:
     return Group(title, table, *map(escape, _prediction_notes(card, scored)))
 
 
+def detections_table(result: Mapping[str, Any], card: Card) -> Group:
+    """What a detector found in one image and explained."""
+    table = Table("class", "index", "score", "box (x1, y1, x2, y2)", "map peak (x, y)")
+    for entry in result["explained"]:
+        ((x1, y1, x2, y2),) = [found["box"] for found in entry["boxes"]]
+        peak = entry["peak"]
+        table.add_row(
+            escape(entry["name"]),
+            str(entry["class"]),
+            f"{entry['score']:.3f}",
+            f"{x1:g}, {y1:g}, {x2:g}, {y2:g}",
+            "none" if peak is None else f"{peak['x']:g}, {peak['y']:g}",
+        )
+    title = Text(result["image"], style="italic", overflow="fold")
+    return Group(title, table if result["explained"] else "nothing found")
+
+
 def prediction_line(result: Mapping[str, Any], card: Card) -> str:
     """One image's best class and the explained ones in a line, each with what it scores."""
     best = result["predictions"][:1]
@@ -157,6 +174,8 @@ def card_table(file: Path, card: Card) -> Table:
 
 def _explained(card: Card) -> str:
     """How the file learns which classes to explain."""
+    if card.is_detector:
+        return f"the first {card.top} detections"
     return {
         "required": "those of the input class_ids, -1 in column k for the k-th best",
         "optional": "those of the input class_ids, by default the best",

@@ -10,6 +10,7 @@ from pathlib import Path
 from camcore.card import Card, ImageSpec, attach_zip, onnx_ending
 from camcore.errors import FileError, InputError
 from camcore.export.compose import explain
+from camcore.export.detectors.whole import is_detector
 from camcore.export.explained import Detections, Explained, ExplainedDetector, Explanation
 from camcore.export.find.layers import LayerInfo, list_layers
 from camcore.export.find.scores import count_classes
@@ -34,6 +35,7 @@ __all__ = [
     "Target",
     "count_classes",
     "explain",
+    "is_detector",
     "list_layers",
     "save",
 ]

@@ -1,11 +1,13 @@
 """The arguments that several commands share, and what is made of them."""
 
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from camcore.card import ImageSpec
 from camcore.errors import InputError
 
 if TYPE_CHECKING:
@@ -80,3 +82,33 @@ def example(built: "BuiltModel", size: tuple[int, int] | None) -> Any:
     from camcore.adapters.sources.built_model import traced_size
 
     return torch.zeros(2, built.image.channels, *(size or traced_size(built.image)))
+
+
+def example_photo(
+    built: "BuiltModel", photo: Path | None, size: tuple[int, int] | None
+) -> tuple[Any, ImageSpec]:
+    """One image to explain a detector with, in which it should find something, and how photographs
+    become such images.
+
+    Of the size asked for, else the photograph's own; without one it is noise.
+    """
+    import torch
+
+    from camcore.adapters.images import prepare, read_image
+
+    if photo is None:
+        height, width = size or _DETECTORS_SIZE
+        noise = torch.rand(
+            1, built.image.channels, 9, 9, generator=torch.Generator().manual_seed(0)
+        )
+        image = torch.nn.functional.interpolate(noise, (height, width), mode="bicubic").clamp(0, 1)
+        return image, replace(built.image, resize=(height, width))
+    pixels = read_image(photo)
+    height, width = size or pixels.shape[:2]
+    spec = replace(built.image, resize=(height, width))
+    array, _ = prepare(pixels, spec)
+    return torch.from_numpy(array), spec
+
+
+# That of a photograph of COCO's, height x width.
+_DETECTORS_SIZE = (480, 640)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 def check_choice(file: Path, card: Card, classes: Sequence[int], top: int | None) -> None:
     """Raises an `InputError` where a file cannot explain what was asked for."""
+    if card.is_detector:
+        return
     if top is not None and top > card.num_classes:
         raise InputError(f"--top {top}, but {file} knows {card.num_classes} classes")
     if classes and card.class_ids == "best":
@@ -25,16 +27,23 @@ def check_choice(file: Path, card: Card, classes: Sequence[int], top: int | None
 
 
 def explain_chosen(
-    runner: "Runner", image: Any, classes: Sequence[int], top: int, progress: "Progress | None"
+    runner: "Runner",
+    image: Any,
+    classes: Sequence[int],
+    top: int | None,
+    progress: "Progress | None",
 ) -> "Explanation[Any]":
     """The maps of these classes of images, or where there are none of the `top` best of each.
 
-    A file that explains the best by itself explains as many as it does.
+    A file that explains the best by itself explains as many as it does. Of a detector's image they
+    are the maps of the detections that have them, of these labels, at most `top`.
     """
     from camcore.adapters.runner import Explanation, class_scores
 
+    if runner.card.is_detector:
+        return _chosen_detections(runner(image), classes, top)
     if runner.card.takes_ids:
-        return runner(image, class_ids=list(classes) or [-1] * top, progress=progress)
+        return runner(image, class_ids=list(classes) or [-1] * (top or 1), progress=progress)
     explanation = runner(image, progress=progress)
     if runner.card.class_ids == "best":
         return explanation
@@ -47,9 +56,20 @@ def explain_chosen(
                 "the file explains every class and gives no scores of whole classes that would "
                 "tell the best: name some with --class"
             )
-        chosen = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+        chosen = np.argsort(-scores, axis=1, kind="stable")[:, : top or 1]
     rows = np.arange(len(chosen))[:, None]
     by_class = ["classes", "saliency_map"]
     by_class += ["boxes", "box_scores"] if runner.card.boxes is not None else []
     kept = {name: explanation[name][rows, chosen] for name in by_class}
     return Explanation({**explanation, **kept})
+
+
+def _chosen_detections(
+    found: "Explanation[Any]", labels: Sequence[int], most: int | None
+) -> "Explanation[Any]":
+    """Of the detections that have maps those with one of the labels, if any are named."""
+    from camcore.adapters.runner import Explanation
+
+    count = len(found["detection_maps"])
+    kept = np.flatnonzero(np.isin(found["labels"][:count], labels) | (not labels))[:most]
+    return Explanation({name: value[kept] for name, value in found.items()})

@@ -9,7 +9,14 @@ import typer
 from rich.markup import escape
 
 from camcore.adapters import paths, tables
-from camcore.adapters.cli.arguments import Model, Size, Weights, example, parse_size
+from camcore.adapters.cli.arguments import (
+    Model,
+    Size,
+    Weights,
+    example,
+    example_photo,
+    parse_size,
+)
 from camcore.adapters.cli.console import out, working
 from camcore.adapters.cli.extras import needs
 from camcore.adapters.cli.preparation import (
@@ -207,8 +214,9 @@ def export(
         int | None,
         typer.Option(
             min=1,
-            help="With --class-ids best: how many of the best classes the file explains.",
-            show_default="1",
+            help="With --class-ids best: how many of the best classes the file explains; of a "
+            "detector, how many detections.",
+            show_default="1, of a detector 20",
             rich_help_panel=_FILE,
         ),
     ] = None,
@@ -220,6 +228,15 @@ def export(
             rich_help_panel=_FILE,
         ),
     ] = False,
+    photo: Annotated[
+        Path | None,
+        typer.Option(
+            "--example",
+            help="A photograph in which a detector finds something, to prove its file with.",
+            show_default="noise",
+            rich_help_panel=_FILE,
+        ),
+    ] = None,
     boxes: Annotated[
         int | None,
         typer.Option(
@@ -254,6 +271,8 @@ def export(
 
     - `camcore export resnet50 --boxes 5 -o resnet50.onnx`
 
+    - `camcore export fasterrcnn_resnet50_fpn --example street.jpg -o detector.onnx`
+
     - `camcore export resnet18 --weights mine.safetensors --class-names names.txt -o mine.onnx`
 
     - `camcore export mymodels:build_net --size 96x128 --fixed-size --output net.pt2`
@@ -282,7 +301,7 @@ def export(
     with needs("export"):
         from camcore.adapters.sources.build import build_model
         from camcore.adapters.sources.built_model import with_size, with_stated
-        from camcore.export import count_classes, explain, save
+        from camcore.export import count_classes, explain, is_detector, save
 
         chosen = {
             "target": parse_target(target),
@@ -297,7 +316,11 @@ def export(
         built = build_model(model, weights)
     spec = built.image if height_width is None else with_size(built.image, height_width)
     spec = with_stated(spec, fields)
-    images = example(replace(built, image=spec), height_width)
+    if is_detector(built.model):
+        images, spec = example_photo(replace(built, image=spec), photo, height_width)
+        names = names or built.class_names
+    else:
+        images = example(replace(built, image=spec), height_width)
     if names is None and built.class_names is not None:
         count = count_classes(built.model, images, target=chosen["target"], output=chosen["output"])
         # What a model says of its classes may be of another head than it has now.

@@ -128,6 +128,9 @@ def run(
     output that the maps explain, null if it is something made of all of them, and target says what
     of it.
 
+    A detector's file explains what it finds, each detection by itself: --class keeps those of a
+    label, --top N the first N, and the JSON has their boxes.
+
     A file made with --boxes finds boxes, which are drawn on the overlays. In the JSON each has a
     score and a box, x1, y1, x2, y2 in the pixels of the image, x2 and y2 exclusive.
     """
@@ -149,13 +152,13 @@ def run(
     spec = _whole_images(file, card.image) if full_size else card.image
 
     def explain(images: Any, progress: "Progress | None") -> "Explanation[Any]":
-        return explain_chosen(runner, images, named, top or 1, progress)
+        return explain_chosen(runner, images, named, top, progress)
 
     writer = _Writer(card, pictures, map_files, colormap, opacity)
     failed = 0
     with recording(json_path, file, card) as record, _Bar(len(found), card.steps) as bar:
         prepared = stream.prepared_images(found, spec)
-        for group, failures in stream.batches(prepared, batch):
+        for group, failures in stream.batches(prepared, 1 if card.is_detector else batch):
             with bar.steps(group) as progress:
                 results = [*failures, *stream.explained(explain, group, progress)]
             for result in sorted(results, key=lambda result: result.number):
@@ -171,9 +174,10 @@ def run(
                 record(entry)
                 if json_path != STDOUT:
                     as_line = len(found) > _TABLES
-                    shown = (tables.prediction_line if as_line else tables.predictions_table)(
-                        entry, card
+                    as_table = (
+                        tables.detections_table if card.is_detector else tables.predictions_table
                     )
+                    shown = (tables.prediction_line if as_line else as_table)(entry, card)
                     out.print(shown, soft_wrap=as_line)
             bar.advance(len(results))
     for note in writer.notes:
@@ -204,13 +208,14 @@ class _Writer:
 
     def _write_maps(self, path: Path, result: "Result", entry: dict[str, Any]) -> None:
         from camcore.adapters import overlay
-        from camcore.adapters.results import for_show
+        from camcore.adapters.results import for_show, maps_of
 
         paths.make_folder(path.parent)
-        for raw, explained in zip(
-            result.explanation.saliency_map[0], entry["explained"], strict=True
-        ):
+        pairs = zip(maps_of(result.explanation), entry["explained"], strict=True)
+        for number, (raw, explained) in enumerate(pairs):
             own = paths.of_class(path, explained["class"])
+            if self.card.is_detector:  # of one class there may be several
+                own = paths.of_detection(path, number)
             # As values the file's own; grey levels have no others than those in [0, 1].
             values = raw if path.suffix == ".npy" else for_show(raw, self.card)
             overlay.write_map(own, result.placement.map_to_original(values))

@@ -21,10 +21,11 @@ from camcore.adapters.sources.weights import (
 from camcore.card import ImageSpec, assume_image
 from camcore.errors import CamcoreError, unknown_name
 
-_ON_A_BACKBONE = [
-    *models.list_models(models.segmentation),
-    *models.list_models(models.detection),
-]
+_DETECTORS = models.list_models(models.detection)
+_ON_A_BACKBONE = [*models.list_models(models.segmentation), *_DETECTORS]
+
+# Detectors normalise by themselves, and resize.
+_PLAIN = ImageSpec(None, None, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
 # What is taken from the default weights where others are loaded.
@@ -103,8 +104,11 @@ def _last_weight(state: State, model: nn.Module) -> int | None:
 def _described(model: nn.Module, name: str, weights: Any, classes: int | None = None) -> BuiltModel:
     """The model with the class names and preprocessing that torchvision states for weights."""
     if weights is None:
-        return BuiltModel(model, name, None, assume_image((224, 224)))
+        plain = name in _DETECTORS
+        return BuiltModel(model, name, None, _PLAIN if plain else assume_image((224, 224)))
     known = as_names(weights.meta.get("categories"))
     class_names = known if known and classes in (None, len(known)) else None
+    if name in _DETECTORS:
+        return BuiltModel(model, name, class_names, _PLAIN)
     spec = ImageSpec(None, None, **preset_fields(weights.transforms()))
     return BuiltModel(model, name, class_names, spec)

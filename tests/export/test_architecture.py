@@ -90,6 +90,8 @@ ROAD = [
     ["gradient"],
     ["passes"],
     ["families"],
+    ["explained"],
+    ["detectors"],
     ["compose"],
     ["write", "prove"],
 ]

@@ -31,6 +31,9 @@ class FakeExport(ModuleType):
     def count_classes(self, model: torch.nn.Module, example: torch.Tensor, **options: Any) -> int:
         return self.classes
 
+    def is_detector(self, model: torch.nn.Module) -> bool:
+        return False
+
     def save(self, explained: str, path: Path) -> Card:
         assert explained == "explained"
         card = replace(CARD, model=self.asked["model_name"], notes=("this [and] that",))
