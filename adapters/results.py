@@ -59,7 +59,7 @@ def _detections_record(
     names = card.class_names
     explained = []
     for raw, box, label, score in zip(
-        maps, boxes, explanation.labels, explanation.scores, strict=True
+        maps, boxes, explanation["labels"], explanation.scores, strict=True
     ):
         index, place = int(label), [round(float(edge), 1) for edge in box]
         entry = {

@@ -90,24 +90,25 @@ def example_photo(
     """One image to explain a detector with, in which it should find something, and how photographs
     become such images.
 
-    Of the size asked for, else the photograph's own; without one it is noise.
+    Of the size asked for, else the photograph's own; without one it is noise. Detectors normalise
+    by themselves, unless it is stated that this one does not.
     """
     import torch
 
     from camcore.adapters.images import prepare, read_image
 
-    if photo is None:
-        height, width = size or _DETECTORS_SIZE
-        noise = torch.rand(
-            1, built.image.channels, 9, 9, generator=torch.Generator().manual_seed(0)
-        )
-        image = torch.nn.functional.interpolate(noise, (height, width), mode="bicubic").clamp(0, 1)
-        return image, replace(built.image, resize=(height, width))
-    pixels = read_image(photo)
-    height, width = size or pixels.shape[:2]
-    spec = replace(built.image, resize=(height, width))
-    array, _ = prepare(pixels, spec)
-    return torch.from_numpy(array), spec
+    spec, channels = built.image, built.image.channels
+    pixels = None if photo is None else read_image(photo)
+    height, width = size or (_DETECTORS_SIZE if pixels is None else pixels.shape[:2])
+    own = {"mean": (0.0,) * channels, "std": (1.0,) * channels}
+    assumed = {name: values for name, values in own.items() if name in spec.assumed}
+    left = tuple(name for name in spec.assumed if name == "colour")
+    spec = replace(spec, **assumed, resize=(height, width), crop=None, assumed=left)
+    if pixels is not None:
+        array, _ = prepare(pixels, spec)
+        return torch.from_numpy(array), spec
+    noise = torch.rand(1, channels, 9, 9, generator=torch.Generator().manual_seed(0))
+    return torch.nn.functional.interpolate(noise, (height, width), mode="bicubic"), spec
 
 
 # That of a photograph of COCO's, height x width.

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torchvision  # noqa: F401  # which brings its operators
 from torch import Tensor, fx, nn
 from torch.fx.graph import CodeGen
 

@@ -13,6 +13,7 @@ from camcore.export.detectors.compose import compose_detector
 from camcore.export.detectors.geometry import Frame
 from camcore.export.detectors.whole import OUTPUTS, trace_detector
 from camcore.export.explained import ExplainedDetector
+from camcore.export.families import family_of
 from camcore.export.request import Found, Request, describe
 
 # How many detections are explained unless the caller says otherwise.
@@ -81,7 +82,7 @@ def _check(request: Request, dynamic_size: bool | None) -> None:
             f"a detector is explained for one image (1, C, H, W), got {tuple(image.shape)} and "
             f"{len(request.inputs) - 1} further inputs"
         )
-    if request.method.needs != "gradients" or request.method.weights is None:
+    if not family_of(request.method).of_detections or request.method.weights is None:
         raise InputError(
             f"{request.method.name} is not for detections; expected gradcam, gradcam++, xgradcam, "
             "hirescam, layercam or gradcam-elementwise"

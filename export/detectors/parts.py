@@ -133,7 +133,8 @@ class Level(nn.Module):
         weights = method.weights(points, slopes, **(options | {"spatial_ndim": 1}))
         if method.name in _MEANS:
             weights = weights * (points.shape[2] / (height * width))
-        return (weights @ activations[0].flatten(1)).reshape(-1, height, width)
+        maps: Tensor = weights @ activations[0].flatten(1)
+        return maps.reshape(-1, height, width)
 
     def _put_back(self, small: Tensor, y: Tensor, x: Tensor) -> Tensor:
         """Maps (D, n, n) of windows where they lie on the level, (D, h, w)."""

@@ -4,6 +4,7 @@ Both ask how many boxes there are, which a graph cannot know. What takes their p
 same without asking; a detector that runs in another thread meanwhile gives what it always gave.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,9 +21,18 @@ def without_counting() -> Iterator[None]:
     boxes.batched_nms = _batched_nms
     poolers._multiscale_roi_align = _multiscale_roi_align
     try:
-        yield
+        with unwarned():
+            yield
     finally:
         boxes.batched_nms, poolers._multiscale_roi_align = own
+
+
+@contextmanager
+def unwarned() -> Iterator[None]:
+    """While it lasts, PyTorch does not warn of how torchvision tells it what is not known yet."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*create_unbacked_symint.* is deprecated")
+        yield
 
 
 def _batched_nms(found: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
@@ -48,7 +58,8 @@ def _multiscale_roi_align(
     regions = poolers._convert_to_roi_format(boxes)
     how: dict[str, Any] = {"output_size": output_size, "sampling_ratio": sampling_ratio}
     if len(x_filtered) == 1:
-        return roi_align(x_filtered[0], regions, spatial_scale=scales[0], **how)
+        whole: Tensor = roi_align(x_filtered[0], regions, spatial_scale=scales[0], **how)
+        return whole
     levels = mapper(boxes)
     pooled, places = [], []
     for level, (feature, scale) in enumerate(zip(x_filtered, scales, strict=True)):

@@ -19,4 +19,4 @@ def _compose(request: Request, traced: Trace) -> Composed:
     return compose_with(GradientBody, request, traced)
 
 
-FAMILY = Family(_compose, check_sizes)
+FAMILY = Family(_compose, check_sizes, of_detections=True)

@@ -118,7 +118,7 @@ def _allowed(request: Request, image: Tensor, eager: "_Eager") -> tuple[float, f
     with torch.no_grad():
         (exact,) = doubled([image[0].double()])
     off = [TOLERANCE * max(image.shape[2:]), TOLERANCE]
-    boxes, labels, scores = eager.found
+    boxes, labels, scores = (each.detach() for each in eager.found)
     for box, label, score in zip(exact["boxes"], exact["labels"], exact["scores"], strict=True):
         near = (labels == label) & ((scores - score).abs() < _NEAR)
         if bool(near.any()):
@@ -139,7 +139,7 @@ def _same_detections(
         ProofError: one of them is not there, or there are more or fewer.
     """
     boxes, labels, scores = (each.cpu().double() for each in found[:3])
-    their_boxes, their_labels, their_scores = (each.cpu().double() for each in expected)
+    their_boxes, their_labels, their_scores = (each.detach().cpu().double() for each in expected)
     if len(boxes) != len(their_boxes):
         raise ProofError(f"{runtime} finds {len(boxes)} objects, eager PyTorch {len(their_boxes)}")
     left = torch.ones(len(boxes), dtype=torch.bool)
@@ -235,9 +235,14 @@ class _Eager:
     def moved_maps(self, place: int) -> Iterator[NDArray[np.float64]]:
         """Maps of the same detection in images with rounding errors, its own first."""
         yield self.map_of(place)
-        box, label = self.found[0][place], self.found[1][place]
+        box, label = self.found[0][place].detach(), self.found[1][place]
         for run in self._moved:
-            off = (run.found[0] - box).abs().amax(dim=1).where(run.found[1] == label, float("inf"))
+            off = (
+                (run.found[0].detach() - box)
+                .abs()
+                .amax(dim=1)
+                .where(run.found[1] == label, float("inf"))
+            )
             # Another one may have taken its place.
             if len(off) and float(off.min()) < 1 and run.origin(int(off.argmin())) is not None:
                 yield run.map_of(int(off.argmin()))
@@ -299,7 +304,7 @@ class _Eager:
             detector: Any = self.request.subject.user_model
             batch, _ = detector.transform([self.image[0]])
         (resized,) = batch.image_sizes
-        return tuple(resized), tuple(batch.tensors.shape[-2:])  # type: ignore[return-value]
+        return tuple(resized), tuple(batch.tensors.shape[-2:])
 
     def _over_level(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
         resized, padded = self._frame()

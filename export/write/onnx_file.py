@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 
 from camcore.card import Card
 from camcore.errors import ExportError
+from camcore.export.detectors.seams import unwarned
 from camcore.export.trace.graphs import first_line
 from camcore.export.trace.subject import MODEL
 from camcore.export.write.capture import rewrite
@@ -40,14 +41,15 @@ def to_onnx(program: ExportedProgram, card: Card) -> bytes:
     rewrite(program, partial(spell_out, rules=ONNX_RULES))
     decompose_by_node(program)
     try:
-        written = torch.onnx.export(
-            program,
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=list(card.graph_inputs),
-            output_names=list(card.graph_outputs),
-            verbose=False,
-        )
+        with unwarned():
+            written = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(card.graph_inputs),
+                output_names=list(card.graph_outputs),
+                verbose=False,
+            )
     except torch.onnx.errors.OnnxExporterError as error:
         # The outermost error says that it failed, the innermost which operator it was.
         cause: BaseException = error
@@ -153,8 +155,8 @@ def _free_names(graph: ir.Graph) -> None:
 
 def _name_axes(graph: ir.Graph, card: Card) -> None:
     if card.is_detector:
-        boxes, labels, scores, maps = graph.outputs
-        for value in (boxes, labels, scores):
+        *found, maps = graph.outputs
+        for value in found:
             _rename_free(value, ["detections"])
         _rename_free(maps, ["explained"])
         return

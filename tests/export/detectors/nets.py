@@ -97,7 +97,8 @@ def ssd() -> nn.Module:
     anchors = DefaultBoxGenerator([[2], [2], [2]], min_ratio=20, max_ratio=80, steps=[4, 8, 16])
     backbone: Any = Pyramid()
     backbone.out_channels = [8] * 3  # of each level, as it wants them
-    model = SSD(backbone, anchors, SIZE, LABELS, score_thresh=0.3, detections_per_img=12)
+    width_first = SIZE[::-1]
+    model = SSD(backbone, anchors, width_first, LABELS, score_thresh=0.3, detections_per_img=12)
     return _made(model, model.head.classification_head, 0.2)
 
 

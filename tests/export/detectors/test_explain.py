@@ -1,0 +1,126 @@
+"""Explained detectors beside eager torchvision and autograd, and what they refuse."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from camcore.errors import ExportError, InputError
+from camcore.export import Detections, ExplainedDetector, explain
+from camcore.export.detectors.explain import count_labels, default_layers, frame_of
+from camcore.export.detectors.geometry import Frame
+from camcore.export.prove.detections import _Eager
+from tests.export.detectors.conftest import GIVEN, TOP
+from tests.export.detectors.nets import LABELS, faster_rcnn, fcos, image, retinanet, ssd
+
+
+def check_maps(explained: ExplainedDetector, seed: int) -> None:
+    """Those of another image than the example, beside autograd on the untouched detector."""
+    given = explained(image(seed, GIVEN))
+    detector = explained.request.subject.user_model
+    (eager,) = detector([image(seed, GIVEN)[0]])
+    for name in ("boxes", "labels", "scores"):
+        torch.testing.assert_close(getattr(given, name), eager[name].detach(), rtol=0, atol=1e-4)
+    reference = _Eager.of(explained.request, explained.card.layer, image(seed, GIVEN))
+    assert given.detection_maps.shape == (TOP, *GIVEN)
+    for place, found in enumerate(given.detection_maps):
+        np.testing.assert_allclose(found.numpy(), reference.map_of(place), atol=1e-4)
+    differences = (given.detection_maps - given.detection_maps[0]).abs().amax((1, 2))
+    assert differences.max() > 0.1
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_detections_and_maps(explained: ExplainedDetector, seed: int) -> None:
+    assert isinstance(explained(image(seed, GIVEN)), Detections)
+    check_maps(explained, seed)
+
+
+@pytest.mark.parametrize(
+    ("make", "layer", "method"),
+    [
+        (retinanet, "backbone", "layercam"),
+        (retinanet, "backbone", "xgradcam"),
+        (retinanet, "head.classification_head.conv.1", "hirescam"),
+        (faster_rcnn, "roi_heads.box_roi_pool", "gradcam++"),
+        (faster_rcnn, "roi_heads.box_head.conv", "gradcam"),
+        (ssd, "backbone", "gradcam-elementwise"),
+    ],
+)
+def test_methods_and_layers(make: Any, layer: str, method: str) -> None:
+    how: dict[str, Any] = {"method": method, "layer": layer, "top": TOP, "relu": False}
+    check_maps(explain(make(), image(0, GIVEN), **how), 1)
+
+
+def test_where_nothing_is_found(detectors: dict[str, ExplainedDetector]) -> None:
+    model: Any = retinanet()
+    model.score_thresh = 0.999999
+    given = explain(model, image(0, GIVEN))(image(1, GIVEN))
+    assert [tuple(each.shape) for each in given] == [(0, 4), (0,), (0,), (0, *GIVEN)]
+
+
+def test_the_card(explained: ExplainedDetector) -> None:
+    card = explained.card
+    assert card.is_detector
+    assert card.outputs == ("boxes", "labels", "scores", "detection_maps")
+    assert card.inputs == ("image",)
+    assert (card.top, card.num_classes) == (TOP, LABELS)
+    assert tuple(card.image.space.values()) == GIVEN
+    assert set(card.image.mean) == {0.0}
+
+
+def test_a_head_that_normalises_is_explained_behind_it() -> None:
+    model = fcos()
+    assert default_layers(model)[0] == "backbone"
+    with pytest.raises(ExportError, match=r"window of fixed size.*group_norm.*behind it"):
+        explain(model, image(0, GIVEN), layer="backbone")
+
+
+def test_the_detector_is_left_as_it_is() -> None:
+    model = faster_rcnn()
+    before = copy.deepcopy(model.state_dict())
+    (found,) = model([image(3, GIVEN)[0]])
+    explain(model, image(0, GIVEN))
+    (again,) = model([image(3, GIVEN)[0]])
+    assert torch.equal(found["scores"], again["scores"])
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"method": "ablationcam"}, "ablationcam is not for detections; expected gradcam"),
+    ({"layer": ["backbone", "head"]}, "explained at one layer"),
+    ({"target": "probability"}, "by its class's logit"),
+    ({"aug_smooth": True}, "know no aug_smooth"),
+    ({"dynamic_size": True}, "know no dynamic_size=True"),
+    ({"class_ids": "all"}, "know no class_ids='all'"),
+    ({"top": 0}, "1 or more, got 0"),
+    ({"class_names": ["a", "b"]}, "2 class names were given for a detector of 4 labels"),
+]
+
+
+@pytest.mark.parametrize(("how", "message"), REFUSED)
+def test_what_detectors_refuse(how: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        explain(ssd(), image(0, GIVEN), **how)
+
+
+def test_one_image_alone() -> None:
+    with pytest.raises(InputError, match=r"one image \(1, C, H, W\), got \(2, 3, 50, 70\)"):
+        explain(ssd(), torch.zeros(2, 3, *GIVEN))
+    with pytest.raises(InputError, match="explains what it finds"):
+        explain(ssd(), image(0, GIVEN))(image(0, GIVEN), class_ids=torch.tensor([[1]]))
+
+
+def test_how_an_image_is_resized_and_padded() -> None:
+    assert frame_of(retinanet(), image(0, GIVEN)) == Frame(GIVEN, (64, 89), (64, 96))
+    assert frame_of(ssd(), image(0, GIVEN)) == Frame(GIVEN, (64, 96), (64, 96))
+
+
+def test_how_many_labels_there_are() -> None:
+    assert {count_labels(make()) for make in (retinanet, fcos, ssd, faster_rcnn)} == {LABELS}
+    with pytest.raises(InputError, match="does not say how many labels"):
+        count_labels(nn.Linear(2, 3))

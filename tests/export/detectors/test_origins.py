@@ -1,0 +1,92 @@
+"""Ids pushed through the gathers of a postprocess tell where each score came from."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx.graph import CodeGen
+
+from camcore.errors import ExportError
+from camcore.export.detectors.origins import find_origins
+from camcore.export.trace.graphs import outputs_of
+
+
+class Postprocess(nn.Module):
+    """Two levels, sorted and thresholded in several ways, then picked from once more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 3, 1)
+        self.second = nn.Conv2d(2, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = []
+        for conv, size in ((self.first, 4), (self.second, 2)):
+            scores = conv(x[:, :, :size, :size]).permute(0, 2, 3, 1).reshape(1, -1, 3)
+            likely = (scores.sigmoid() * 0.5).sqrt()[0].flatten()
+            kept = torch.where(likely > 0.2)[0]
+            best, _ = likely[kept].topk(5)
+            found.append(best)
+        every = torch.cat(found)
+        return every.sort(descending=True)[0][:7]
+
+
+def graph_of(module: nn.Module) -> Any:
+    torch.manual_seed(0)
+    program = torch.export.export(module.eval(), (torch.zeros(1, 2, 4, 4),))
+    graph: Any = program.run_decompositions({}).module(check_guards=False)
+    graph.graph.set_codegen(CodeGen())
+    return graph
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_where_scores_come_from(seed: int) -> None:
+    model = Postprocess()
+    graph = graph_of(model)
+    ids, roots = find_origins(graph.graph, outputs_of(graph)[0])
+    assert [root.start for root in roots] == [0, 48]
+    graph.graph.output_node().args = ((*outputs_of(graph), ids, *(root.node for root in roots)),)
+    graph.graph.lint()
+    graph.recompile()
+    x = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(seed))
+    scores, found, *products = graph(x)
+    torch.testing.assert_close(scores, model(x))
+    numbers = torch.cat([product.flatten() for product in products])
+    torch.testing.assert_close((numbers[found].sigmoid() * 0.5).sqrt(), scores)
+    assert {bool(number < 48) for number in found} == {True, False}
+
+
+def test_rows_that_the_image_decides() -> None:
+    class Regions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(2, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = x.flatten(2)[0].t()
+            rows = rows[torch.where(rows[:, 0] > 0)[0]]
+            return self.linear(rows).softmax(1)[:, 1:].flatten()
+
+    model = Regions()
+    graph = graph_of(model)
+    ids, (root,) = find_origins(graph.graph, outputs_of(graph)[0])
+    graph.graph.output_node().args = ((*outputs_of(graph), ids, root.node),)
+    graph.recompile()
+    x = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(3))
+    scores, found, product = graph(x)
+    torch.testing.assert_close(product.softmax(1).flatten()[found], scores)
+
+
+def test_an_operator_that_mixes_scores_is_named() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(2, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x).flatten().cumsum(0)
+
+    graph = graph_of(Mixed())
+    with pytest.raises(ExportError, match=r"cannot be followed through the operator aten\.cumsum"):
+        find_origins(graph.graph, outputs_of(graph)[0])

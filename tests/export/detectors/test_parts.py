@@ -1,0 +1,52 @@
+"""The maps of one level, with all that a level may be asked for, beside its whole gradient."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from camcore.export.detectors.compose import _explainer
+from camcore.export.detectors.geometry import Frame, over_level
+from camcore.export.detectors.local import Window
+from camcore.export.detectors.parts import Level
+from camcore.methods import get_method
+from tests.export.detectors.test_local import Head, graph_of
+
+GRID = (7, 9)
+
+
+@pytest.mark.parametrize("name", ["gradcam", "gradcam++", "xgradcam", "hirescam", "layercam"])
+def test_raw_maps_are_those_of_the_gradient_at_the_whole_level(name: str) -> None:
+    head = Head()
+    window = Window(*graph_of(head, 1, 4, *GRID))
+    r = window.radius
+    example = torch.zeros(2, 4, 2 * r + 1, 2 * r + 1)
+    method = get_method(name)
+    request: Any = SimpleNamespace(
+        method=method, options=method.options, relu=False, normalize=False
+    )
+    placement = over_level(Frame(GRID, GRID, GRID), GRID)
+    level = Level(_explainer(window, (example, example[:, :1])), request, r, GRID, placement)
+    x = torch.rand(1, 4, *GRID, generator=torch.Generator().manual_seed(2), requires_grad=True)
+    scores = head(x).flatten()
+    ids = torch.tensor([0, 5, 62 + 63, 3 * 63 + 30])
+    given = level(ids, x.detach())
+    for found, number in zip(given, ids, strict=True):
+        (gradient,) = torch.autograd.grad(scores[number], x, retain_graph=True)
+        expected = method.kernel(x.detach()[0], gradient[0], **method.options)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert (given[0] - given[1]).abs().max() > 1e-3
+
+
+def test_no_detection_gives_no_map() -> None:
+    head: nn.Module = Head()
+    window = Window(*graph_of(head, 1, 4, *GRID))
+    example = torch.zeros(2, 4, 2 * window.radius + 1, 2 * window.radius + 1)
+    method = get_method("gradcam")
+    request: Any = SimpleNamespace(method=method, options={}, relu=True, normalize=True)
+    placement: tuple[Tensor, Tensor] = over_level(Frame(GRID, GRID, GRID), GRID)
+    explainer = _explainer(window, (example, example[:, :1]))
+    level = Level(explainer, request, window.radius, GRID, placement)
+    assert level(torch.zeros(0, dtype=torch.int64), torch.rand(1, 4, *GRID)).shape == (0, *GRID)

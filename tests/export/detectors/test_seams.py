@@ -1,0 +1,54 @@
+"""What takes the place of two functions of torchvision computes the same, and only while asked."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torchvision.ops import MultiScaleRoIAlign, boxes, poolers
+
+from camcore.export.detectors.seams import without_counting
+
+
+def random_boxes(generator: torch.Generator, count: int) -> torch.Tensor:
+    corners = 50 * torch.rand(count, 2, generator=generator)
+    return torch.cat([corners, corners + 1 + 30 * torch.rand(count, 2, generator=generator)], dim=1)
+
+
+@given(seed=st.integers(0, 999), count=st.integers(0, 40), threshold=st.sampled_from([0.1, 0.5]))
+def test_suppression_by_class(seed: int, count: int, threshold: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    found = random_boxes(generator, count)
+    scores = torch.rand(count, generator=generator)
+    labels = torch.randint(0, 3, (count,), generator=generator)
+    expected = boxes.batched_nms(found, scores, labels, threshold)
+    with without_counting():
+        assert torch.equal(boxes.batched_nms(found, scores, labels, threshold), expected)
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_features_of_regions(levels: int) -> None:
+    generator = torch.Generator().manual_seed(levels)
+    names = [str(n) for n in range(levels)]
+    features = {
+        name: torch.randn(1, 4, 64 >> n, 64 >> n, generator=generator)
+        for n, name in enumerate(names)
+    }
+    pool = MultiScaleRoIAlign(names, output_size=3, sampling_ratio=2, canonical_scale=32)
+    regions = [random_boxes(generator, 25) * 4]
+    expected = pool(features, regions, [(256, 256)])
+    with without_counting():
+        given_features = pool(features, regions, [(256, 256)])
+    torch.testing.assert_close(given_features, expected, rtol=0, atol=0)
+
+
+def fail_inside() -> None:
+    with without_counting():
+        assert boxes.batched_nms.__module__ == "camcore.export.detectors.seams"
+        raise ValueError("inside")
+
+
+def test_torchvision_gets_its_functions_back() -> None:
+    own = boxes.batched_nms, poolers._multiscale_roi_align
+    with pytest.raises(ValueError, match="inside"):
+        fail_inside()
+    assert (boxes.batched_nms, poolers._multiscale_roi_align) == own

@@ -1,0 +1,122 @@
+"""A wrong file of a detector is refused, whatever is wrong with it; a right one is kept."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from camcore.adapters import load
+from camcore.errors import InputError, ProofError
+from camcore.export import ExplainedDetector, explain, save
+from camcore.export.prove.detections import _Eager
+from tests.export.detectors.nets import DETECTORS, faster_rcnn, image, retinanet, ssd
+
+GIVEN = (50, 70)
+FORMATS = (".onnx", ".pt", ".pt2")
+
+
+@pytest.fixture(scope="module")
+def explained() -> ExplainedDetector:
+    found: Any = explain(ssd(), image(0, GIVEN), top=4, relu=False)
+    return found  # type: ignore[no-any-return]
+
+
+def check_file(explained: ExplainedDetector, path: Path) -> None:
+    """On an image that neither the export nor the proof saw, beside autograd."""
+    card = save(explained, path)
+    assert card.proof["detections"] > 4
+    given = load(path)(image(7, GIVEN).numpy())
+    eager = _Eager.of(explained.request, card.layer, image(7, GIVEN))
+    np.testing.assert_allclose(given.scores, eager.found[2].detach(), atol=1e-4)
+    np.testing.assert_allclose(given.boxes, eager.found[0].detach(), atol=1e-2)
+    assert len(given.detection_maps) == 4
+    for place, found in enumerate(given.detection_maps):
+        np.testing.assert_allclose(found, eager.map_of(place), atol=1e-3)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_sound_file(suffix: str, explained: ExplainedDetector, tmp_path: Path) -> None:
+    check_file(explained, tmp_path / f"ssd{suffix}")
+
+
+def test_regions_in_a_file(tmp_path: Path) -> None:
+    found: Any = explain(faster_rcnn(), image(0, GIVEN), top=4, relu=False)
+    check_file(found, tmp_path / "rcnn.onnx")
+    two = np.concatenate([image(0, GIVEN).numpy()] * 2)
+    with pytest.raises(InputError, match="a detector's file takes one"):
+        load(tmp_path / "rcnn.onnx")(two)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["retinanet", "fcos"])
+def test_pyramids_in_a_file(name: str, tmp_path: Path) -> None:
+    found: Any = explain(DETECTORS[name](), image(0, GIVEN), top=4, relu=False)
+    check_file(found, tmp_path / "pyramid.onnx")
+
+
+class Tampered(nn.Module):
+    def __init__(self, body: nn.Module, change: Callable[..., Any]) -> None:
+        super().__init__()
+        self.body, self.change = body, change
+
+    def forward(self, image: Tensor) -> Any:
+        return self.change(*self.body(image))
+
+
+CHANGES: dict[str, tuple[Callable[..., Any], str]] = {
+    "maps turned over": (lambda b, n, s, m: (b, n, s, m.flip(-1)), "detection_maps .* off by"),
+    "maps of the neighbour": (
+        lambda b, n, s, m: (b, n, s, m.flip(0)),
+        "detection_maps .* off by",
+    ),
+    "maps scaled": (lambda b, n, s, m: (b, n, s, m * 1.01), "detection_maps .* off by"),
+    "boxes moved": (lambda b, n, s, m: (b + 1, n, s, m), "which eager PyTorch does not"),
+    "another label": (lambda b, n, s, m: (b, n + 1, s, m), "which eager PyTorch does not"),
+    "one map less": (lambda b, n, s, m: (b, n, s, m[1:]), r"maps of shape \(3, 50, 70\)"),
+    "the last forgotten": (lambda b, n, s, m: (b[:-1], n[:-1], s[:-1], m), "finds 11 objects"),
+    "the other order": (
+        lambda b, n, s, m: (b.flip(0), n.flip(0), s.flip(0), m),
+        "another order",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_tampered_file(name: str, explained: ExplainedDetector, tmp_path: Path) -> None:
+    change, told = CHANGES[name]
+    wrong = ExplainedDetector(
+        Tampered(explained.body, change), explained.request, explained.found, explained.card
+    ).eval()
+    with pytest.raises(ProofError, match=told):
+        save(wrong, tmp_path / "wrong.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_nothing_is_found_nothing_is_proven(tmp_path: Path) -> None:
+    model: Any = ssd()
+    model.score_thresh = 0.9999999
+    blind: Any = explain(model, image(0, GIVEN))
+    with pytest.raises(ProofError, match="finds nothing in the example"):
+        save(blind, tmp_path / "blind.pt2")
+
+
+@pytest.mark.parametrize("make", [ssd, faster_rcnn, retinanet])
+def test_a_score_of_one_is_told_by_its_box(make: Any) -> None:
+    """In single precision nothing raises it; its box is moved, unless that fills the image."""
+    request: Any = SimpleNamespace(subject=SimpleNamespace(user_model=make()))
+    layer = "roi_heads.box_roi_pool" if make is faster_rcnn else "backbone"
+    eager = _Eager.of(request, layer, image(1, GIVEN))
+    flat = 1 + 0 * sum(product.sum() for product in eager.products)
+    certain = replace(eager, found=[*eager.found[:2], flat * torch.ones_like(eager.found[2])])
+    told = [certain.origin(place) for place in range(12)]
+    expected = [eager.origin(place) for place in range(12)]
+    assert [known in (None, right) for known, right in zip(told, expected, strict=True)] == [
+        True
+    ] * 12
+    assert len([known for known in told if known is not None]) >= 4
