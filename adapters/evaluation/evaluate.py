@@ -1,0 +1,74 @@
+"""Evaluate: the road of a data set through a file, image by image, and the figures at its end."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from camcore.adapters import stream
+from camcore.adapters.evaluation import record
+from camcore.adapters.evaluation.annotations import AnnotatedImage, Annotations
+from camcore.adapters.evaluation.average_precision import average_precision
+from camcore.adapters.evaluation.localisation import localisation
+from camcore.adapters.evaluation.predict import checked, predict_batch
+from camcore.adapters.runner import Runner
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is told while images are evaluated: how many are done, and of which nothing came."""
+
+    advance: Callable[[int], object]
+    failed: Callable[[stream.Failed], object]
+
+
+# What is made of a batch: a record for each image, without the errors' reasons.
+Predict = Callable[[Sequence[stream.Prepared], Sequence[AnnotatedImage]], list[dict[str, Any]]]
+
+
+def evaluate_images(
+    runner: Runner,
+    images: Sequence[AnnotatedImage],
+    path: Path,
+    done: set[str],
+    predict: Predict,
+    *,
+    batch: int,
+    told: Told,
+) -> int:
+    """Add each image that is not done to the record at `path`; how many of them failed."""
+    left = [image for image in images if image.name not in done]
+    told.advance(len(images) - len(left))
+    failures = 0
+    with record.appending(path) as write:
+        prepared = stream.prepared_images([image.path for image in left], runner.card.image)
+        for group, unread in stream.batches(prepared, batch):
+            good, misfits = checked(group, left)
+            for failed in [*unread, *misfits]:
+                failures += 1
+                write({"image": left[failed.number].name, "error": failed.reason})
+                told.failed(failed)
+            entries = predict(good, [left[each.number] for each in good]) if good else []
+            for each, entry in zip(good, entries, strict=True):
+                write(entry)
+                if "error" in entry:
+                    failures += 1
+                    told.failed(stream.Failed(each.number, each.path, entry["error"]))
+            told.advance(len(group) + len(unread))
+    return failures
+
+
+def predicting(runner: Runner, above: float) -> Predict:
+    """What is predicted of the classes above a probability."""
+    return lambda batch, annotated: predict_batch(runner, batch, annotated, above)
+
+
+def figures(annotations: Annotations, path: Path, *, with_boxes: bool) -> dict[str, Any]:
+    """The figures of a record: `images`, `localisation`, and `boxes` where the file finds some."""
+    read: Callable[[], Iterable[Mapping[str, Any]]] = partial(record.entries, path)
+    return {
+        "images": sum(1 for _ in read()),
+        "localisation": localisation(read()),
+        "boxes": average_precision(annotations, read) if with_boxes else None,
+    }
