@@ -6,12 +6,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from camcore.adapters import stream
 from camcore.adapters.evaluation import record
 from camcore.adapters.evaluation.annotations import AnnotatedImage, Annotations
 from camcore.adapters.evaluation.average_precision import average_precision
+from camcore.adapters.evaluation.faithfulness import check_card, faithfulness, mean_figures
 from camcore.adapters.evaluation.localisation import localisation
 from camcore.adapters.evaluation.predict import checked, predict_batch
+from camcore.adapters.evaluation.scorer import open_scorer
 from camcore.adapters.runner import Runner
 
 
@@ -64,11 +69,55 @@ def predicting(runner: Runner, above: float) -> Predict:
     return lambda batch, annotated: predict_batch(runner, batch, annotated, above)
 
 
+def judging(file: Path, runner: Runner, predict: Predict | None) -> Predict:
+    """What `predict` says, if anything, and how faithful the map of the best class is.
+
+    Raises:
+        InputError: the file's maps cannot be judged so.
+    """
+    check_card(runner.card)
+    scorer = open_scorer(file, runner)
+
+    def judge(
+        batch: Sequence[stream.Prepared], annotated: Sequence[AnnotatedImage]
+    ) -> list[dict[str, Any]]:
+        entries: list[dict[str, Any]]
+        if predict is None:
+            entries = [{"image": each.name, "predictions": [], "objects": []} for each in annotated]
+        else:
+            entries = predict(batch, annotated)
+        for each, entry in zip(batch, entries, strict=True):
+            if "error" not in entry:
+                image = each.array[0]
+                label = int(np.argmax(scorer(each.array)[0]))
+                explain = partial(map_of, runner, label=label)
+                # By its name, so that whoever goes on, or in another order, gets the same.
+                rng = np.random.default_rng([*each.path.name.encode()])
+                entry["faithfulness"] = faithfulness(
+                    image, explain(image), label, scorer, explain, rng
+                )
+        return entries
+
+    return judge
+
+
+def map_of(runner: Runner, image: NDArray[np.float32], *, label: int) -> NDArray[np.float32]:
+    """The map (H, W) of a class of one image (C, H, W)."""
+    if runner.card.takes_ids:
+        found: NDArray[np.float32] = runner(image[None], class_ids=label).saliency_map[0, 0]
+    else:
+        found = runner(image[None]).saliency_map[0, label]
+    return found
+
+
 def figures(annotations: Annotations, path: Path, *, with_boxes: bool) -> dict[str, Any]:
-    """The figures of a record: `images`, `localisation`, and `boxes` where the file finds some."""
+    """The figures of a record: `images`, `localisation`; `faithfulness` where that was measured,
+    and `boxes` where the file finds some.
+    """
     read: Callable[[], Iterable[Mapping[str, Any]]] = partial(record.entries, path)
     return {
         "images": sum(1 for _ in read()),
         "localisation": localisation(read()),
+        "faithfulness": mean_figures(read()),
         "boxes": average_precision(annotations, read) if with_boxes else None,
     }

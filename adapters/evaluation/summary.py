@@ -15,6 +15,12 @@ FIGURES = {
     ("boxes", "mAP"): ("mAP", "COCO's, IoU from 0.5 to 0.95"),
     ("boxes", "mAP50"): ("mAP at 0.5", "IoU of at least 0.5"),
     ("boxes", "recall_100"): ("recall", "of at most 100 boxes of a class in an image"),
+    ("faithfulness", "insertion"): ("insertion", "area as the map's highest pixels come, high"),
+    ("faithfulness", "deletion"): ("deletion", "area as the map's highest pixels go, low"),
+    ("faithfulness", "average_drop"): ("average drop", "lost where the map weights it, low"),
+    ("faithfulness", "increase"): ("increase", "images that gain by that weighting, high"),
+    ("faithfulness", "adcc"): ("ADCC", "coherent, small, and little lost, high"),
+    ("faithfulness", "road"): ("ROAD", "least less most relevant pixels gone, high"),
 }
 
 

@@ -120,3 +120,38 @@ def test_wrong_input_is_told(toy_folder: Path, scenes: Path, tmp_path: Path) -> 
     assert "there is no folder" in failed(camcore("evaluate", file, *arguments(tmp_path / "no")))
     call = [*arguments(scenes), "--json", scenes / "instances.json"]
     assert "would replace" in failed(camcore("evaluate", file, *call))
+
+
+def test_faithfulness_wants_no_annotations(
+    spots: Path, all_spots: Path, scenes: Path, tmp_path: Path
+) -> None:
+    """The same by a file that is told its classes and by one that is not; beside what the model
+    itself says of one image.
+    """
+    found = []
+    for file in (spots, all_spots):
+        path, record = tmp_path / f"{file.stem}.json", tmp_path / f"{file.stem}.jsonl"
+        call = ["--images", scenes / "images", "--faithfulness", "--predictions", record]
+        text = done(camcore("evaluate", file, *call, "--json", path))
+        assert "7 images" in text
+        assert "classes in them" not in text
+        found.append(json.loads(path.read_text()))
+    one, other = (each["faithfulness"] for each in found)
+    assert one == pytest.approx(other, abs=1e-4)
+    lines = [json.loads(line) for line in (tmp_path / "spots.jsonl").read_text().splitlines()[1:]]
+    drops = [line["faithfulness"]["average_drop"] for line in lines]
+    assert one["average_drop"] == pytest.approx(np.mean(drops))
+    runner = load(spots)
+    image, _ = prepare(read_image(scenes / "images" / lines[3]["image"]), runner.card.image)
+    before = runner(image)
+    after = runner(image * before.saliency_map)
+    p, q = (
+        1 / (1 + np.exp(-float(each.scores[0, before.classes[0, 0]]))) for each in (before, after)
+    )
+    assert drops[3] == pytest.approx(max(p - q, 0) / p, abs=1e-4)
+
+
+def test_nothing_to_measure(toy_folder: Path, scenes: Path) -> None:
+    call = ["--images", scenes / "images"]
+    message = failed(camcore("evaluate", toy_folder / "toy.onnx", *call))
+    assert "give --annotations, or --faithfulness" in message
