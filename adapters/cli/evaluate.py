@@ -102,7 +102,7 @@ def evaluate(
     paths.check_folder(images, f"--images {images}")
     runner = load(file, device)
     check_file(runner.card, above)
-    stated = _annotations(annotations, images, runner.card)
+    stated = stated_annotations(annotations, images, runner.card)
     predict = None if annotations is None else predicting(runner, above)
     with_boxes = annotations is not None and runner.card.boxes is not None
     if annotations is not None and not with_boxes:
@@ -147,7 +147,7 @@ def evaluate(
         raise typer.Exit(SOME_FAILED)
 
 
-def _annotations(path: Path | None, folder: Path, card: Card) -> "Annotations":
+def stated_annotations(path: Path | None, folder: Path, card: Card) -> "Annotations":
     """What is stated of the images in a folder, or all of its images of which nothing is."""
     from camcore.adapters.evaluation.annotations import (
         Annotations,

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from camcore.adapters.cli import evaluate, export, inspect, layers, methods, run
+from camcore.adapters.cli import compare, evaluate, export, inspect, kernels, layers, methods, run
 from camcore.adapters.cli.console import err, out
 from camcore.errors import CamcoreError, FileError, InputError, UnknownNameError
 
@@ -52,9 +52,11 @@ app = typer.Typer(
 app.command()(export.export)
 app.command()(run.run)
 app.command()(evaluate.evaluate)
+app.command()(compare.compare)
 app.command()(inspect.inspect)
 app.command()(methods.methods)
 app.command()(layers.layers)
+app.command()(kernels.kernels)
 
 
 def main() -> None:

@@ -9,6 +9,8 @@ from camcore.adapters.demo import CLASS_NAMES
 from camcore.card import ImageSpec
 from camcore.export import explain, save
 
+SPEC = ImageSpec(None, None, mean=(0.5,) * 3, std=(0.25,) * 3, resize=80)
+
 
 class Spots(nn.Module):
     """Eight classes of colours and edges, untrained, with maps of several regions."""
@@ -25,10 +27,17 @@ class Spots(nn.Module):
         return scores
 
 
-def write_spots(path: Path, class_ids: str, *, boxes: int | None = 4) -> Path:
+def build_spots() -> nn.Module:
+    """The same each time; it says how its images are prepared and what its classes are."""
     torch.manual_seed(5)
+    model = Spots().eval()
+    model.image_spec, model.class_names = SPEC, CLASS_NAMES  # type: ignore[assignment]
+    return model
+
+
+def write_spots(path: Path, class_ids: str, *, boxes: int | None = 4) -> Path:
     explained = explain(
-        Spots().eval(),
+        build_spots(),
         torch.zeros(2, 3, 96, 96),
         layer="features",
         class_ids=class_ids,
@@ -36,7 +45,7 @@ def write_spots(path: Path, class_ids: str, *, boxes: int | None = 4) -> Path:
         box_confidence="sigmoid" if boxes else None,
         probabilities="sigmoid",
         class_names=CLASS_NAMES,
-        image_spec=ImageSpec(None, None, mean=(0.5,) * 3, std=(0.25,) * 3, resize=80),
+        image_spec=SPEC,
         dynamic_size=True,
     )
     save(explained, path)
