@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 FAMILIES := $(VENV)/.families
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint types bench bench-methods bench-passes matrix demo-weights clean
+.PHONY: help setup demo test test-slow lint types bench bench-methods bench-passes matrix scenes demo-weights clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -16,7 +16,7 @@ help:  ## list the targets
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[export,run,test,bench,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[export,run,evaluate,test,bench,dev]'
 	touch $@
 
 # Model libraries beside torchvision.
@@ -62,8 +62,13 @@ bench-passes: $(INSTALLED)  ## methods of many passes beside their floor and the
 matrix: $(FAMILIES)  ## which models, methods and formats work, a sample (an hour at most); writes docs/SUPPORT.md
 	$(BIN)/python -m benchmarks.matrix $(MATRIX)
 
+# SCENES="--output elsewhere --count 5000 --seed 7" paints others.
+SCENES ?= --output scenes
+scenes: $(INSTALLED)  ## paint scenes and write them as a data set in COCO's format
+	$(BIN)/python -m camcore.adapters.demo.dataset $(SCENES)
+
 demo-weights: $(INSTALLED)  ## train the demo classifier again (minutes on two cores)
 	$(BIN)/python -m camcore.adapters.demo.train
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) demo-output build *.egg-info
+	rm -rf $(VENV) demo-output scenes build *.egg-info

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from camcore.adapters.cli import export, inspect, layers, methods, run
+from camcore.adapters.cli import compare, evaluate, export, inspect, kernels, layers, methods, run
 from camcore.adapters.cli.console import err, out
 from camcore.errors import CamcoreError, FileError, InputError, UnknownNameError
 
@@ -51,9 +51,12 @@ app = typer.Typer(
 # As the help lists them.
 app.command()(export.export)
 app.command()(run.run)
+app.command()(evaluate.evaluate)
+app.command()(compare.compare)
 app.command()(inspect.inspect)
 app.command()(methods.methods)
 app.command()(layers.layers)
+app.command()(kernels.kernels)
 
 
 def main() -> None:
@@ -97,5 +100,5 @@ def _camcore(
     Without a download: `scenes` in place of resnet18, a small classifier of painted shapes.
 
     Exit codes: 0 done, 1 the model could not be exported or proven, 2 something was wrong with what
-    was given, 3 some images of a run could not be read or run, 130 stopped by Ctrl-C.
+    was given, 3 some of the images could not be read or run, 130 stopped by Ctrl-C.
     """

@@ -165,7 +165,7 @@ def run(
                 if isinstance(result, stream.Failed):
                     failed += 1
                     record(failed_record(result.path, result.reason))
-                    err.print(f"[red]camcore: {escape(_told(result))}[/red]", soft_wrap=True)
+                    err.print(f"[red]camcore: {escape(told_failure(result))}[/red]", soft_wrap=True)
                     continue
                 entry = image_record(
                     result.path, result.explanation, result.placement, card, top or _LISTED
@@ -315,7 +315,7 @@ class _Bar:
         self._bar.remove_task(task)
 
 
-def _told(failed: "Failed") -> str:
+def told_failure(failed: "Failed") -> str:
     """Why an image failed, with its name."""
     name = str(failed.path)
     return failed.reason if failed.reason.startswith(name) else f"{name}: {failed.reason}"

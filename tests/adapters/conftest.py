@@ -9,10 +9,12 @@ import onnxruntime
 import pytest
 import torch
 
+from camcore.adapters.demo.dataset import write_scenes
 from camcore.export import Explained, explain, save
 from tests.adapters.cli.calls import camcore, done
 from tests.adapters.nets import build_painter, build_with_mask, build_with_table
 from tests.adapters.toy import CARD, UINT8_CARD, write_endless_toy, write_toy
+from tests.adapters.untrained import write_spots
 
 
 @pytest.fixture(scope="session")
@@ -131,3 +133,23 @@ def press_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     begun.set()
     presser.join()
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session")
+def spots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that is told which classes to explain."""
+    return write_spots(tmp_path_factory.mktemp("spots") / "spots.onnx", "required")
+
+
+@pytest.fixture(scope="session")
+def all_spots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, of every class."""
+    return write_spots(tmp_path_factory.mktemp("all") / "all.onnx", "all")
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with seven scenes as a data set in COCO's format."""
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder, 7, size=(96, 112))
+    return folder

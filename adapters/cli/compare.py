@@ -1,0 +1,180 @@
+"""`camcore compare`: all methods of one model beside each other, in one page."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.markup import escape
+from rich.table import Column, Table
+
+from camcore.adapters import paths
+from camcore.adapters.cli.arguments import Model, Size, Weights, example, parse_size
+from camcore.adapters.cli.console import counting, out, working
+from camcore.adapters.cli.evaluate import stated_annotations
+from camcore.adapters.cli.extras import needs
+from camcore.adapters.evaluation.summary import FIGURES
+from camcore.errors import FileError, InputError
+from camcore.methods import METHODS, get_method
+
+if TYPE_CHECKING:
+    from camcore.adapters.evaluation.compare import Compared
+
+_SHOWN = 4  # images in the page
+
+# The figures that a terminal has room for.
+_SHORT = [
+    ("localisation", "pointing_game"),
+    ("localisation", "max_box_acc"),
+    ("faithfulness", "insertion"),
+    ("faithfulness", "deletion"),
+    ("faithfulness", "road"),
+]
+
+
+def compare(
+    model: Model,
+    images: Annotated[Path, typer.Option(help="The folder of the images.")],
+    annotations: Annotated[
+        Path | None,
+        typer.Option(help="A COCO JSON file (instances.json), or a folder of VOC XML files."),
+    ] = None,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="The page to write, .html; or its table alone, .md."),
+    ] = Path("report.html"),
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method", metavar="NAME", help="One to compare; repeatable.", show_default="all"
+        ),
+    ] = None,
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            help="The layer of all methods that take one.", show_default="each method's own"
+        ),
+    ] = None,
+    weights: Weights = "DEFAULT",
+    size: Size = None,
+    probabilities: Annotated[
+        Literal["softmax", "sigmoid"],
+        typer.Option(help="What makes probabilities of scores; sigmoid of several labels."),
+    ] = "softmax",
+    boxes: Annotated[
+        int, typer.Option(metavar="M", min=1, help="Boxes that each file finds on a map.")
+    ] = 5,
+    faithfulness: Annotated[
+        bool,
+        typer.Option(
+            "--faithfulness/--no-faithfulness",
+            help="Whether to measure how much the prediction hangs on the maps.",
+        ),
+    ] = True,
+    limit: Annotated[int, typer.Option(min=1, help="Images of the folder, at most.")] = 50,
+    minutes: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Of each method; behind them no further image is begun, and the table says how "
+            "many it was.",
+        ),
+    ] = 1.0,
+) -> None:
+    """Compare the methods of a model: their costs and figures in one table, and their maps.
+
+    - `camcore compare resnet50 --images photos -o report.html`
+
+    - `camcore compare resnet50 --images val --annotations val.json --method gradcam --method fem`
+
+    - `camcore compare scenes --images scenes/images --annotations scenes/instances.json`
+
+    Each method is exported, proven and evaluated as a file, as camcore evaluate does it. The page
+    opens without a server. A method that the model has no file for is left out, with the reason.
+    """
+    paths.check_folder(output.parent, f"--output {output}")
+    paths.check_targets([("--output", output)], [Path(weights)])
+    paths.check_folder(images, f"--images {images}")
+    chosen = [get_method(name).name for name in methods or METHODS]
+    if annotations is None and not faithfulness:
+        raise InputError("nothing to measure: give --annotations, or leave --no-faithfulness out")
+    height_width = parse_size(size)
+    with needs("export"):
+        from camcore.adapters.sources.build import build_model
+        from camcore.adapters.sources.built_model import with_size
+        from camcore.export import explain, save
+        from camcore.export.families import FAMILIES
+    with needs("evaluate"):
+        import faster_coco_eval  # noqa: F401
+
+        from camcore.adapters.evaluation.compare import Compared, LeftOut, readable
+        from camcore.adapters.evaluation.compare import compare as compare_methods
+        from camcore.adapters.evaluation.page import html_page, markdown_table
+    with working(f"building {model}"):
+        built = build_model(model, weights)
+    spec = built.image if height_width is None else with_size(built.image, height_width)
+    inputs = example(replace(built, image=spec), height_width)
+
+    def explained(method: str, **options: Any) -> Any:
+        return explain(
+            built.model,
+            inputs,
+            method=method,
+            layer=layer if FAMILIES[METHODS[method].needs].takes_layers else None,
+            model_name=built.name,
+            class_names=built.class_names,
+            image_spec=spec,
+            probabilities=probabilities,
+            **options,
+        )
+
+    def write(method: str, path: Path) -> None:
+        save(explained(method, boxes=boxes, box_confidence=probabilities), path)
+
+    card = explained("activation").card
+    stated = stated_annotations(annotations, images, card)
+    stated = replace(stated, images=stated.images[:limit])
+    shown = readable(stated.images, _SHOWN)
+    if not shown:
+        raise InputError(f"none of the images of {images} can be read")
+    rows: list[Compared | LeftOut] = []
+    with TemporaryDirectory(prefix="camcore-") as folder, counting("methods", len(chosen)) as step:
+        for row in compare_methods(
+            chosen,
+            write,
+            Path(folder),
+            stated,
+            shown=shown,
+            seconds=60 * minutes,
+            faithful=faithfulness,
+        ):
+            rows.append(row)
+            # Again behind each of them: all may take an hour.
+            text = html_page(f"camcore: {built.name}", rows, shown)
+            _write(output, markdown_table(rows) if output.suffix == ".md" else text)
+            step(1)
+    out.print(_short_table([row for row in rows if isinstance(row, Compared)]))
+    for row in rows:
+        if isinstance(row, LeftOut):
+            out.print(escape(f"left out: {row.method}, {row.reason}"), soft_wrap=True)
+    out.print(f"[green]wrote[/green] {escape(str(output))}", soft_wrap=True)
+
+
+def _short_table(rows: "Sequence[Compared]") -> Table:
+    """What has room in a terminal."""
+    heads = ("ms", "MB", *(FIGURES[key][0] for key in _SHORT))
+    table = Table("method", *(Column(head, justify="right") for head in heads))
+    for row in rows:
+        values = ((row.found.get(part) or {}).get(name) for part, name in _SHORT)
+        figures = ("" if value is None else f"{value:.1%}" for value in values)
+        table.add_row(row.method, f"{row.milliseconds:.1f}", f"{row.megabytes:.2f}", *figures)
+    return table
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise FileError(f"{path} cannot be written: {error.strerror}") from error
