@@ -16,7 +16,7 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="A torchvision builder (resnet18), module:function (a function that returns an "
-        "nn.Module), or scenes (the demo classifier).",
+        "nn.Module), an .onnx file, or scenes (the demo classifier).",
     ),
 ]
 Weights = Annotated[
