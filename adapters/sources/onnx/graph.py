@@ -9,15 +9,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import AttributeProto, inliner, numpy_helper
-from torch import Tensor
 
 from camcore.adapters.files import missing
-from camcore.adapters.sources.onnx.node import Node, NotReadError
+from camcore.adapters.sources.onnx.node import Node
 from camcore.adapters.sources.onnx.operators.table import OPERATORS
 from camcore.adapters.sources.onnx.scopes import scopes_of, with_scopes_between
+from camcore.adapters.sources.onnx.tidy import fold, needed, without_strides
 from camcore.adapters.sources.onnx.values import FLOATING, Value
 from camcore.card import KEY
 from camcore.errors import ExportError, FileError, InputError
@@ -87,7 +86,7 @@ def read_graph(path: Path) -> Graph:
     inputs = tuple(_port(value) for value in graph.input if value.name not in constants)
     nodes = in_order([_node(proto, opset) for proto in graph.node], {*constants}, inputs, path)
     outputs = tuple(value.name for value in graph.output)
-    nodes, constants = fold(nodes, constants)
+    nodes, constants = without_strides(*fold(nodes, constants))
     nodes = with_scopes_between(needed(nodes, outputs))
     floats = {tensor.data_type for tensor in graph.initializer} & set(FLOATING)
     return Graph(
@@ -217,47 +216,3 @@ def in_order(
             )
         pending = left
     return ordered
-
-
-def fold(
-    nodes: Sequence[Node], constants: Mapping[str, Value]
-) -> tuple[list[Node], dict[str, Value]]:
-    """The nodes that depend on an input, and constants with the values of all others."""
-    known, left = dict(constants), []
-    for node in nodes:
-        if not all(name in known or not name for name in node.inputs):
-            left.append(node)
-            continue
-        values = [known[name] if name else None for name in node.inputs]
-        with torch.no_grad():
-            results = run_node(node, values)
-        known |= {
-            name: each.contiguous().numpy() if isinstance(each, Tensor) else each
-            for name, each in zip(node.outputs, results, strict=False)
-        }
-    return left, known
-
-
-def needed(nodes: Sequence[Node], outputs: Iterable[str]) -> list[Node]:
-    """The nodes, in order, on which some output depends."""
-    wanted, found = set(outputs), []
-    for node in reversed(nodes):
-        if wanted.intersection(node.outputs):
-            found.append(node)
-            wanted.update(node.inputs)
-    return found[::-1]
-
-
-def run_node(node: Node, values: Sequence[Value]) -> tuple[Value, ...]:
-    """What a node makes of its inputs, None for one that is left out.
-
-    Raises:
-        ExportError: it asks for something that is not read; the message names the node.
-    """
-    try:
-        result = OPERATORS[node.op](node, *values)
-    except NotReadError as error:
-        raise ExportError(
-            f"{node.describe()} {error}. Give the model as PyTorch has it, or export it otherwise"
-        ) from error
-    return result if isinstance(result, tuple) else (result,)

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from camcore.adapters.sources.onnx.graph import run_node
 from camcore.adapters.sources.onnx.layers import Weights, torch_layer
 from camcore.adapters.sources.onnx.node import Node
 from camcore.adapters.sources.onnx.operators.table import wants_number
+from camcore.adapters.sources.onnx.tidy import run_node
 from camcore.adapters.sources.onnx.values import Value, as_array, as_tensor
 
 
@@ -69,7 +69,9 @@ class Operator(nn.Module):
         if name not in constants:
             return _Slot("value")
         value = constants[name]
-        if value.size <= 1 or wants_number(self.node.op, position):
+        # Rows of integers may be parts of a shape, which a tensor would hide.
+        sizes = value.dtype.kind != "f" and value.ndim <= 1
+        if sizes or value.size <= 1 or wants_number(self.node.op, position):
             return _Slot("number", value)
         own = f"input_{position}"
         self.register_parameter(own, weights.get(name))
@@ -77,7 +79,7 @@ class Operator(nn.Module):
 
     def number(self, position: int) -> Value | None:
         """The input at that position where it is numbers of the file, else None."""
-        slot = self._slots[position] if position < len(self._slots) else _Slot("none")
+        slot = self._slots[position] if 0 <= position < len(self._slots) else _Slot("none")
         return slot.content if slot.kind == "number" else None
 
     def forward(self, *values: Value) -> Any:

@@ -110,7 +110,7 @@ def prove_module(model: OnnxModel) -> float:
     images = random_images(model, _SEVERAL, seed=2)
     try:
         if model.fixed_batch == 1:
-            free_batch(model, image, images)
+            free_batch(model, images)
         with torch.no_grad():
             several = _error(as_list(model, model(images)), _answers(original, images))
     except Exception as error:  # of whatever node a shape does not fit

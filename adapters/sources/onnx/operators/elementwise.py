@@ -117,7 +117,7 @@ def _clip(node: Node, x: Value, low: Value = None, high: Value = None) -> Value:
         return np.clip(x, low, high)
     if low == 0 and (high is None or high >= torch.finfo(torch.float32).max):
         return F.relu(x)
-    if low is None or high is None or not x.is_floating_point():
+    if low is None or high is None or low > high or not x.is_floating_point():
         return torch.clamp(x, low, high)
     return F.hardtanh(x, low, high)
 

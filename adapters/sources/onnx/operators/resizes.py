@@ -166,7 +166,8 @@ def _places(rule: str, length: int, size: int, factor: float) -> Any:
     if rule == "pytorch_half_pixel":
         return at * 0
     if rule == "align_corners":
-        return at * 0 if size == 1 else at * (length - 1) / (size - 1)
+        # The scale's own length, of which the result has the whole part.
+        return at * 0 if length * factor <= 1 else at * (length - 1) / (length * factor - 1)
     if rule == "half_pixel_symmetric":
         shrunk = size / (length * factor)
         offset = length / 2 * (1 - shrunk)

@@ -252,9 +252,9 @@ def _constant(node: Node) -> Value:
     raise NotReadError("holds something else than numbers")
 
 
-def _dropout(node: Node, x: Value, *_: Value) -> Value:
-    if node.results > 1:
-        raise NotReadError("gives the mask of a dropout. Export the model in eval mode")
+def _dropout(node: Node, x: Value, ratio: Value = None, training: Value = None) -> Value:
+    if node.results > 1 or as_number(training):
+        raise NotReadError("drops values at random, in training mode. Export it in eval mode")
     return x
 
 
@@ -272,7 +272,9 @@ def _space_to_depth(node: Node, x: Tensor) -> Tensor:
     block = node.get("blocksize")
     batch, channels, height, width = x.shape
     parts = x.reshape(batch, channels, height // block, block, width // block, block)
-    parts = parts.permute(0, 3, 5, 1, 2, 4)
+    # Channels come behind the place in a block, or before it.
+    crd = node.get("mode", "DCR") == "CRD"
+    parts = parts.permute((0, 1, 3, 5, 2, 4) if crd else (0, 3, 5, 1, 2, 4))
     return parts.reshape(batch, channels * block**2, height // block, width // block)
 
 
@@ -289,7 +291,7 @@ def _one_hot(node: Node, index: Value, depth: Value, values: Value) -> Tensor:
     axis = axis % (places.ndim + 1)
     shape = [1] * (places.ndim + 1)
     shape[axis] = count
-    hot = torch.remainder(places, count).unsqueeze(axis) == rows.reshape(shape)
+    hot = torch.where(places < 0, places + count, places).unsqueeze(axis) == rows.reshape(shape)
     return torch.where(hot, on, off)
 
 

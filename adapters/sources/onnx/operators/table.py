@@ -24,6 +24,7 @@ _OF_NUMBERS = {
     *REDUCTIONS,
     *RESIZES,
     "Clip",
+    "Dropout",
     "Expand",
     "Pad",
     "Reshape",
