@@ -84,7 +84,7 @@ def read_graph(path: Path) -> Graph:
         tensor.name: _array(tensor, path) for tensor in graph.initializer
     }
     inputs = tuple(_port(value) for value in graph.input if value.name not in constants)
-    nodes = in_order([_node(proto, opset) for proto in graph.node], {*constants}, inputs, path)
+    nodes = in_order([as_node(proto, opset) for proto in graph.node], {*constants}, inputs, path)
     outputs = tuple(value.name for value in graph.output)
     nodes, constants = without_strides(*fold(nodes, constants))
     nodes = with_scopes_between(needed(nodes, outputs))
@@ -150,7 +150,8 @@ def _check_operators(path: Path, opset: int, nodes: Iterable[onnx.NodeProto]) ->
             )
 
 
-def _node(proto: onnx.NodeProto, opset: int) -> Node:
+def as_node(proto: onnx.NodeProto, opset: int) -> Node:
+    """A node as it is read."""
     return Node(
         name=proto.name or next(filter(None, proto.output)),
         op=proto.op_type,

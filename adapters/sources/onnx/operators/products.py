@@ -44,9 +44,12 @@ def _instance_norm(node: Node, x: Tensor, weight: Value, bias: Value) -> Tensor:
 
 
 def _layer_norm(node: Node, x: Tensor, weight: Value, bias: Value = None) -> Value:
-    if node.results > 1:
-        raise NotReadError("gives mean and deviation as well, which is not read")
     axis = node.get("axis", -1) % x.ndim
+    if node.results > 1:
+        over = tuple(range(axis, x.ndim))
+        mean = x.mean(over, keepdim=True)
+        spread = torch.rsqrt(x.var(over, correction=0, keepdim=True) + node.get("epsilon", 1e-5))
+        return (x - mean) * spread * as_tensor(weight, x) + _or_zero(bias, x), mean, spread
     weight, bias = as_tensor(weight, x), None if bias is None else as_tensor(bias, x)
     shape, eps = x.shape[axis:], node.get("epsilon", 1e-5)
     whole = tuple(weight.shape) == tuple(shape) and (bias is None or bias.shape == weight.shape)
@@ -54,6 +57,10 @@ def _layer_norm(node: Node, x: Tensor, weight: Value, bias: Value = None) -> Val
         return F.layer_norm(x, shape, weight, bias, eps)
     scaled = F.layer_norm(x, shape, eps=eps) * weight
     return scaled if bias is None else scaled + bias
+
+
+def _or_zero(bias: Value, like: Tensor) -> Value:
+    return 0.0 if bias is None else as_tensor(bias, like)
 
 
 def _group_norm(node: Node, x: Tensor, weight: Value, bias: Value) -> Tensor:
