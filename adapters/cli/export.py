@@ -336,7 +336,8 @@ def export(
             **{name: value for name, value in chosen.items() if value is not None},
             **own_options,
         )
-    explained.card = replace(explained.card, notes=(*built.notes, *explained.card.notes))
+    if built.notes:
+        explained.card = replace(explained.card, notes=(*built.notes, *explained.card.notes))
     with working(f"writing and proving {output}"):
         card = save(explained, output, check=built.check)
     out.print(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,8 +14,10 @@ from camcore.adapters.sources.onnx.graph import Graph, load_proto
 from camcore.adapters.sources.onnx.model import UINT8, OnnxModel
 from camcore.adapters.sources.onnx.module import leaves
 from camcore.errors import ExportError, FileError, ProofError
-from camcore.export import Explained
 from camcore.export.prove.runtimes import load
+
+if TYPE_CHECKING:
+    from camcore.export import Explained
 
 TOLERANCE = 1e-4
 HALF_TOLERANCE = 5e-3
@@ -204,7 +206,7 @@ def _recorded(model: OnnxModel) -> Iterator[dict[str, Any]]:
             handle.remove()
 
 
-def prove_file(model: OnnxModel, explained: Explained, path: Path) -> dict[str, Any]:
+def prove_file(model: OnnxModel, explained: "Explained", path: Path) -> dict[str, Any]:
     """Compare the predictions of a written file with those of the original, on images of its own.
 
     Returns:

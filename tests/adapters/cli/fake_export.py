@@ -31,8 +31,9 @@ class FakeExport(ModuleType):
     def count_classes(self, model: torch.nn.Module, example: torch.Tensor, **options: Any) -> int:
         return self.classes
 
-    def save(self, explained: str, path: Path) -> Card:
+    def save(self, explained: str, path: Path, *, check: Any = None) -> Card:
         assert explained == "explained"
+        assert check is None  # as of all sources but files
         card = replace(CARD, model=self.asked["model_name"], notes=("this [and] that",))
         write_toy(path, card)
         return card

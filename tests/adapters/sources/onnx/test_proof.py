@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from onnx.helper import make_node
 from camcore.adapters.sources.onnx.graph import read_graph
 from camcore.adapters.sources.onnx.model import OnnxModel
 from camcore.adapters.sources.onnx.operators.table import OPERATORS
-from camcore.adapters.sources.onnx.proof import prove_module, relative_error
-from camcore.errors import ExportError, FileError
+from camcore.adapters.sources.onnx.proof import prove_file, prove_module, relative_error
+from camcore.errors import ExportError, FileError, ProofError
+from camcore.export import explain, save
 from tests.adapters.sources.onnx.oracle import as_model
 
 X = np.zeros((1, 3, 8, 8), np.float32)
@@ -62,3 +64,18 @@ def test_a_file_that_does_not_run(tmp_path: Path) -> None:
 def test_errors_are_relative_to_the_largest_value() -> None:
     assert relative_error([1.0, 10.0], [1.0, 11.0]) == pytest.approx(1 / 11)
     assert relative_error([1.0], [1.0, 2.0]) == float("inf")
+
+
+def test_a_written_file_that_is_not_the_original(
+    file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """It is as the module is, but the module was changed behind the proof."""
+    model = OnnxModel(read_graph(file))
+    prove_module(model)
+    with torch.no_grad():
+        model.get_submodule("head").weight *= 1.01
+    explained = explain(model, torch.zeros(1, 3, 24, 24), layer="layer1", dynamic_size=False)
+    folder = tmp_path_factory.mktemp("changed")
+    with pytest.raises(ProofError, match=r"differs from .*\.onnx in onnxruntime"):
+        save(explained, folder / "m.pt", check=partial(prove_file, model))
+    assert not list(folder.iterdir())
