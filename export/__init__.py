@@ -2,10 +2,11 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from camcore.card import Card, ImageSpec, attach_zip, onnx_ending
 from camcore.errors import FileError, InputError
@@ -42,12 +43,19 @@ __all__ = [
 
 
 @plain_modes()
-def save(explained: Explained, path: str | os.PathLike[str]) -> Card:
+def save(
+    explained: Explained,
+    path: str | os.PathLike[str],
+    *,
+    check: Callable[[Explained, Path], Mapping[str, Any]] | None = None,
+) -> Card:
     """Write an explained model, prove the file, and only then give it its name.
 
     Args:
         explained: what `explain` returned.
         path: `.onnx`, `.pt` (TorchScript) or `.pt2` (torch.export); an existing file is replaced.
+        check: one more proof of the written file, before it gets its name, beside whatever the
+            model was made of; it returns what the card's proof is to say of it.
 
     Returns:
         The card that the file carries, with the outcome of the proof. Where single precision is
@@ -81,6 +89,8 @@ def save(explained: Explained, path: str | os.PathLike[str]) -> Card:
             proof = prove_detector(scratch, explained)
         else:
             proof = prove_file(scratch, explained)
+        if check is not None:
+            proof = proof | dict(check(explained, scratch))
         card = replace(card, proof=proof, notes=(*card.notes, *rounding_notes(proof)))
         if suffix == ".onnx":
             with scratch.open("ab") as file:

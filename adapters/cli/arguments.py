@@ -18,7 +18,7 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="A torchvision builder (resnet18), module:function (a function that returns an "
-        "nn.Module), or scenes (the demo classifier).",
+        "nn.Module), an .onnx file, or scenes (the demo classifier).",
     ),
 ]
 Weights = Annotated[
@@ -100,10 +100,10 @@ def example_photo(
     spec, channels = built.image, built.image.channels
     pixels = None if photo is None else read_image(photo)
     height, width = size or (_DETECTORS_SIZE if pixels is None else pixels.shape[:2])
-    own = {"mean": (0.0,) * channels, "std": (1.0,) * channels}
-    assumed = {name: values for name, values in own.items() if name in spec.assumed}
+    mean = (0.0,) * channels if "mean" in spec.assumed else spec.mean
+    std = (1.0,) * channels if "std" in spec.assumed else spec.std
     left = tuple(name for name in spec.assumed if name == "colour")
-    spec = replace(spec, **assumed, resize=(height, width), crop=None, assumed=left)
+    spec = replace(spec, mean=mean, std=std, resize=(height, width), crop=None, assumed=left)
     if pixels is not None:
         array, _ = prepare(pixels, spec)
         return torch.from_numpy(array), spec

@@ -277,6 +277,8 @@ def export(
 
     - `camcore export mymodels:build_net --size 96x128 --fixed-size --output net.pt2`
 
+    - `camcore export model.onnx --layer layer4 --output explained.onnx`
+
     - `camcore export mymodels:build_net --mean 0.5 --std 0.5 --resize 224x224 --colour bgr`
 
     How images are prepared is taken from the model where it says so: torchvision's weights, timm's
@@ -291,7 +293,7 @@ def export(
     # What can be checked before torch is imported, and before minutes of work.
     check_suffix(output)
     paths.check_folder(output.parent, f"--output {output}")
-    paths.check_targets([("--output", output)], [Path(weights)])
+    paths.check_targets([("--output", output)], [Path(weights), Path(model)])
     names = None if class_names is None else read_names(class_names)
     height_width = parse_size(size)
     fields = preparation_fields(
@@ -314,6 +316,9 @@ def export(
         }
     with working(f"building {model}"):
         built = build_model(model, weights)
+    if chosen["output"] is None:
+        chosen["output"] = built.output
+        chosen["probabilities"] = probabilities or built.probabilities
     spec = built.image if height_width is None else with_size(built.image, height_width)
     spec = with_stated(spec, fields)
     if is_detector(built.model):
@@ -337,7 +342,7 @@ def export(
             built.model,
             images,
             method=method,
-            layer=layers or None,
+            layer=[built.aliases.get(layer, layer) for layer in layers or ()] or None,
             eigen_smooth=eigen_smooth,
             aug_smooth=aug_smooth,
             stepwise=stepwise,
@@ -354,8 +359,10 @@ def export(
             **{name: value for name, value in chosen.items() if value is not None},
             **own_options,
         )
+    if built.notes:
+        explained.card = replace(explained.card, notes=(*built.notes, *explained.card.notes))
     with working(f"writing and proving {output}"):
-        card = save(explained, output)
+        card = save(explained, output, check=built.check)
     out.print(
         f"[green]wrote[/green] {escape(str(output))}: {card.method} of {card.model} at "
         f"{escape(card.layer)}{tables.target_suffix(card)}"
@@ -371,8 +378,11 @@ def default_output(model: str, method: str) -> Path:
 
     >>> default_output("mymodels:build_net", "gradcam++").name
     'build_net-gradcam++.onnx'
+    >>> default_output("nets/mine.onnx", "gradcam").name
+    'mine-gradcam.onnx'
     """
-    name = re.sub(r"[^\w.+-]+", "_", model.rpartition(":")[2]) or "model"
+    own = Path(model).stem if model.lower().endswith(".onnx") else model.rpartition(":")[2]
+    name = re.sub(r"[^\w.+-]+", "_", own) or "model"
     return Path(f"{name}-{method}.onnx")
 
 

@@ -7,6 +7,7 @@ from typing import Protocol
 from camcore.adapters.files import as_url, missing
 from camcore.adapters.sources import functions, scenes, torchvision
 from camcore.adapters.sources.built_model import BuiltModel
+from camcore.adapters.sources.onnx import source as onnx
 from camcore.adapters.sources.weights import check_finite
 from camcore.errors import unknown_name
 
@@ -25,16 +26,16 @@ class Source(Protocol):
 
 
 # The first that takes a name builds the model.
-SOURCES: Sequence[Source] = (scenes, functions, torchvision)
+SOURCES: Sequence[Source] = (scenes, onnx, functions, torchvision)
 
 
 def build_model(name: str, weights: str = "DEFAULT") -> BuiltModel:
     """The model of that name with these weights, in eval mode.
 
-    `name` is a torchvision builder, `module:function` (a function that returns an `nn.Module`), or
-    `scenes`, the demo classifier. `weights` is DEFAULT, NONE, the name of one of the builder's
-    weights (IMAGENET1K_V2), or a state dict in a file (.safetensors, .pt, .pth, .bin, .ckpt); what
-    these mean to a source stands in its file.
+    `name` is a torchvision builder, `module:function` (a function that returns an `nn.Module`), an
+    ONNX file, or `scenes`, the demo classifier. `weights` is DEFAULT, NONE, the name of one of the
+    builder's weights (IMAGENET1K_V2), or a state dict in a file (.safetensors, .pt, .pth, .bin,
+    .ckpt); what these mean to a source stands in its file.
 
     Raises:
         UnknownNameError: no such builder, module, function or weights.

@@ -1,21 +1,37 @@
 """A model that a source gave, and what is known about its classes and its input."""
 
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from camcore.card import ImageSpec, assume_image
+from camcore.card import ImageSpec, Probabilities, assume_image
+
+if TYPE_CHECKING:
+    from camcore.export import Explained
 
 
 @dataclass(frozen=True)
 class BuiltModel:
-    """A model, and what is known about its classes and its input."""
+    """A model, and what is known about its classes and its input.
+
+    `output` is the one that is explained where nobody chooses another, `probabilities` what makes
+    probabilities of it. `aliases` are other names of layers, `notes` are for the card. `check`
+    compares a written file with where the model came from, and returns what it found, for the
+    card's proof.
+    """
 
     model: nn.Module
     name: str
     class_names: tuple[str, ...] | None
     image: ImageSpec
+    output: str | None = None
+    probabilities: Probabilities | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    check: "Callable[[Explained, Path], Mapping[str, Any]] | None" = None
 
 
 def with_size(spec: ImageSpec, size: tuple[int, int]) -> ImageSpec:

@@ -179,3 +179,19 @@ def test_the_file_runs_with_torch_alone(
     assert torch.equal(given[1], expected.classes)
     torch.testing.assert_close(given[0], expected.scores, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(given[2], expected.saliency_map, rtol=0, atol=1e-4)
+
+
+def test_one_more_check_stands_in_the_proof(quick: Explained, tmp_path: Path) -> None:
+    seen = []
+
+    def check(explained: Explained, path: Path) -> dict[str, Any]:
+        seen.append((explained, path.exists(), path.name))
+        return {"original": "abc"}
+
+    card = save(quick, tmp_path / "model.pt", check=check)
+    ((explained, exists, name),) = seen
+    assert explained is quick
+    assert exists
+    assert name != "model.pt"  # before it has its name
+    assert card.proof["original"] == "abc"
+    assert "worst_relative_error" in card.proof
