@@ -28,14 +28,19 @@ def _unary(function: Callable[[Tensor], Tensor]) -> Function:
     return lambda node, x: function(as_tensor(x))
 
 
-def _of_sizes(function: Callable[[Any], Any], on_tensor: Callable[[Tensor], Tensor]) -> Function:
-    """Of what is made of sizes as well, element by element."""
+def _of_sizes(
+    function: Callable[[Any], Any], on_tensor: Callable[[Tensor], Tensor], on_array: Function
+) -> Function:
+    """Of what is made of sizes as well, element by element.
+
+    Without tensors, for while a graph is traced these have no values.
+    """
 
     def apply(node: Node, x: Value) -> Value:
         if not is_known(x):
             return on_tensor(x)
         if x.dtype != object:
-            return on_tensor(as_tensor(x)).numpy()
+            return np.asarray(on_array(x), dtype=x.dtype)
         return np.vectorize(function, otypes=[object])(x)
 
     return apply
@@ -137,7 +142,7 @@ def _cast_to(code: int, x: Value) -> Value:
         return np.vectorize(_symbolic_cast(floating), otypes=[object])(x)
     if floating:
         return x.astype(np.float32)
-    return as_tensor(x).to(whole_type(code)).numpy()
+    return x.astype(str(whole_type(code)).removeprefix("torch."))
 
 
 def _symbolic_cast(floating: bool) -> Callable[[Any], Any]:
@@ -219,7 +224,7 @@ def _hardmax(node: Node, x: Tensor) -> Tensor:
 
 
 ELEMENTWISE: dict[str, Function] = {
-    "Abs": _of_sizes(abs, torch.abs),
+    "Abs": _of_sizes(abs, torch.abs, np.abs),
     "Acos": _unary(torch.acos),
     "Acosh": _unary(torch.acosh),
     "Add": _binary(operator.add, operator.add),
@@ -230,7 +235,7 @@ ELEMENTWISE: dict[str, Function] = {
     "Atanh": _unary(torch.atanh),
     "Cast": _cast,
     "CastLike": _cast_like,
-    "Ceil": _of_sizes(math.ceil, torch.ceil),
+    "Ceil": _of_sizes(math.ceil, torch.ceil, np.ceil),
     "Celu": lambda node, x: F.celu(x, node.get("alpha", 1.0)),
     "Clip": _clip,
     "Cos": _unary(torch.cos),
@@ -240,7 +245,7 @@ ELEMENTWISE: dict[str, Function] = {
     "Equal": _binary(operator.eq, operator.eq),
     "Erf": _unary(torch.erf),
     "Exp": _unary(torch.exp),
-    "Floor": _of_sizes(math.floor, torch.floor),
+    "Floor": _of_sizes(math.floor, torch.floor, np.floor),
     "Gelu": _gelu,
     "Greater": _binary(operator.gt, operator.gt),
     "GreaterOrEqual": _binary(operator.ge, operator.ge),
@@ -258,7 +263,7 @@ ELEMENTWISE: dict[str, Function] = {
     "Mish": lambda node, x: F.mish(x),
     "Mod": _modulo,
     "Mul": _binary(operator.mul, operator.mul),
-    "Neg": _of_sizes(operator.neg, torch.neg),
+    "Neg": _of_sizes(operator.neg, torch.neg, np.negative),
     "Not": _unary(torch.logical_not),
     "Or": _binary(torch.logical_or, np.logical_or),
     "PRelu": _prelu,
@@ -275,7 +280,7 @@ ELEMENTWISE: dict[str, Function] = {
     "Softmax": _softmax(F.softmax),
     "Softplus": _unary(F.softplus),
     "Softsign": _unary(F.softsign),
-    "Sqrt": _of_sizes(math.sqrt, torch.sqrt),
+    "Sqrt": _of_sizes(math.sqrt, torch.sqrt, np.sqrt),
     "Sub": _binary(operator.sub, operator.sub),
     "Sum": _variadic(operator.add, operator.add),
     "Swish": _swish,

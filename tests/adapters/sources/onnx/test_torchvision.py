@@ -22,7 +22,7 @@ NETS = [
     ("efficientnet_b0", "features", 64),
     ("convnext_tiny", "features", 64),
     ("shufflenet_v2_x0_5", "conv5", 64),
-    ("regnet_y_400mf", "trunk_output", 64),
+    ("regnet_y_400mf", "trunk_output", 128),
     ("squeezenet1_1", "features", 96),
     ("vit_b_32", "encoder.layers.encoder_layer_11.ln_1", 224),
     ("swin_t", "features.5", 224),

@@ -1,6 +1,9 @@
 import numpy as np
 import pytest
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from camcore.adapters.sources.onnx.node import Node
+from camcore.adapters.sources.onnx.tidy import run_node
 from tests.adapters.sources.onnx.oracle import check_against_onnxruntime
 
 X = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
@@ -30,6 +33,16 @@ def test_casts(to: int) -> None:
     check_against_onnxruntime("Cast", 9, [np.arange(3)], to=to)
     like = np.zeros(1, {1: np.float32, 6: np.int32, 7: np.int64, 9: bool, 2: np.uint8}[to])
     check_against_onnxruntime("CastLike", 15, [np.abs(X) * 3, like])
+
+
+def test_numbers_are_cast_without_tensors() -> None:
+    """While a graph is traced these have no values."""
+    x = np.array([-1.5, 2.5], np.float32)
+    with FakeTensorMode():
+        (whole,) = run_node(Node("n", "Cast", ("x",), ("y",), {"to": 7}), [x])
+        (ceiling,) = run_node(Node("n", "Ceil", ("x",), ("y",)), [x])
+    assert whole.tolist() == [-1, 2]
+    assert ceiling.tolist() == [-1, 3]
 
 
 @pytest.mark.parametrize("opset", [8, 12, 20])
