@@ -135,10 +135,10 @@ def test_the_graph_is_lean() -> None:
     assert operators["MatMul"] == 3  # the weighted sum and two axes of resizing
     assert operators["TopK"] == 1
     assert not operators.keys() & {"Range", "Resize", "ScatterElements", "Expand", "Loop", "If"}
-    # PyTorch 2.11 writes three more.
-    assert operators.total() <= (27 if torch.__version__ >= "2.12" else 30)
+    # Four of them tell ids that are no class's. PyTorch 2.11 writes three more.
+    assert operators.total() <= (31 if torch.__version__ >= "2.12" else 34)
     _, program = exported("gradcam", dynamic=True)
-    assert len(program.model_proto.graph.node) <= 81  # sizes for the weighted sum among them
+    assert len(program.model_proto.graph.node) <= 85  # sizes for the weighted sum among them
 
 
 def test_of_equal_scores_the_lower_class_comes_first() -> None:

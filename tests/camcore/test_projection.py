@@ -258,7 +258,7 @@ def test_wrong_shapes_and_options_are_refused(backend: Backend, kernel: Kernel) 
     with pytest.raises(camcore.InputError, match="4 spatial axes"):
         call(kernel, A, A, spatial_ndim=4)
     empty = backend.array(np.ones((2, 3, 0, 4)))
-    with pytest.raises(camcore.InputError, match=r"none of them empty; got \(2, 3, 0, 4\)"):
+    with pytest.raises(camcore.InputError, match=r"none of them empty.*; got \(2, 3, 0, 4\)"):
         call(kernel, empty, empty)
     if kernel is not camcore.kpcacam:
         with pytest.raises(camcore.InputError, match="'space', 'channels' or None, got 'rows'"):

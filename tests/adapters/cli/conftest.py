@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from camcore.adapters.cli import console
 from tests.adapters.cli.fake_export import FakeExport
 
 
@@ -12,6 +13,9 @@ from tests.adapters.cli.fake_export import FakeExport
 def wide_console(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables as on a wide terminal, so that no text is broken."""
     monkeypatch.setenv("COLUMNS", "300")
+    for each in (console.out, console.err):
+        # A console keeps the width that was set when it was made.
+        monkeypatch.setattr(each, "_width", None)
 
 
 @pytest.fixture

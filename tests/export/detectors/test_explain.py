@@ -28,8 +28,10 @@ def check_maps(explained: ExplainedDetector, seed: int) -> None:
     assert given.detection_maps.shape == (TOP, *GIVEN)
     for place, found in enumerate(given.detection_maps):
         np.testing.assert_allclose(found.numpy(), reference.map_of(place), atol=1e-4)
-    differences = (given.detection_maps - given.detection_maps[0]).abs().amax((1, 2))
-    assert differences.max() > 0.1
+    # Of one image they may be alike: where one convolution is left, a label has the same weights
+    # everywhere on a level.
+    other = explained(image(seed + 5, GIVEN)).detection_maps
+    assert (given.detection_maps - other).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("seed", [0, 1])
