@@ -1,4 +1,5 @@
-"""Reading exported files: their card and, for `.onnx`, their inputs and outputs.
+"""Reading exported files: their card and, for `.onnx`, their inputs and outputs; and what is told
+where a file cannot be read or written.
 
 Neither torch, onnx nor onnxruntime is imported: an archive is opened with `zipfile`, and of an ONNX
 file the outer protobuf fields are walked, which is a few lines
@@ -181,6 +182,17 @@ def _read_errors(path: Path) -> Iterator[None]:
         raise missing(path) from error
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error.strerror}") from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns the errors of writing a file into a `FileError`; one of another file passes."""
+    try:
+        yield
+    except FileError:
+        raise
+    except OSError as error:
+        raise FileError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def onnx_ports(file: BufferedIOBase) -> tuple[tuple[Port, ...], tuple[Port, ...]]:

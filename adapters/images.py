@@ -81,6 +81,17 @@ class Placement:
         placed: NDArray[np.float64] = pairs * scale + np.array([self.left, self.top])
         return placed.reshape(points.shape)
 
+    def peak_to_original(self, saliency_map: NDArray[Any]) -> NDArray[np.float64] | None:
+        """Where a map (H, W) is highest, x and y on the original.
+
+        None for a map that is the same, or not finite, everywhere: it has no highest point.
+        """
+        if not saliency_map.max() > saliency_map.min():
+            return None
+        rows, columns = saliency_map.shape
+        row, column = np.unravel_index(np.argmax(saliency_map), saliency_map.shape)
+        return self.points_to_original(np.array([column + 0.5, row + 0.5]), (rows, columns))
+
     def boxes_to_original(
         self, boxes: NDArray[Any], map_size: tuple[int, int]
     ) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from camcore.adapters.files import writing
 from camcore.errors import FileError, InputError, unknown_name
 
 COLORMAPS: dict[str, int] = {
@@ -178,10 +179,8 @@ def write_image(path: str | Path, picture: NDArray[np.uint8]) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    try:
+    with writing(path):
         path.write_bytes(content)
-    except OSError as error:
-        raise FileError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def check_format(path: Path) -> None:

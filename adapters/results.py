@@ -83,15 +83,11 @@ def maps_of(explanation: Explanation[Any]) -> Any:
 
 
 def _peak(saliency_map: Any, placement: Placement) -> dict[str, float] | None:
-    """Where a map is highest, in the image's pixels.
-
-    None for a map that is the same, or not finite, everywhere: it has no highest point.
-    """
-    if not saliency_map.max() > saliency_map.min():
+    """Where a map is highest, in the image's pixels; None where it has no highest point."""
+    peak = placement.peak_to_original(saliency_map)
+    if peak is None:
         return None
-    row, column = np.unravel_index(np.argmax(saliency_map), saliency_map.shape)
-    centre = np.array([column + 0.5, row + 0.5])
-    x, y = placement.points_to_original(centre, saliency_map.shape)
+    x, y = peak
     return {"x": round(float(x), 1), "y": round(float(y), 1)}
 
 

@@ -42,6 +42,13 @@ ModelFile = Annotated[
 ]
 
 
+ImageFolder = Annotated[Path, typer.Option(help="The folder of the images.")]
+AnnotationsFile = Annotated[
+    Path | None,
+    typer.Option(help="A COCO JSON file (instances.json), or a folder of VOC XML files."),
+]
+
+
 def parse_size(size: str | None) -> tuple[int, int] | None:
     """`--size` as (height, width).
 
@@ -53,10 +60,25 @@ def parse_size(size: str | None) -> tuple[int, int] | None:
     """
     if size is None:
         return None
-    parts = size.lower().split("x")
+    lengths = parse_lengths("size", size)
+    return lengths[0], lengths[-1]
+
+
+def parse_lengths(option: str, text: str, besides: str = "") -> list[int]:
+    """One length, or a height and a width, of an option that may say something else `besides`.
+
+    Raises:
+        InputError: it is neither a number nor two with an x between.
+
+    >>> parse_lengths("resize", "224x320")
+    [224, 320]
+    """
+    parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise InputError(f"--size {size!r}; expected 224, or height x width as in 224x320")
-    return int(parts[0]), int(parts[-1])
+        raise InputError(
+            f"--{option} {text!r}; expected 224, or height x width as in 224x320{besides}"
+        )
+    return list(map(int, parts))
 
 
 def example(built: "BuiltModel", size: tuple[int, int] | None) -> Any:

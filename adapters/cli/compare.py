@@ -11,12 +11,21 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from camcore.adapters import paths
-from camcore.adapters.cli.arguments import Model, Size, Weights, example, parse_size
+from camcore.adapters.cli.arguments import (
+    AnnotationsFile,
+    ImageFolder,
+    Model,
+    Size,
+    Weights,
+    example,
+    parse_size,
+)
 from camcore.adapters.cli.console import counting, out, working
 from camcore.adapters.cli.evaluate import stated_annotations
 from camcore.adapters.cli.extras import needs
 from camcore.adapters.evaluation.summary import FIGURES
-from camcore.errors import FileError, InputError
+from camcore.adapters.files import writing
+from camcore.errors import InputError
 from camcore.methods import METHODS, get_method
 
 if TYPE_CHECKING:
@@ -36,11 +45,8 @@ _SHORT = [
 
 def compare(
     model: Model,
-    images: Annotated[Path, typer.Option(help="The folder of the images.")],
-    annotations: Annotated[
-        Path | None,
-        typer.Option(help="A COCO JSON file (instances.json), or a folder of VOC XML files."),
-    ] = None,
+    images: ImageFolder,
+    annotations: AnnotationsFile = None,
     output: Annotated[
         Path,
         typer.Option("--output", "-o", help="The page to write, .html; or its table alone, .md."),
@@ -152,8 +158,12 @@ def compare(
         ):
             rows.append(row)
             # Again behind each of them: all may take an hour.
-            text = html_page(f"camcore: {built.name}", rows, shown)
-            _write(output, markdown_table(rows) if output.suffix == ".md" else text)
+            if output.suffix == ".md":
+                text = markdown_table(rows)
+            else:
+                text = html_page(f"camcore: {built.name}", rows, shown)
+            with writing(output):
+                output.write_text(text, encoding="utf-8")
             step(1)
     out.print(_short_table([row for row in rows if isinstance(row, Compared)]))
     for row in rows:
@@ -171,10 +181,3 @@ def _short_table(rows: "Sequence[Compared]") -> Table:
         figures = ("" if value is None else f"{value:.1%}" for value in values)
         table.add_row(row.method, f"{row.milliseconds:.1f}", f"{row.megabytes:.2f}", *figures)
     return table
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise FileError(f"{path} cannot be written: {error.strerror}") from error

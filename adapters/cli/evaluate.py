@@ -5,33 +5,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
 from camcore.adapters import paths
-from camcore.adapters.cli.arguments import ModelFile
+from camcore.adapters.cli.arguments import AnnotationsFile, ImageFolder, ModelFile
 from camcore.adapters.cli.console import counting, err, out
 from camcore.adapters.cli.extras import needs
-from camcore.adapters.cli.run import SOME_FAILED, told_failure
+from camcore.adapters.cli.run import SOME_FAILED, tell_failure
 from camcore.adapters.evaluation.summary import figure_rows
+from camcore.adapters.files import writing
 from camcore.card import Card
-from camcore.errors import FileError, InputError
+from camcore.errors import InputError
 
 if TYPE_CHECKING:
     from camcore.adapters.evaluation.annotations import Annotations
-    from camcore.adapters.stream import Failed
 
 
 def evaluate(
     file: ModelFile,
-    images: Annotated[Path, typer.Option(help="The folder of the images.")],
-    annotations: Annotated[
-        Path | None,
-        typer.Option(help="A COCO JSON file (instances.json), or a folder of VOC XML files."),
-    ] = None,
+    images: ImageFolder,
+    annotations: AnnotationsFile = None,
     faithfulness: Annotated[
         bool,
         typer.Option(
@@ -124,7 +121,7 @@ def evaluate(
                 done,
                 predict,
                 batch=batch,
-                told=Told(advance, tell),
+                told=Told(advance, tell_failure),
             )
         with counting("figures", 1):
             found = figures(stated, path, with_boxes=with_boxes)
@@ -138,7 +135,9 @@ def evaluate(
         told += f", {found['localisation']['objects']} classes in them"
     out.print(told, highlight=False)
     if json_path is not None:
-        write_json(json_path, found)
+        with writing(json_path):
+            text = json.dumps(found, indent=2, allow_nan=False) + "\n"
+            json_path.write_text(text, encoding="utf-8")
     if failures:
         err.print(
             f"[red]camcore: {failures} of {len(stated.images)} images were left out[/red]",
@@ -167,19 +166,6 @@ def stated_annotations(path: Path | None, folder: Path, card: Card) -> "Annotati
             soft_wrap=True,
         )
     return stated
-
-
-def tell(failed: "Failed") -> None:
-    """Says which image failed, and why."""
-    err.print(f"[red]camcore: {escape(told_failure(failed))}[/red]", soft_wrap=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Raises a `FileError` where that is not possible."""
-    try:
-        path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise FileError(f"{path} cannot be written: {error.strerror}") from error
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from rich.table import Table
 from camcore.adapters import paths
 from camcore.adapters.cli.console import counting, out
 from camcore.adapters.cli.extras import needs
-from camcore.errors import FileError, unknown_name
+from camcore.adapters.files import writing
+from camcore.errors import unknown_name
 
 
 def kernels(
@@ -47,10 +48,8 @@ def kernels(
         for name in chosen:
             model = kernel_model(name)
             path = output / f"{name}.onnx"
-            try:
+            with writing(path):
                 path.write_bytes(model.SerializeToString())
-            except OSError as error:
-                raise FileError(f"{path} cannot be written: {error.strerror}") from error
             kernel = KERNELS[name]
             summary = " ".join(kernel.text.partition("\n\n")[0].split())
             table.add_row(path.name, ", ".join(kernel.names), kernel.output, escape(summary))

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from camcore.adapters.cli.arguments import parse_lengths
 from camcore.errors import InputError
 
 _PANEL = "Images"
@@ -121,10 +122,5 @@ def _values(name: str, text: str, channels: int) -> tuple[float, ...]:
 def _size(name: str, text: str) -> int | tuple[int, int] | None:
     if text.lower() == "none":
         return None
-    parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise InputError(
-            f"--{name} {text!r}; expected 224, or height x width as in 224x320, or none"
-        )
-    height, *width = map(int, parts)
+    height, *width = parse_lengths(name, text, ", or none")
     return (height, *width) if width else height  # type: ignore[return-value]

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from camcore.adapters import tables
+from camcore.adapters.files import writing
 from camcore.card import Card
-from camcore.errors import FileError
 
 STDOUT = Path("-")
 _LINES = (".jsonl", ".ndjson")  # suffixes of records with an image a line
@@ -40,7 +40,7 @@ def recording(path: Path | None, file: Path, card: Card) -> Iterator[Callable[[A
     if path is None:
         yield lambda record: None
     elif path.suffix.lower() in _LINES:
-        with _writing(path), path.open("w", encoding="utf-8") as lines:
+        with writing(path), path.open("w", encoding="utf-8") as lines:
 
             def write(record: Any) -> None:
                 lines.write(json.dumps(_finite(record), allow_nan=False) + "\n")
@@ -54,18 +54,8 @@ def recording(path: Path | None, file: Path, card: Card) -> Iterator[Callable[[A
         if path == STDOUT:
             sys.stdout.write(text)
         else:
-            with _writing(path):
+            with writing(path):
                 path.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except FileError:  # of another file, written meanwhile
-        raise
-    except OSError as error:
-        raise FileError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def record_json(file: Path, card: Card, images: Sequence[dict[str, Any]]) -> str:

@@ -165,7 +165,7 @@ def run(
                 if isinstance(result, stream.Failed):
                     failed += 1
                     record(failed_record(result.path, result.reason))
-                    err.print(f"[red]camcore: {escape(told_failure(result))}[/red]", soft_wrap=True)
+                    tell_failure(result)
                     continue
                 entry = image_record(
                     result.path, result.explanation, result.placement, card, top or _LISTED
@@ -315,10 +315,11 @@ class _Bar:
         self._bar.remove_task(task)
 
 
-def told_failure(failed: "Failed") -> str:
-    """Why an image failed, with its name."""
-    name = str(failed.path)
-    return failed.reason if failed.reason.startswith(name) else f"{name}: {failed.reason}"
+def tell_failure(failed: "Failed") -> None:
+    """Says why an image failed, with its name."""
+    name, told = str(failed.path), failed.reason
+    told = told if told.startswith(name) else f"{name}: {told}"
+    err.print(f"[red]camcore: {escape(told)}[/red]", soft_wrap=True)
 
 
 def _whole_images(file: Path, spec: ImageSpec) -> ImageSpec:

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from camcore.adapters.files import writing
 from camcore.card import Card
 from camcore.errors import CamcoreError, FileError, InputError
 
@@ -182,11 +183,9 @@ def _write_pictures(
 
 
 def _copy(source: Path, target: Path) -> None:
-    try:
+    with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
-    except OSError as error:
-        raise FileError(f"{target} cannot be written: {error.strerror}") from error
 
 
 def _evaluation_scenes(count: int) -> list[Any]:

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from camcore.adapters.demo.scenes import CLASS_NAMES, make_scene
+from camcore.adapters.files import writing
 from camcore.adapters.overlay import write_image
 from camcore.adapters.paths import make_folder
-from camcore.errors import CamcoreError, FileError
+from camcore.errors import CamcoreError
 
 IMAGES, ANNOTATIONS = "images", "instances.json"
 
@@ -59,10 +60,8 @@ def write_scenes(
     categories = [{"id": label + 1, "name": name} for label, name in enumerate(CLASS_NAMES)]
     path = folder / ANNOTATIONS
     content = {"images": images, "annotations": annotations, "categories": categories}
-    try:
+    with writing(path):
         path.write_text(json.dumps(content), encoding="utf-8")
-    except OSError as error:
-        raise FileError(f"{path} cannot be written: {error.strerror}") from error
     return path
 
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from camcore.adapters import overlay
 from camcore.adapters.demo.scenes import MOST_OBJECTS, Scene, make_scene
+from camcore.adapters.files import writing
 from camcore.adapters.images import prepare
 from camcore.adapters.runner import ClassIds, Runner
-from camcore.errors import FileError
 
 SHOWN_SIDE = 240  # of a scene, and of a cell of the overview
 LARGE_OBJECT = 50  # pixels in a scene of that size
@@ -113,10 +113,8 @@ def write_small_png(path: Path, picture: NDArray[np.uint8]) -> None:
     reduced = full.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
     encoded = BytesIO()
     reduced.save(encoded, "PNG", optimize=True)
-    try:
+    with writing(path):
         path.write_bytes(encoded.getvalue())
-    except OSError as error:
-        raise FileError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _widened(picture: NDArray[np.uint8], width: int | None) -> NDArray[np.uint8]:

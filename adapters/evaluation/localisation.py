@@ -55,11 +55,9 @@ def found_in_map(
 def _off(
     saliency_map: NDArray[Any], placement: Placement, boxes: NDArray[np.float64]
 ) -> float | None:
-    if not saliency_map.max() > saliency_map.min():
+    peak = placement.peak_to_original(saliency_map)
+    if peak is None:
         return None
-    row, column = np.unravel_index(np.argmax(saliency_map), saliency_map.shape)
-    centre = np.array([column + 0.5, row + 0.5])
-    peak = placement.points_to_original(centre, (saliency_map.shape[0], saliency_map.shape[1]))
     outside = np.maximum(np.maximum(boxes[:, :2] - peak, peak - boxes[:, 2:]), 0)
     return round(float(np.hypot(*outside.T).min()), 3)
 

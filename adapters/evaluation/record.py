@@ -11,6 +11,7 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
+from camcore.adapters.files import writing
 from camcore.errors import FileError
 
 
@@ -31,13 +32,11 @@ def done_images(path: Path, head: Mapping[str, Any]) -> set[str]:
     Raises:
         FileError: the record is of another file or other options, or is none.
     """
-    try:
+    with writing(path):
         if not path.exists() or path.stat().st_size == 0:
             path.write_text(json.dumps(head) + "\n", encoding="utf-8")
             return set()
         _cut_off_rest(path)
-    except OSError as error:
-        raise FileError(f"{path} cannot be written: {error.strerror}") from error
     with path.open(encoding="utf-8") as lines:
         first = _parsed(path, next(lines, ""))
         if first != head:
@@ -84,15 +83,10 @@ def appending(path: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     Raises:
         FileError: the file cannot be written.
     """
-    try:
-        with path.open("a", encoding="utf-8") as lines:
+    with writing(path), path.open("a", encoding="utf-8") as lines:
 
-            def write(entry: Mapping[str, Any]) -> None:
-                lines.write(json.dumps(entry, allow_nan=False) + "\n")
-                lines.flush()
+        def write(entry: Mapping[str, Any]) -> None:
+            lines.write(json.dumps(entry, allow_nan=False) + "\n")
+            lines.flush()
 
-            yield write
-    except OSError as error:
-        if isinstance(error, FileError):  # of another file, met meanwhile
-            raise
-        raise FileError(f"{path} cannot be written: {error.strerror}") from error
+        yield write

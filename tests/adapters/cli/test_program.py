@@ -14,21 +14,11 @@ from camcore.adapters.cli import app
 from tests.adapters.cli.calls import camcore, done, failed
 from tests.adapters.toy import write_toy
 
+# In the order of use.
+COMMANDS = ["export", "run", "evaluate", "compare", "inspect", "methods", "layers", "kernels"]
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        None,
-        "export",
-        "run",
-        "evaluate",
-        "compare",
-        "inspect",
-        "methods",
-        "layers",
-        "kernels",
-    ],
-)
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
 def test_help_teaches_with_examples(command: str | None) -> None:
     text = done(camcore(*([] if command is None else [command]), "--help"))
     example = {None: "camcore export resnet18", "methods": "what they cost"}
@@ -38,16 +28,7 @@ def test_help_teaches_with_examples(command: str | None) -> None:
 
 def test_commands_are_listed_in_the_order_of_use() -> None:
     listed = list(get_command(app).commands)  # type: ignore[attr-defined]
-    assert listed == [
-        "export",
-        "run",
-        "evaluate",
-        "compare",
-        "inspect",
-        "methods",
-        "layers",
-        "kernels",
-    ]
+    assert listed == COMMANDS
 
 
 def test_usage_errors_come_with_code_2() -> None:
