@@ -7,7 +7,7 @@ is taken away has the mean colour, 0.
 Source: Chattopadhyay et al. 2018, https://arxiv.org/abs/1710.11063, for average drop and increase
 in confidence; Petsiuk et al. 2018, https://arxiv.org/abs/1806.07421, for insertion and deletion;
 Poppi et al. 2021, https://arxiv.org/abs/2104.10252, for ADCC; Rong et al. 2022,
-https://arxiv.org/abs/2202.00449, for ROAD.
+https://arxiv.org/abs/2202.00449, for ROAD; https://arxiv.org/abs/2605.14641 for ARCC.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -23,9 +23,10 @@ from camcore.errors import InputError
 
 STEPS = 20  # parts in which an image is taken away, or put back
 PERCENTILES = tuple(range(10, 100, 10))  # of the map, up to which ROAD takes pixels away
+ARCC_PERCENTILES = (20, 40, 60, 80)  # those of them that ARCC looks at
 NOISE = 0.01  # on pixels that ROAD has put back, so that nothing tells them by their smoothness
 
-NAMES = ("average_drop", "increase", "insertion", "deletion", "adcc", "road")
+NAMES = ("average_drop", "increase", "insertion", "deletion", "adcc", "road", "arcc")
 
 # A probability for each of some images, of the class that is explained.
 Confidence = Callable[[NDArray[np.float32]], NDArray[np.float64]]
@@ -70,14 +71,15 @@ def faithfulness(
     values = confidence(np.concatenate(parts))
     ends = np.cumsum([len(part) for part in parts])[:-1]
     (before,), (after,), deletion, insertion, most, least = np.split(values, ends)
-    drop = average_drop(before, after)
+    drop, again = average_drop(before, after), explain(masked)
     return {
         "average_drop": drop,
         "increase": float(after > before),
         "insertion": area(insertion, saliency_map.size),
         "deletion": area(deletion, saliency_map.size),
-        "adcc": adcc(saliency_map, explain(masked), drop),
+        "adcc": adcc(saliency_map, again, drop),
         "road": float(np.mean(least - most) / 2),
+        "arcc": arcc(saliency_map, again, least - most),
     }
 
 
@@ -130,8 +132,32 @@ def adcc(saliency_map: NDArray[np.float32], again: NDArray[np.float32], drop: fl
     >>> adcc(saliency_map, saliency_map, 0.5)
     0.6
     """
-    parts = [coherency(saliency_map, again), 1 - float(np.mean(saliency_map)), 1 - drop]
-    return 0.0 if min(parts) <= 0 else round(3 / sum(1 / part for part in parts), 6)
+    return _harmonic_mean(coherency(saliency_map, again), _smallness(saliency_map), 1 - drop)
+
+
+def arcc(
+    saliency_map: NDArray[np.float32], again: NDArray[np.float32], gains: NDArray[np.float64]
+) -> float:
+    """ADCC with ROAD, doubled and no less than 0, in place of what is lost; as pytorch-grad-cam has
+    it. `gains` are the differences without the least and without the most relevant pixels, at each
+    of `PERCENTILES`.
+
+    >>> saliency_map = np.array([[0.0, 1.0]])
+    >>> arcc(saliency_map, saliency_map, np.full(9, 0.5))
+    0.6
+    """
+    seen = np.isin(PERCENTILES, ARCC_PERCENTILES)
+    road = float(np.clip(np.mean(gains[seen]), 0, 1))
+    return _harmonic_mean(coherency(saliency_map, again), _smallness(saliency_map), road)
+
+
+def _smallness(saliency_map: NDArray[np.float32]) -> float:
+    """How little a map covers."""
+    return 1 - float(np.mean(saliency_map))
+
+
+def _harmonic_mean(*parts: float) -> float:
+    return 0.0 if min(parts) <= 0 else round(len(parts) / sum(1 / part for part in parts), 6)
 
 
 def coherency(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:

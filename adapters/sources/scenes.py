@@ -1,10 +1,15 @@
 """The demo's classifier of painted shapes, by the name `scenes`."""
 
 from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
 
 from camcore.adapters import demo
 from camcore.adapters.demo import network
 from camcore.adapters.sources.built_model import BuiltModel
+from camcore.adapters.sources.weights import is_weights_file, load_state_dict, read_state_dict
+from camcore.adapters.training.head import with_classes
 from camcore.card import ImageSpec
 from camcore.errors import InputError
 
@@ -20,9 +25,19 @@ def takes(name: str) -> bool:
 
 
 def build(name: str, weights: str) -> BuiltModel:
-    """The classifier with its own weights, which are DEFAULT."""
-    if weights.upper() != "DEFAULT":
-        raise InputError(f"{name} comes with its own weights; leave --weights {weights} out")
+    """The classifier with its own weights, which are DEFAULT, with none, or with a file's.
+
+    A file may have another number of classes, and then their names are not known.
+    """
+    model: nn.Module = network.scene_net() if weights.upper() == "NONE" else demo.load_scene_net()
+    names: tuple[str, ...] | None = tuple(demo.CLASS_NAMES)
+    if is_weights_file(weights):
+        state = read_state_dict(Path(weights))
+        classes = len(state.get("classifier.bias", names))
+        load_state_dict(with_classes(model, classes), state, weights)
+        names = names if classes == len(names) else None
+    elif weights.upper() not in ("DEFAULT", "NONE"):
+        raise InputError(f"{name}: weights {weights!r} are no file; expected DEFAULT, NONE or one")
     spec = ImageSpec(
         None,
         None,
@@ -31,4 +46,4 @@ def build(name: str, weights: str) -> BuiltModel:
         # In pictures much larger than those it learnt from, it scores every class far too low.
         resize=network.IMAGE_SIDE,
     )
-    return BuiltModel(demo.load_scene_net(), name, tuple(demo.CLASS_NAMES), spec)
+    return BuiltModel(model, name, names, spec)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from pytorch_grad_cam.metrics.arcc import Coherency, Complexity
+from pytorch_grad_cam.metrics.arcc import ARCC, Coherency, Complexity
 from pytorch_grad_cam.metrics.perturbation_confidence import (
     PerturbationConfidenceMetric,
     RemoveLeastRelevantFirst,
@@ -139,6 +139,23 @@ def test_adcc_of_its_parts_as_pytorch_grad_cam_has_them(model: nn.Module, seed: 
     found = measured(model, seed)
     parts = np.array([similar[0], 1 - covered[0], 1 - found["average_drop"]])
     assert found["adcc"] == pytest.approx(3 / np.sum(1 / parts), abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_arcc_as_pytorch_grad_cam_measures(
+    model: nn.Module, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without noise on either side."""
+    monkeypatch.setattr(module, "NOISE", 0.0)
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    image, saliency_map = subject(seed)
+
+    def method(input_tensor: Tensor, targets: Any) -> NDArray[np.float32]:
+        return again(input_tensor[0].numpy())[None]
+
+    given = (torch.from_numpy(image)[None], saliency_map[None], [lambda out: out[LABEL]], model)
+    (expected,) = ARCC(method)(*given)
+    assert measured(model, seed)["arcc"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_perturbed_images_begin_and_end_with_the_whole() -> None:
