@@ -10,7 +10,8 @@ Poppi et al. 2021, https://arxiv.org/abs/2104.10252, for ADCC; Rong et al. 2022,
 https://arxiv.org/abs/2202.00449, for ROAD; https://arxiv.org/abs/2605.14641 for ARCC.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -189,13 +190,21 @@ def removed(
     )
 
 
-def mean_figures(entries: Iterable[Mapping[str, Any]]) -> dict[str, float] | None:
-    """The means over the images of a record, None where none has any."""
-    total, count = np.zeros(len(NAMES)), 0
-    for entry in entries:
+@dataclass
+class MeanFaithfulness:
+    """The means of all figures over images, added one after the other."""
+
+    images: int = 0
+    total: NDArray[np.float64] = field(default_factory=lambda: np.zeros(len(NAMES)))
+
+    def add(self, entry: Mapping[str, Any]) -> None:
+        """Add what was measured of an image, if anything was."""
         if "faithfulness" in entry:
-            total += [entry["faithfulness"][name] for name in NAMES]
-            count += 1
-    if count == 0:
-        return None
-    return dict(zip(NAMES, (total / count).tolist(), strict=True))
+            self.images += 1
+            self.total += [entry["faithfulness"][name] for name in NAMES]
+
+    def figures(self) -> dict[str, float] | None:
+        """The means, None where nothing was measured."""
+        if self.images == 0:
+            return None
+        return dict(zip(NAMES, (self.total / self.images).tolist(), strict=True))

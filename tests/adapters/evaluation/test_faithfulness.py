@@ -22,11 +22,11 @@ from camcore.adapters.evaluation import faithfulness as module
 from camcore.adapters.evaluation.faithfulness import (
     PERCENTILES,
     STEPS,
+    MeanFaithfulness,
     adcc,
     check_card,
     coherency,
     faithfulness,
-    mean_figures,
     perturbed,
 )
 from camcore.errors import InputError
@@ -180,9 +180,12 @@ def test_maps_that_tell_nothing() -> None:
 
 def test_means_over_images() -> None:
     one, other = (dict.fromkeys(module.NAMES, value) for value in (0.25, 0.75))
-    entries: list[Any] = [{"faithfulness": one}, {}, {"faithfulness": other}]
-    assert mean_figures(entries) == dict.fromkeys(module.NAMES, 0.5)
-    assert mean_figures([{}]) is None
+    found = MeanFaithfulness()
+    found.add({})
+    assert found.figures() is None
+    for entry in ({"faithfulness": one}, {}, {"faithfulness": other}):
+        found.add(entry)
+    assert found.figures() == dict.fromkeys(module.NAMES, 0.5)
 
 
 def test_files_that_cannot_be_judged_are_refused() -> None:
