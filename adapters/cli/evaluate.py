@@ -47,6 +47,10 @@ def evaluate(
     json_path: Annotated[
         Path | None, typer.Option("--json", help="Where the figures and curves go as JSON.")
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.svg", help="Where MaxBoxAcc's curves go as a picture."),
+    ] = None,
     predictions: Annotated[
         Path | None,
         typer.Option(
@@ -90,20 +94,29 @@ def evaluate(
             judging,
             predicting,
         )
+        from camcore.adapters.evaluation.plot import write_curves
         from camcore.adapters.evaluation.predict import check_file
         from camcore.adapters.runner import load
-    for option, path in (("--json", json_path), ("--predictions", predictions)):
-        if path is not None:
-            paths.check_folder(path.parent, f"{option} {path}")
-            paths.check_targets([(option, path)], [file, *([annotations] if annotations else [])])
+    given = {"--json": json_path, "--plot": plot, "--predictions": predictions}
+    targets = [(option, path) for option, path in given.items() if path is not None]
+    for option, path in targets:
+        paths.check_folder(path.parent, f"{option} {path}")
+    paths.check_targets(targets, [file, *([annotations] if annotations else [])])
     paths.check_folder(images, f"--images {images}")
     runner = load(file, device)
     check_file(runner.card, above)
+    if plot is not None and (annotations is None or runner.card.class_ids == "best"):
+        raise InputError(
+            "--plot shows how well maps find objects: it wants --annotations, and a "
+            "file that is told its classes, or explains all of them"
+        )
     stated = stated_annotations(annotations, images, runner.card)
     predict = None if annotations is None else predicting(runner, above)
     with_boxes = annotations is not None and runner.card.boxes is not None
     if annotations is not None and not with_boxes:
         out.print("the file finds no boxes, so there is no mAP; export it with --boxes")
+    if annotations is not None and runner.card.class_ids == "best":
+        out.print("the file explains the best classes alone, so that its boxes alone are evaluated")
     if faithfulness:
         predict = judging(file, runner, predict)
     elif predict is None:
@@ -131,13 +144,15 @@ def evaluate(
         table.add_row(*row)
     out.print(table)
     told = f"{found['images']} images"
-    if annotations is not None:
+    if found["localisation"]["objects"]:
         told += f", {found['localisation']['objects']} classes in them"
     out.print(told, highlight=False)
     if json_path is not None:
         with writing(json_path):
             text = json.dumps(found, indent=2, allow_nan=False) + "\n"
             json_path.write_text(text, encoding="utf-8")
+    if plot is not None:
+        write_curves(plot, found["localisation"]["curves"])
     if failures:
         err.print(
             f"[red]camcore: {failures} of {len(stated.images)} images were left out[/red]",

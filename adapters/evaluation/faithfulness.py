@@ -34,7 +34,14 @@ Confidence = Callable[[NDArray[np.float32]], NDArray[np.float64]]
 
 
 def check_card(card: Card) -> None:
-    """Raises an `InputError` of a file whose images cannot be masked by its maps."""
+    """Raises an `InputError` of a file whose images cannot be masked by its maps, or whose map of
+    a class cannot be asked for.
+    """
+    if card.class_ids == "best":
+        raise InputError(
+            "faithfulness compares maps of one class, and the file explains whichever is best; "
+            "export it with --class-ids required, or all"
+        )
     if card.image.dtype != "float32" or card.image.spatial_ndim != 2:
         raise InputError(
             "faithfulness is measured on normalised images (B, C, H, W), which the file does not "

@@ -192,6 +192,8 @@ def test_files_that_cannot_be_judged_are_refused() -> None:
     check_card(CARD)
     with pytest.raises(InputError, match="export it without --pixels"):
         check_card(UINT8_CARD)
+    with pytest.raises(InputError, match="explains whichever is best"):
+        check_card(replace(CARD, class_ids="best", inputs=("image",)))
     for changes in ({"map_size": "feature"}, {"options": {"normalize": False}}):
         with pytest.raises(InputError, match=r"maps in \[0, 1\] of the image's size"):
             check_card(replace(CARD, **changes))  # type: ignore[arg-type]
