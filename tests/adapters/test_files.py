@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from camcore.adapters.files import (
-    Port,
     check_reopenable,
-    onnx_ports,
     opened,
     read_card,
     unchanged,
 )
-from camcore.card import KEY, SCHEMA, Card, seal_onnx
+from camcore.adapters.onnx_content import Port, onnx_ports
+from camcore.card import KEY, SCHEMA, Card
 from camcore.errors import FileError
+from camcore.seal import seal_onnx
 from tests.adapters.toy import CARD, onnx_content, write_toy
 
 SUFFIXES = [".onnx", ".pt", ".pt2"]

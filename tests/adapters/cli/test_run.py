@@ -277,7 +277,7 @@ def test_scores_and_maps_that_are_not_finite_stay_json(
         return Explanation({**given, "scores": scores, "saliency_map": saliency_map})
 
     broken.card = runner.card  # type: ignore[attr-defined]
-    monkeypatch.setattr("camcore.adapters.runner.load", lambda *_: broken)
+    monkeypatch.setattr("camcore.adapters.runner.load", lambda *_, **__: broken)
     text = camcore("run", file, photos[0], "-c", "boxer", "--json", "-").stdout
     assert "NaN" not in text
     assert "Infinity" not in text
