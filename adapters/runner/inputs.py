@@ -1,6 +1,8 @@
 """Inputs: what is given to a file, checked against its card."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from camcore.adapters.runner.opening import Device
 from camcore.card import Card, ImageSpec
-from camcore.errors import InputError, unknown_name
+from camcore.errors import CamcoreError, InputError, unknown_name
 
 ClassIds = ArrayLike | None  # integers
 
@@ -32,19 +34,37 @@ def checked_inputs(
         UnknownNameError: an input of a name that the file does not have.
     """
     inputs, class_ids = _in_order(card, others, class_ids, named)
-    batch = check_image(image, card.image)
+    with _looking_at("image"):
+        batch = check_image(image, card.image)
     if card.is_detector and batch > 1:
         raise InputError(f"image holds {batch} images; a detector's file takes one, (1, ...)")
     for name, value in inputs.items():
-        _check_input(name, value, image, batch)
+        with _looking_at(name):
+            _check_input(name, value, image, batch)
     if not card.takes_ids and class_ids is not None:
         raise InputError(_takes_no_ids(card))
     for name, value in {"image": image, **inputs}.items():
-        _check_device(name, value, device)
+        with _looking_at(name):
+            _check_device(name, value, device)
     given = {"image": image, **inputs}
     if card.takes_ids:
         given["class_ids"] = check_class_ids(class_ids, batch, card.num_classes)
     return given
+
+
+@contextmanager
+def _looking_at(name: str) -> Iterator[None]:
+    """Turns what an array raises that has no values to look at into an `InputError`."""
+    try:
+        yield
+    except CamcoreError:
+        raise
+    except Exception as error:  # each library has its own
+        told = re.split(r"\.\s|\n", str(error))[0]  # torch goes on for pages
+        raise InputError(
+            f"{name} cannot be looked at ({told}); expected its values in memory, all "
+            "of them in a row, as a NumPy, torch or CuPy array"
+        ) from error
 
 
 def _in_order(
@@ -180,8 +200,7 @@ def check_class_ids(class_ids: ClassIds, batch: int, num_classes: int) -> NDArra
     )
     try:
         ids = _on_the_cpu(-1 if class_ids is None else class_ids)
-    except (TypeError, ValueError, RuntimeError, BufferError) as error:
-        # ragged lists; arrays on a GPU, or that want gradients
+    except Exception as error:  # ragged lists; arrays on a GPU, or that want gradients
         raise InputError(f"class_ids cannot become a NumPy array ({error}); {expected}") from error
     given = f"class_ids have shape {ids.shape}"
     if ids.size and ids.dtype.kind not in "iu":
