@@ -1,6 +1,7 @@
 """Archives: what a `.pt` or `.pt2` file holds, read with `zipfile` and without torch."""
 
 import json
+import pickletools
 import re
 import zipfile
 import zlib
@@ -73,6 +74,69 @@ def check_unpickled(path: Path, file: BufferedIOBase) -> None:
         raise FileError(
             f"{path} is not laid out as torch.export writes it ({error}); export the model again"
         ) from error
+
+
+def check_storages(path: Path, file: BufferedIOBase) -> None:
+    """Raises a `FileError` where a TorchScript archive has fewer bytes of a tensor than it claims.
+
+    Its reader would take whatever lies behind them in memory, if it does not crash.
+    """
+    try:
+        with zipfile.ZipFile(cast(BinaryIO, file)) as entries:
+            top = entries.namelist()[0].partition("/")[0]
+            for pickled, folder in (("data.pkl", "data"), ("constants.pkl", "constants")):
+                content = entries.read(f"{top}/{pickled}")
+                for kind, key, count in _storages(content):
+                    size = entries.getinfo(f"{top}/{folder}/{key}").file_size
+                    if size != count * _BYTES[kind]:
+                        raise FileError(
+                            f"{path} has {size} bytes of a tensor of {count} values, "
+                            f"{_BYTES[kind]} bytes each; export the model again"
+                        )
+    except (*BROKEN_ARCHIVE, KeyError, IndexError) as error:
+        raise FileError(
+            f"{path} is not laid out as TorchScript ({error}); export the model again"
+        ) from error
+
+
+# Of a value in a storage, by the storage's kind.
+_BYTES = {
+    "torch DoubleStorage": 8,
+    "torch FloatStorage": 4,
+    "torch HalfStorage": 2,
+    "torch BFloat16Storage": 2,
+    "torch LongStorage": 8,
+    "torch IntStorage": 4,
+    "torch ShortStorage": 2,
+    "torch CharStorage": 1,
+    "torch ByteStorage": 1,
+    "torch BoolStorage": 1,
+    "torch ComplexFloatStorage": 8,
+    "torch ComplexDoubleStorage": 16,
+}
+
+
+def _storages(pickled: bytes) -> Iterator[tuple[str, str, int]]:
+    """Kind, name and number of values of each storage that a pickle mentions, without running it.
+
+    Each is a tuple ("storage", kind, name, device, count), which torch writes in one way alone.
+    """
+    memo: dict[Any, Any] = {}
+    values: list[Any] = []  # behind the last mark
+    for operation, argument, _ in pickletools.genops(pickled):
+        name = operation.name
+        if name == "MARK":
+            values = []
+        elif name.endswith("PUT"):
+            memo[argument] = values[-1] if values else None
+        elif name.endswith("GET"):
+            values.append(memo[argument])
+        elif name == "BINPERSID":
+            if len(values) != 5 or values[0] != "storage" or not isinstance(values[4], int):
+                raise ValueError(f"a storage is named by {values!r}")
+            yield str(values[1]), str(values[2]), values[4]
+        elif argument is not None:
+            values.append(argument)
 
 
 def _by_name(path: Path, entries: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:

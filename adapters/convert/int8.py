@@ -3,7 +3,8 @@
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import (
     CalibrationDataReader,
+    CalibrationMethod,
     QuantFormat,
     QuantType,
     quantize_static,
@@ -44,6 +46,8 @@ def to_int8(
             nodes_to_quantize=chosen,
             per_channel=True,
             activation_type=QuantType.QUInt8,
+            # Not the largest value: one outlier would take the levels of all others.
+            calibrate_method=CalibrationMethod.Percentile,
             weight_type=QuantType.QInt8,
         )
         return onnx.load(quantized), len(chosen)
@@ -51,11 +55,12 @@ def to_int8(
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """The quantizer advises, twice, to run a step that changes nothing of these graphs."""
+    """The quantizer prints what it does, and advises to run a step that changes nothing here."""
     root = logging.getLogger()
     root.addFilter(_is_no_advice)
     try:
-        yield
+        with redirect_stdout(StringIO()):
+            yield
     finally:
         root.removeFilter(_is_no_advice)
 

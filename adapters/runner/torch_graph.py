@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from array_api_compat import array_namespace, is_numpy_array
 
-from camcore.adapters.archives import check_unpickled
+from camcore.adapters.archives import check_storages, check_unpickled
 from camcore.adapters.files import reading
 from camcore.adapters.runner.opening import Device, Graph, Opening
 from camcore.card import Card
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 def open_torchscript(opening: Opening, card: Card) -> Graph:
     """A TorchScript file as a function of its inputs."""
     path, device = opening.path, opening.device
+    with reading(path), path.open("rb") as file:
+        check_storages(path, file)
     torch = _torch(device, card)
     with warnings.catch_warnings():
         # torch recommends torch.export instead; that is the .pt2 beside this format.

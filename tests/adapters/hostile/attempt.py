@@ -41,8 +41,10 @@ def main(file: Path, first: int, last: int, folder: Path) -> None:
         except BaseException as error:  # raw ones are what is looked for
             outcome = f"RAW {type(error).__module__}.{type(error).__name__}: {error}"
         else:
-            same = [np.array_equal(given[name], expected[name]) for name in expected]
-            outcome = "the right answer" if all(same) else "another answer"
+            same = given.keys() == expected.keys() and all(
+                np.array_equal(given[name], expected[name]) for name in expected
+            )
+            outcome = "the right answer" if same else "another answer"
         tell(
             {
                 "case": seed,

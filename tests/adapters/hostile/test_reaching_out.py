@@ -194,3 +194,16 @@ def test_a_card_that_names_other_ports_than_the_graph(tmp_path: Path, names: str
     path.write_bytes(seal_onnx(model.SerializeToString()))
     with pytest.raises(FileError, match=f"its card names the {names} .*more, its graph has"):
         load(path)
+
+
+def test_a_tensor_of_fewer_bytes_than_it_claims(toy_folder: Path, tmp_path: Path) -> None:
+    """torch would read whatever lies behind them, or crash."""
+
+    def change(entries: Entries) -> None:
+        entries["data/0"] = entries["data/0"][:8]
+
+    path = rewritten(toy_folder / "toy.pt", tmp_path / "toy.pt", change)
+    with pytest.raises(FileError, match="has 8 bytes of a tensor of 12 values, 4 bytes each"):
+        load(path)
+    sound = rewritten(toy_folder / "toy.pt", tmp_path / "sound.pt", lambda entries: None)
+    assert load(sound)(np.zeros((1, 3, 4, 4), np.float32)).scores.shape == (1, 4)
