@@ -74,6 +74,11 @@ def convert(
         model, quantized = to_int8(model, samples, card.own_outputs)
         how = {"operators_in_int8": quantized}
     content = model.SerializeToString()
+    if kind == "int8" and len(content) >= file.stat().st_size:
+        raise InputError(
+            f"{file} would not be smaller in int8: {len(content) / 1e6:.2f} MB. What passes over "
+            "masks or earlier layers share with the prediction is held twice; try half"
+        )
     with replacing(output) as scratch:
         scratch.write_bytes(content + onnx_ending(content, card))
         comparison = compare(original, _opened(scratch, kind), proven)
