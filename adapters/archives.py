@@ -44,13 +44,13 @@ def find_extra(entries: zipfile.ZipFile, name: str) -> zipfile.ZipInfo | None:
     return found[0] if found else None
 
 
-def read_text(entries: zipfile.ZipFile, entry: zipfile.ZipInfo, most: int) -> str | None:
-    """The text of a file in an archive, None if it has more bytes than `most`."""
+def read_entry(entries: zipfile.ZipFile, entry: zipfile.ZipInfo, most: int) -> bytes | None:
+    """The bytes of a file in an archive, None if they are more than `most`."""
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{entry.filename} is compressed as torch compresses nothing")
     with entries.open(entry) as file:
         content = file.read(most + 1)
-    return None if len(content) > most else content.decode()
+    return None if len(content) > most else content
 
 
 def check_unpickled(path: Path, file: BufferedIOBase) -> None:
@@ -61,6 +61,7 @@ def check_unpickled(path: Path, file: BufferedIOBase) -> None:
     """
     try:
         with zipfile.ZipFile(cast(BinaryIO, file)) as entries:
+            _check_unpacked(path, entries)
             by_name = _by_name(path, entries)
             for name in _CONFIGS:
                 for payload in _json(entries, by_name, name)["config"].values():
@@ -83,9 +84,11 @@ def check_storages(path: Path, file: BufferedIOBase) -> None:
     """
     try:
         with zipfile.ZipFile(cast(BinaryIO, file)) as entries:
+            _check_unpacked(path, entries)
             top = entries.namelist()[0].partition("/")[0]
             for pickled, folder in (("data.pkl", "data"), ("constants.pkl", "constants")):
-                content = entries.read(f"{top}/{pickled}")
+                entry = entries.getinfo(f"{top}/{pickled}")
+                content = read_entry(entries, entry, _LARGEST_TEXT) or b""
                 for kind, key, count in _storages(content):
                     size = entries.getinfo(f"{top}/{folder}/{key}").file_size
                     if size != count * _BYTES[kind]:
@@ -139,6 +142,14 @@ def _storages(pickled: bytes) -> Iterator[tuple[str, str, int]]:
             values.append(argument)
 
 
+def _check_unpacked(path: Path, entries: zipfile.ZipFile) -> None:
+    """Raises a `FileError` for an archive that is small until it is unpacked; weights are not."""
+    unpacked = sum(entry.file_size for entry in entries.infolist())
+    packed = sum(entry.compress_size for entry in entries.infolist())
+    if unpacked > max(_LARGEST_TEXT, 2 * packed):
+        raise FileError(f"{path} has {packed} bytes that unpack to {unpacked}; export it again")
+
+
 def _by_name(path: Path, entries: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     """The files of an archive by their names below its one folder."""
     found: dict[str, zipfile.ZipInfo] = {}
@@ -153,7 +164,7 @@ def _by_name(path: Path, entries: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
 
 
 def _json(entries: zipfile.ZipFile, by_name: dict[str, zipfile.ZipInfo], name: str) -> Any:
-    return json.loads(read_text(entries, by_name[name], _LARGEST_TEXT) or "")
+    return json.loads(read_entry(entries, by_name[name], _LARGEST_TEXT) or b"")
 
 
 def _pairs(value: Any) -> Iterator[tuple[str, Any]]:

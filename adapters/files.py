@@ -14,7 +14,7 @@ from io import BufferedIOBase, BytesIO
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from camcore.adapters.archives import BROKEN_ARCHIVE, find_extra, read_text
+from camcore.adapters.archives import BROKEN_ARCHIVE, find_extra, read_entry
 from camcore.adapters.onnx_content import find_card
 from camcore.card import KEY, Card
 from camcore.errors import FileError
@@ -216,7 +216,8 @@ def _zip_card(path: Path, file: BufferedIOBase) -> str:
                 raise _foreign(path)
             if not zip_is_sealed(file):
                 raise _changed(path)
-            text = read_text(entries, card, _LARGEST_CARD)
+            content = read_entry(entries, card, _LARGEST_CARD)
+            text = None if content is None else content.decode()
     except BROKEN_ARCHIVE as error:
         raise FileError(
             f"{path} is not a {path.suffix} archive, or was truncated ({error}); copy or export "

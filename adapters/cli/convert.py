@@ -67,7 +67,7 @@ def convert(
         from camcore.adapters.convert.convert import convert as convert_file
         from camcore.adapters.images import read_image
     with working(f"converting {file}"):
-        pictures = [read_image(path) for path in found[:: max(1, len(found) // _MOST)][:_MOST]]
+        pictures = map(read_image, found[:: max(1, len(found) // _MOST)][:_MOST])
         card = convert_file(file, output, "half" if half else "int8", pictures, least=least)
     sizes = [path.stat().st_size for path in (output, file)]
     out.print(

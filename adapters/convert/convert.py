@@ -1,7 +1,7 @@
 """Convert: from an exported file and images to a smaller file that was proven on them."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +35,7 @@ def convert(
     file: Path,
     output: Path,
     kind: Kind,
-    images: Sequence[NDArray[np.uint8]] = (),
+    images: Iterable[NDArray[np.uint8]] = (),
     *,
     least: float | None = None,
 ) -> Card:
@@ -60,9 +60,15 @@ def convert(
     """
     original = load(file)
     card = original.card
-    _check(file, output, kind, card, images)
-    pictures = list(images) or noise(card.image)
-    prepared = [prepare(picture, card.image)[0] for picture in pictures]
+    _check(file, output, card)
+    # One by one: of photographs only what the graph takes is in memory.
+    photographs = [prepare(picture, card.image)[0] for picture in images]
+    if kind == "int8" and len(photographs) < 2:
+        raise InputError(
+            "int8 needs images to measure ranges on, and others for the proof: "
+            f"{len(photographs)} were given, some hundred are good"
+        )
+    prepared = photographs or [prepare(each, card.image)[0] for each in noise(card.image)]
     measured = prepared[::2]
     proven = prepared[1::2] or measured
     samples = [_sample(card, image) for image in _few(measured)]
@@ -86,7 +92,7 @@ def convert(
         proof: dict[str, Any] = {
             "runtime": f"onnxruntime {onnxruntime.__version__}",
             **{name: _rounded(value) for name, value in dataclasses.asdict(comparison).items()},
-            "of": "photographs" if images else "noise",
+            "of": "photographs" if photographs else "noise",
             "converted": kind,
             **how,
             "original": card.proof,
@@ -110,7 +116,8 @@ def noise(spec: ImageSpec) -> list[NDArray[np.uint8]]:
     return pictures
 
 
-def _check(file: Path, output: Path, kind: Kind, card: Card, images: Sequence[Any]) -> None:
+def _check(file: Path, output: Path, card: Card) -> None:
+    """Raises an `InputError` for a file that is not converted."""
     for path in (file, output):
         if path.suffix.lower() != ".onnx":
             raise InputError(f"{path} is no .onnx file, the one format that is converted")
@@ -120,11 +127,6 @@ def _check(file: Path, output: Path, kind: Kind, card: Card, images: Sequence[An
         raise InputError(
             f"{file} is a detector's, or takes {', '.join(card.inputs)}: files of one image and "
             "its classes are converted"
-        )
-    if kind == "int8" and len(images) < 2:
-        raise InputError(
-            f"int8 needs images to measure ranges on, and others for the proof: {len(images)} were "
-            "given, some hundred are good"
         )
 
 
@@ -146,6 +148,7 @@ def _few(images: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
 
 
 def _without_card(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model as it was before it was described and sealed."""
     del model.metadata_props[:]
     return model
 

@@ -173,7 +173,7 @@ def test_the_seal_is_checked_before_the_card_is_unpacked(
 ) -> None:
     read: list[str] = []
     monkeypatch.setattr(
-        "camcore.adapters.files.read_text", lambda *_: read.append("unpacked") or ""
+        "camcore.adapters.files.read_entry", lambda *_: read.append("unpacked") or b""
     )
     path = tmp_path / "toy.pt"
     path.write_bytes((toy_folder / "toy.pt").read_bytes()[:-1] + b"0")
@@ -207,3 +207,18 @@ def test_a_tensor_of_fewer_bytes_than_it_claims(toy_folder: Path, tmp_path: Path
         load(path)
     sound = rewritten(toy_folder / "toy.pt", tmp_path / "sound.pt", lambda entries: None)
     assert load(sound)(np.zeros((1, 3, 4, 4), np.float32)).scores.shape == (1, 4)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pt2"])
+def test_an_archive_that_is_small_until_it_is_unpacked(
+    toy_folder: Path, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("camcore.adapters.archives._LARGEST_TEXT", 2**16)
+    path = tmp_path / f"bomb{suffix}"
+    path.write_bytes((toy_folder / f"toy{suffix}").read_bytes())
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.comment = b""
+        archive.writestr("toy/extra/more", " " * 10**7)
+    path.write_bytes(seal_zip(path.read_bytes()))
+    with pytest.raises(FileError, match="bytes that unpack to"):
+        load(path)
