@@ -34,6 +34,7 @@ def open_onnx(opening: Opening, card: Card) -> Graph:
     try:
         # enable_fallback: on a CUDA failure onnxruntime would go on, slowly, on the CPU.
         session = onnxruntime.InferenceSession(opening.path, options, providers, enable_fallback=0)
+        ports = _port_names(session)
     except Exception as error:  # onnxruntime's exceptions derive from nothing narrower
         raise FileError(
             f"onnxruntime {onnxruntime.__version__} cannot load {opening.path}: {error}"
@@ -42,7 +43,7 @@ def open_onnx(opening: Opening, card: Card) -> Graph:
     for provider in map(_provider_name, providers):
         if provider not in started:
             raise InputError(_not_started(provider))
-    _check_names(session, card, opening)
+    _check_names(ports, card, opening)
     names = list(card.graph_outputs)
 
     def run(feeds: Mapping[str, Any]) -> Sequence[Any]:
@@ -149,16 +150,21 @@ def _is_private_or_method(options: Any, name: str) -> bool:
     return name.startswith("_") or callable(getattr(options, name))
 
 
-def _check_names(session: Any, card: Card, opening: Opening) -> None:
-    """Raises a `FileError` where the card names other inputs and outputs than the graph has."""
+def _port_names(session: Any) -> tuple[set[str], set[str]]:
+    """The names of the graph's inputs and of its outputs; a graph may have some that are no text,
+    which onnxruntime stumbles over here.
+    """
     given = [*session.get_inputs(), *session.get_overridable_initializers()]
-    for kind, has, named in (
-        ("inputs", {port.name for port in given}, card.graph_inputs),
-        ("outputs", {port.name for port in session.get_outputs()}, card.graph_outputs),
-    ):
-        if has != set(named):
+    return {port.name for port in given}, {port.name for port in session.get_outputs()}
+
+
+def _check_names(ports: tuple[set[str], set[str]], card: Card, opening: Opening) -> None:
+    """Raises a `FileError` where the card names other inputs and outputs than the graph has."""
+    named = (card.graph_inputs, card.graph_outputs)
+    for kind, has, names in zip(("inputs", "outputs"), ports, named, strict=True):
+        if has != set(names):
             raise FileError(
-                f"{opening.path}: its card names the {kind} {', '.join(named)}, its graph has "
+                f"{opening.path}: its card names the {kind} {', '.join(names)}, its graph has "
                 f"{', '.join(sorted(has))}; export the model again"
             )
 

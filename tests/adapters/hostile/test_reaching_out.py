@@ -222,3 +222,11 @@ def test_an_archive_that_is_small_until_it_is_unpacked(
     path.write_bytes(seal_zip(path.read_bytes()))
     with pytest.raises(FileError, match="bytes that unpack to"):
         load(path)
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    content = onnx_content().replace(b"saliency_map", b"saliency_ma\xc2")
+    path = tmp_path / "toy.onnx"
+    path.write_bytes(seal_onnx(content))
+    with pytest.raises(FileError):
+        load(path)
