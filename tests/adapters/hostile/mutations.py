@@ -17,7 +17,7 @@ from camcore.seal import seal_onnx, seal_zip
 # JSON that is of no use anywhere, and nothing that Python could not write.
 _ODD = (None, True, -1, 0, 2**31, 10**18, 1.5, "", "image", "../x", [], [[]], {}, [-1], ["a", "a"])
 
-Mutation = Callable[[bytes, random.Random], bytes]
+Mutation = Callable[[bytes, random.Random], bytes]  # the content and chance in, another out
 
 
 def flipped(content: bytes, rng: random.Random) -> bytes:
@@ -42,7 +42,10 @@ def spliced(content: bytes, rng: random.Random) -> bytes:
 
 
 def sealed_onnx(mutation: Mutation) -> Mutation:
-    return lambda content, rng: seal_onnx(mutation(content, rng))
+    def sealed(content: bytes, rng: random.Random) -> bytes:
+        return seal_onnx(mutation(content, rng))
+
+    return sealed
 
 
 def onnx_card(content: bytes, rng: random.Random) -> bytes:
@@ -119,8 +122,7 @@ def mutated(content: bytes, suffix: str, seed: int) -> tuple[str, bytes]:
     """The name of the mutation of that seed, and the file that it makes."""
     mutations = MUTATIONS[suffix]
     mutation = mutations[seed % len(mutations)]
-    name = f"{getattr(mutation, '__name__', 'sealed')} {seed}"
-    return name, mutation(content, random.Random(seed))
+    return f"{mutation.__name__} {seed}", mutation(content, random.Random(seed))
 
 
 def _odd_card(text: str, rng: random.Random) -> str:
