@@ -85,17 +85,23 @@ def returned_by_module(graph: fx.Graph) -> dict[str, list[fx.Node]]:
 
     Of several calls it is the last one that the image reaches.
     """
-    returned = {}
-    for name, calls in _calls(graph).items():
-        inside = calls[-1]
-        returned[name] = [
-            node
-            for node in graph.nodes
-            if node in inside
-            and isinstance(node.meta.get("val"), Tensor)
-            and any(user not in inside for user in node.users)
-        ]
-    return returned
+    return {name: _returned(graph, calls[-1]) for name, calls in _calls(graph).items()}
+
+
+def returned_by_calls(graph: fx.Graph, layer: str) -> list[fx.Node]:
+    """What all calls of a module returned that the image reaches, call by call."""
+    return [node for inside in _calls(graph).get(layer, []) for node in _returned(graph, inside)]
+
+
+def _returned(graph: fx.Graph, inside: set[fx.Node]) -> list[fx.Node]:
+    """The values of a call that are used outside of it."""
+    return [
+        node
+        for node in graph.nodes
+        if node in inside
+        and isinstance(node.meta.get("val"), Tensor)
+        and any(user not in inside for user in node.users)
+    ]
 
 
 def call_notes(graph: fx.Graph, layers: Iterable[str]) -> tuple[str, ...]:
