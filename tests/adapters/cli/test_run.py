@@ -438,3 +438,17 @@ def test_model_of_several_inputs_is_left_to_python(
     assert f"{file} takes table beside the image, which the command line cannot give." in message
     assert f"camcore.adapters.load('{file}')(image, table=...)" in message
     assert "image, table, class_ids" in done(camcore("inspect", file))
+
+
+def test_threads_reach_the_runtime(
+    toy_folder: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        asked.append(options)
+        return load(*arguments, **options)
+
+    monkeypatch.setattr("camcore.adapters.runner.load", noted)
+    done(camcore("run", toy_folder / "toy.onnx", photos[0], "--threads", "1"))
+    assert asked == [{"threads": 1}]
