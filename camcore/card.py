@@ -232,25 +232,42 @@ class Card:
 
 def _check_values(card: Card) -> None:
     """Raises a `ValueError` where a field has a value that no card has."""
+    _check_numbers(card)
+    _check_words(card)
+    if card.inputs[:1] != ("image",):
+        raise ValueError(f"the first of the inputs {card.inputs} is not image")
+    for ports in (card.graph_inputs, card.graph_outputs):
+        if len(set(ports)) < len(ports):
+            raise ValueError(f"a name stands twice among {', '.join(ports)}")
+    if card.class_names is not None and len(card.class_names) != card.num_classes:
+        raise ValueError(f"{len(card.class_names)} class names for {card.num_classes} classes")
+
+
+def _check_numbers(card: Card) -> None:
     image = card.image
-    sizes = (image.height, image.width, image.depth)
-    resize = image.resize if isinstance(image.resize, tuple) else (image.resize,)
-    counts = {
-        "channels": (image.channels,),
-        "sizes": sizes,
-        "resize": resize,
-        "crop": image.crop or (),
-        "num_classes": (card.num_classes,),
-        "top": (card.top,),
-        "steps": (card.steps,),
-        "boxes": (card.boxes,),
-        "state": [axis for axis in card.state if isinstance(axis, int)],
+    state = [axis for axis in card.state if isinstance(axis, int)]
+    numbers: dict[str, Sequence[int | None]] = {
+        "channels": [image.channels],
+        "sizes": [image.height, image.width, image.depth],
+        "resize": image.resize if isinstance(image.resize, tuple) else [image.resize],
+        "crop": image.crop or [],
+        "num_classes": [card.num_classes],
+        "top": [card.top],
+        "steps": [card.steps],
+        "boxes": [card.boxes],
+        "state": state,
     }
-    for name, values in counts.items():
+    for name, values in numbers.items():
         for value in values:
             if value is not None and not 1 <= value <= _MOST:
                 raise ValueError(f"{name} is {value}, expected a number from 1 to {_MOST}")
-    known = {
+    if math.prod(state) > _LARGEST_STATE:
+        raise ValueError(f"a state of {card.state} has more than {_LARGEST_STATE} values")
+
+
+def _check_words(card: Card) -> None:
+    image = card.image
+    words: dict[str, tuple[set[Any], Sequence[Any]]] = {
         "dtype": ({image.dtype}, ("float32", "uint8")),
         "spatial_ndim": ({image.spatial_ndim}, (1, 2, 3)),
         "class_ids": ({card.class_ids}, CLASS_IDS),
@@ -259,20 +276,9 @@ def _check_values(card: Card) -> None:
         "explained": ({card.explained} - {None}, card.outputs),
         "assumed": (set(image.assumed), [each.name for each in dataclasses.fields(image)]),
     }
-    for name, (given, expected) in known.items():
-        if not given <= set(expected):
-            raise ValueError(
-                f"{name} is {sorted(given)}, expected of {', '.join(map(str, expected))}"
-            )
-    if card.inputs[:1] != ("image",):
-        raise ValueError(f"the first of the inputs {card.inputs} is not image")
-    for ports in (card.graph_inputs, card.graph_outputs):
-        if len(set(ports)) < len(ports):
-            raise ValueError(f"a name stands twice among {', '.join(ports)}")
-    if card.class_names is not None and len(card.class_names) != card.num_classes:
-        raise ValueError(f"{len(card.class_names)} class names for {card.num_classes} classes")
-    if math.prod(counts["state"]) > _LARGEST_STATE:
-        raise ValueError(f"a state of {card.state} has more than {_LARGEST_STATE} values")
+    for name, (given, known) in words.items():
+        if not given <= set(known):
+            raise ValueError(f"{name} is {sorted(given)}, expected of {', '.join(map(str, known))}")
 
 
 # More than any count on a card is, and few enough to be counted out in memory.
