@@ -8,12 +8,7 @@ and come back, without a copy.
 
 from camcore.adapters.runner.classes import class_index, class_probabilities, class_scores
 from camcore.adapters.runner.explanation import Explanation
-from camcore.adapters.runner.inputs import (
-    ClassIds,
-    check_class_ids,
-    check_image,
-    image_form,
-)
+from camcore.adapters.runner.inputs import ClassIds, check_class_ids, check_image, image_form
 from camcore.adapters.runner.opening import Device
 from camcore.adapters.runner.runner import Progress, Runner, load
 

@@ -12,12 +12,7 @@ import onnx
 import pytest
 import torch
 
-from camcore.adapters.files import (
-    check_reopenable,
-    opened,
-    read_card,
-    unchanged,
-)
+from camcore.adapters.files import check_reopenable, opened, read_card, unchanged
 from camcore.adapters.onnx_content import onnx_ports
 from camcore.card import KEY, SCHEMA, Card
 from camcore.errors import FileError

@@ -7,13 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from camcore.card import (
-    SCHEMA,
-    Card,
-    ImageSpec,
-    assume_image,
-    default_probabilities,
-)
+from camcore.card import SCHEMA, Card, ImageSpec, assume_image, default_probabilities
 from camcore.errors import FileError
 
 CARD = Card("gradcam", "layer4", ImageSpec(224, None), 10, ("scores", "classes", "saliency_map"))

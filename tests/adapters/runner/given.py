@@ -5,9 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from camcore.adapters.runner import (
-    Explanation,
-)
+from camcore.adapters.runner import Explanation
 from camcore.card import ImageSpec
 from tests.adapters.toy import CARD, reference
 

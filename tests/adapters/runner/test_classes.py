@@ -5,11 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from camcore.adapters.runner import (
-    class_index,
-    class_probabilities,
-    class_scores,
-)
+from camcore.adapters.runner import class_index, class_probabilities, class_scores
 from camcore.card import Card
 from camcore.errors import InputError, UnknownNameError
 from camcore.export.trace.targets import TARGETS

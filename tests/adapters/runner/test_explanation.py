@@ -3,10 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from camcore.adapters.runner import (
-    Explanation,
-    load,
-)
+from camcore.adapters.runner import Explanation, load
 from tests.adapters.runner.given import image
 from tests.adapters.toy import CARD
 

@@ -10,11 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from camcore.adapters.runner import (
-    check_class_ids,
-    check_image,
-    load,
-)
+from camcore.adapters.runner import check_class_ids, check_image, load
 from camcore.card import ImageSpec
 from camcore.errors import InputError, UnknownNameError
 from tests.adapters.runner.given import SPEC, SUFFIXES, close, image, pixels, table

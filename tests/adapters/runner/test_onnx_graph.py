@@ -14,10 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from camcore.adapters.runner import (
-    load,
-    onnx_graph,
-)
+from camcore.adapters.runner import load, onnx_graph
 from camcore.errors import FileError, InputError
 from camcore.seal import seal_onnx
 from tests.adapters.runner.given import image

@@ -12,11 +12,7 @@ import torch
 
 import camcore.adapters
 from camcore.adapters.files import read_card, read_sealed_card
-from camcore.adapters.runner import (
-    Explanation,
-    class_scores,
-    load,
-)
+from camcore.adapters.runner import Explanation, class_scores, load
 from camcore.card import Card
 from camcore.errors import FileError, InputError
 from camcore.export import Explained, save
