@@ -9,7 +9,17 @@ import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from camcore.adapters.cli import compare, evaluate, export, inspect, kernels, layers, methods, run
+from camcore.adapters.cli import (
+    compare,
+    evaluate,
+    export,
+    inspect,
+    kernels,
+    layers,
+    methods,
+    run,
+    serve,
+)
 from camcore.adapters.cli.console import err, out
 from camcore.errors import CamcoreError, FileError, InputError, UnknownNameError
 
@@ -57,6 +67,7 @@ app.command()(inspect.inspect)
 app.command()(methods.methods)
 app.command()(layers.layers)
 app.command()(kernels.kernels)
+app.command()(serve.serve)
 
 
 def main() -> None:
