@@ -17,6 +17,7 @@ from camcore.adapters.cli import (
     kernels,
     layers,
     methods,
+    report,
     run,
     serve,
 )
@@ -67,6 +68,7 @@ app.command()(inspect.inspect)
 app.command()(methods.methods)
 app.command()(layers.layers)
 app.command()(kernels.kernels)
+app.command()(report.report)
 app.command()(serve.serve)
 
 

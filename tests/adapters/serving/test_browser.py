@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 CLASSIFIERS = {
     "gradcam": ("--method", "gradcam"),
     "scorecam": ("--method", "scorecam"),
-    "stepwise": ("--method", "ablationcam", "--stepwise"),
+    "stepwise": ("--method", "scorecam", "--stepwise"),
     "pixels": ("--pixels",),
     "boxes": ("--boxes", "3", "--class-ids", "best", "--top", "2"),
 }
