@@ -68,7 +68,7 @@ def test_a_file_of_all_classes_gives_the_same(spots: Path, all_spots: Path, phot
 
 def test_a_file_of_the_best_class_has_no_map_of_others(photo: Path, tmp_path: Path) -> None:
     file = write_spots(tmp_path / "best.onnx", "best", boxes=None)
-    with pytest.raises(InputError, match="explains the 1 best classes by itself.*--class-ids"):
+    with pytest.raises(InputError, match=r"explains the 1 best classes by itself.*--class-ids"):
         compare_classes(load(file), photo, order(file, photo)[2])
 
 

@@ -114,7 +114,8 @@ def test_scores_and_maps_are_those_of_native_onnxruntime(site: Path, browser: An
 def _largest_difference(found: dict[str, Any], expected: NDArray[Any]) -> float:
     assert tuple(found["dims"]) == expected.shape
     values = np.reshape(found["data"], expected.shape)
-    return float(np.abs(values - expected).max(initial=0))
+    # Of what is above 1, as boxes in pixels are, in proportion.
+    return float((np.abs(values - expected) / np.maximum(1, np.abs(expected))).max(initial=0))
 
 
 def test_a_person_sees_the_prediction_and_the_map(site: Path, browser: Any) -> None:
@@ -139,8 +140,9 @@ def test_a_person_sees_the_prediction_and_the_map(site: Path, browser: Any) -> N
         assert before.std(axis=(0, 1)).min() > 0
         page.locator("#opacity").fill("0")
         plain = _canvas(page)
-        assert np.abs(plain.astype(int) - picture).max() <= 1
         assert (plain != before).any()
+        if "boxes" not in runner.card.outputs:  # which are drawn still
+            assert np.abs(plain.astype(int) - picture).max() <= 1
         page.locator("#opacity").fill("0.5")
         page.locator("#results .row:not(.chosen):not(:disabled)").first.click()
         page.wait_for_function("() => !document.querySelector('.row.chosen:first-child')")
