@@ -81,7 +81,8 @@ def contrast(
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     above = np.clip(np.nan_to_num(first - second), -1, 1)[..., None]
     colours = np.where(above > 0, (255, 0, 0), (0, 0, 255))
-    return np.rint(grey * (1 - np.abs(above)) + colours * np.abs(above)).astype(np.uint8)
+    blended = np.rint(grey * (1 - np.abs(above)) + colours * np.abs(above))
+    return np.asarray(blended, dtype=np.uint8)
 
 
 def colormap_code(name: str) -> int:

@@ -188,10 +188,10 @@ what a browser gives is tested apart ([SERVE.md](SERVE.md)).
 _BELOW = """
 - A detector of which one level or label finds nothing makes onnxruntime up to 1.31 fail: it gives
   reductions of empty tensors a wrong shape. 1.32 does not.
-- OpenVINO does not know the types of values that a Scan's body takes from around it, and has no name
-  for theirs: neither a fixed size nor casts inside the body help.
+- OpenVINO does not know the types of values that a Scan's body takes from around it; neither a
+  fixed size nor casts inside the body help.
 - OpenVINO loses the card; read it from the file with `camcore.adapters.read_card`.
-- TensorRT, and onnxruntime for Java and C#, were not tried: their packages are in no registry at hand.
+- TensorRT, and onnxruntime for Java and C#, were not tried: their packages were not at hand.
 """
 
 

@@ -7,7 +7,7 @@ of its protobuf messages, from the file's own ports and card. There is nothing t
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from importlib.resources import as_file, files
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,9 +61,9 @@ def write_repository(
     with writing(target):
         shutil.copyfile(file, target)
     if backend == "python":
-        own = files("camcore.adapters.serving") / "triton_model.py"
-        with as_file(own) as source, writing(model / _VERSION / "model.py"):
-            shutil.copyfile(source, model / _VERSION / "model.py")
+        own = (files("camcore.adapters.serving") / "triton_model.py").read_bytes()
+        with writing(model / _VERSION / "model.py"):
+            (model / _VERSION / "model.py").write_bytes(own)
     if card.class_names is not None:
         with writing(model / _LABELS):
             # A label is a line.

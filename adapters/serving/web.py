@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Sequence
-from importlib.resources import as_file, files
+from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,15 +28,6 @@ RUNTIME_FILES = (
     "ort.wasm.min.mjs",
     "ort-wasm-simd-threaded.mjs",
     "ort-wasm-simd-threaded.wasm",
-)
-_PARTS = (
-    "index.html",
-    "style.css",
-    "main.mjs",
-    "card.mjs",
-    "prepare.mjs",
-    "explain.mjs",
-    "draw.mjs",
 )
 
 
@@ -63,17 +54,20 @@ def write_page(
     overlay.check_opacity(opacity)
     paths.make_folder(folder)
     _place_runtime(folder / "onnxruntime", runtime)
-    for part in _PARTS:
-        with as_file(files("camcore.adapters.serving") / "page" / part) as source:
-            _copy(source, folder / part)
+    for part in (files("camcore.adapters.serving") / "page").iterdir():
+        with writing(folder / part.name):
+            (folder / part.name).write_bytes(part.read_bytes())
     _copy(file, folder / file.name)
-    named = dict(zip(examples, paths.paths_in(folder / "examples", examples, ""), strict=True))
-    named = {path: target.with_name(target.name + path.suffix) for path, target in named.items()}
-    for path, target in named.items():
-        _copy(path, target)
+    shown = paths.paths_in(folder / "examples", examples, "")
+    shown = [
+        path.with_name(path.name + source.suffix)
+        for path, source in zip(shown, examples, strict=True)
+    ]
+    for source, path in zip(examples, shown, strict=True):
+        _copy(source, path)
     settings = {
         "file": file.name,
-        "examples": [target.name for target in named.values()],
+        "examples": [path.name for path in shown],
         "colours": colours,
         "opacity": opacity,
     }
@@ -150,6 +144,8 @@ def _from_npm(folder: Path) -> Path:
 
 
 def _copy(source: Path, target: Path) -> None:
+    if target.exists() and target.samefile(source):  # the page lies where the file is
+        return
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)

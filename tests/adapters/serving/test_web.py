@@ -54,6 +54,13 @@ def test_a_page_has_its_parts_the_file_and_the_examples(
     }
 
 
+def test_a_page_may_lie_where_its_file_is(spots: Path, runtime: Path, tmp_path: Path) -> None:
+    file = tmp_path / "own.onnx"
+    file.write_bytes(spots.read_bytes())
+    web.write_page(file, read_card(file), tmp_path, runtime=runtime)
+    assert file.read_bytes() == spots.read_bytes()
+
+
 def test_npm_fetches_the_runtime_once(
     spots: Path, runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
