@@ -5,7 +5,9 @@ docs/RUNTIMES.md. Needs Node and npm, which fetches onnxruntime-node and onnxrun
 OpenVINO; a runtime that is not there fails the run, so that the page never tells of less than all.
 """
 
+import argparse
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -59,6 +61,9 @@ process.exit(0);
 
 def main() -> None:
     """Write the page."""
+    parser = argparse.ArgumentParser(description="Run files of each kind in other runtimes.")
+    parser.add_argument("--files", type=Path, help="where the files are, or are put to be kept")
+    kept = parser.parse_args().files
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         runtimes = {
@@ -66,15 +71,16 @@ def main() -> None:
             f"onnxruntime-node {NODE.partition('@')[2]}": in_node(folder, NODE),
             f"OpenVINO {version('openvino').partition('-')[0]}": in_openvino,
         }
-        rows = [[kind, *cells(kind, folder, runtimes)] for kind in FILES]
+        rows = [[kind, *cells(kind, kept or folder, runtimes)] for kind in FILES]
     PAGE.write_text(page(list(runtimes), rows), encoding="utf-8")
 
 
 def cells(kind: str, folder: Path, runtimes: Mapping[str, Any]) -> Iterator[str]:
     """How far each runtime agrees on a file of a kind."""
-    path = folder / "file.onnx"
-    export = [sys.executable, "-m", "camcore", "export", *FILES[kind], "-o", str(path)]
-    subprocess.run(export, check=True, stdout=subprocess.DEVNULL)
+    path = folder / f"{'-'.join(re.findall('[A-Za-z0-9]+', kind))}.onnx"
+    if not path.exists():
+        export = [sys.executable, "-m", "camcore", "export", *FILES[kind], "-o", str(path)]
+        subprocess.run(export, check=True, stdout=subprocess.DEVNULL)
     runner = load(path)
     feeds = example(runner)
     expected = runner(*feeds.values())
