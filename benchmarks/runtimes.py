@@ -119,7 +119,9 @@ def reason(text: str) -> str:
     >>> reason("at file.cpp:3:\\nError: Unsupported input type dynamic\\n")
     'Unsupported input type dynamic'
     """
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    # Node shows the line of the source too, which is the whole of a package.
+    lines = [line.strip() for line in plain.splitlines() if line.strip() and len(line) < 1000]
     words = ("Unsupported", "mismatch", "Error:")
     best = next((line for word in words for line in lines if word in line), lines[-1])
     best = best.rpartition("Status Message: ")[2].removeprefix("Error: ").replace("|", "/")
@@ -164,11 +166,15 @@ def in_node(folder: Path, package: str) -> Callable[[Path, Arrays], Arrays]:
 
 
 def in_openvino(path: Path, feeds: Arrays) -> Arrays:
-    """A file's outputs by OpenVINO on the CPU."""
+    """A file's outputs by OpenVINO on the CPU.
+
+    In single precision: on processors that can, it would take a half by default.
+    """
     import openvino
 
     core = openvino.Core()
-    compiled = core.compile_model(core.read_model(path), "CPU")
+    how = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(core.read_model(path), "CPU", how)
     found = compiled(dict(feeds))
     return {port.any_name: value for port, value in found.items()}
 
@@ -196,6 +202,8 @@ _BELOW = """
   reductions of empty tensors a wrong shape. 1.32 does not.
 - OpenVINO does not know the types of values that a Scan's body takes from around it; neither a
   fixed size nor casts inside the body help.
+- OpenVINO computes in half precision by default where the processor can, and maps and boxes are far
+  off then: compile with `INFERENCE_PRECISION_HINT` of `f32`, as here.
 - OpenVINO loses the card; read it from the file with `camcore.adapters.read_card`.
 - TensorRT, and onnxruntime for Java and C#, were not tried: their packages were not at hand.
 """
