@@ -32,8 +32,8 @@ demo: $(INSTALLED)  ## export the shipped classifier, run it, write overlays to 
 
 # Needs npm, which fetches onnxruntime-web.
 web: $(INSTALLED)  ## the shipped classifier in the browser: writes demo-output/page and serves it, until Ctrl-C
-	$(BIN)/python -m camcore export scenes --output demo-output/page.onnx
 	$(BIN)/python -m camcore.adapters.demo.dataset --output demo-output/scenes --count 8 --seed 7
+	$(BIN)/python -m camcore export scenes --output demo-output/page.onnx
 	$(BIN)/python -m camcore serve demo-output/page.onnx --web demo-output/page --example demo-output/scenes/images
 	$(BIN)/python -m http.server --directory demo-output/page --bind 127.0.0.1 8000
 
