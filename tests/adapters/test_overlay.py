@@ -234,5 +234,5 @@ def test_contrast_shows_which_map_is_above_and_by_how_much() -> None:
     only_first, half_second, same, unseen = contrast(image, first, second)[0].tolist()
     assert only_first == [255, 0, 0]
     grey = same[0]
-    assert half_second == [grey // 2, grey // 2, round((grey + 255) / 2 + 0.1)]
+    assert half_second == np.rint([grey / 2, grey / 2, (grey + 255) / 2]).tolist()
     assert same == unseen == [grey] * 3
