@@ -141,7 +141,10 @@ async function explainOnce() {
   );
   const ran = performance.now();
   view.found = explained(card, view.outputs);
-  view.chosen = Math.max(0, view.found.findIndex(({ index }) => index === view.asked));
+  // A file of all classes has them in their own order.
+  const scores = classScores(card, view.outputs);
+  const wanted = view.asked ?? (scores && best(scores, 1)[0]);
+  view.chosen = Math.max(0, view.found.findIndex(({ index }) => index === wanted));
   redraw();
   list();
   tell(`prediction and map in ${Math.round(ran - prepared)} ms, prepared in ${Math.round(prepared - began)} ms`);
