@@ -18,7 +18,9 @@ from camcore.adapters.cli import (
     kernels,
     layers,
     methods,
+    report,
     run,
+    serve,
 )
 from camcore.adapters.cli.console import err, out
 from camcore.errors import CamcoreError, FileError, InputError, UnknownNameError
@@ -61,9 +63,11 @@ app = typer.Typer(
 # As the help lists them.
 app.command()(export.export)
 app.command()(run.run)
+app.command()(report.report)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
 app.command()(convert.convert)
+app.command()(serve.serve)
 app.command()(inspect.inspect)
 app.command()(methods.methods)
 app.command()(layers.layers)
