@@ -11,6 +11,7 @@ from typing import Any
 from camcore.card import Card, ImageSpec, attach_zip, onnx_ending
 from camcore.errors import FileError, InputError
 from camcore.export.compose import explain
+from camcore.export.detectors.readings import READINGS
 from camcore.export.detectors.whole import is_detector
 from camcore.export.explained import Detections, Explained, ExplainedDetector, Explanation
 from camcore.export.find.layers import LayerInfo, list_layers
@@ -25,6 +26,7 @@ from camcore.export.write.capture import capture
 from camcore.export.write.write import WRITERS
 
 __all__ = [
+    "READINGS",
     "TARGETS",
     "Card",
     "Detections",

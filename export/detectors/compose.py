@@ -7,7 +7,7 @@ gradient is that of the whole detector, for a hundredth of its price.
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torchvision  # noqa: F401  # which brings its operators
@@ -15,43 +15,56 @@ from torch import Tensor, fx, nn
 from torch.fx.graph import CodeGen
 
 from camcore.errors import ExportError
-from camcore.export.cut import cut, dependents
+from camcore.export.cut import cut
 from camcore.export.detectors.body import DetectorBody
 from camcore.export.detectors.geometry import Frame, over_level
 from camcore.export.detectors.local import Rows, Window
 from camcore.export.detectors.origins import Root, find_origins
 from camcore.export.detectors.parts import Explainer, Level, Regions
-from camcore.export.find.modules import returned_by_calls
+from camcore.export.detectors.starts import pyramid_of, starts_of
 from camcore.export.gradient.gradient import gradient_of
 from camcore.export.request import Request
-from camcore.export.trace.graphs import outputs_of, shape_of
+from camcore.export.trace.graphs import module_of, outputs_of, shape_of
 from camcore.export.trace.trace import trace
 
 _ROI_ALIGN = torch.ops.torchvision.roi_align.default
 
 
-def compose_detector(
-    graph: fx.GraphModule, layers: Sequence[str], request: Request, frame: Frame
-) -> tuple[str, DetectorBody]:
-    """The body that explains the detections of a traced detector, and at which layer.
+class Composed(NamedTuple):
+    """The body that explains detections, at which layers, and the modules of the products whose
+    numbers become scores, so many `channels` at a place.
+    """
 
-    It is the first of the layers behind which all is local.
+    body: DetectorBody
+    layers: tuple[str, ...]
+    products: tuple[str, ...]
+    channels: int
+
+
+def compose_detector(
+    graph: fx.GraphModule, choices: Sequence[tuple[str, ...]], request: Request, frame: Frame
+) -> Composed:
+    """The body that explains the detections of a traced detector.
+
+    It is explained at the first of the choices of layers behind which all is local; without any,
+    where the ways to classes and boxes part.
 
     Raises:
         ExportError: the scores cannot be followed, or there is no such layer.
     """
     boxes, labels, scores = outputs_of(graph)
     ids, roots = find_origins(graph.graph, scores)
-    for layer in layers:
+    choices = choices or [pyramid_of(graph.graph, roots)]
+    for layers in choices:
         try:
-            starts = _starts(graph.graph, roots, layer)
+            starts = starts_of(graph.graph, roots, layers)
             parts = [
                 _part(graph, start, root, request, frame)
                 for root, start in zip(roots, starts, strict=True)
             ]
             break
         except ExportError:
-            if layer == layers[-1]:
+            if layers == choices[-1]:
                 raise
     values: list[fx.Node] = []
     taken: list[list[int]] = []
@@ -63,7 +76,9 @@ def compose_detector(
     # What the exporter knew of the inputs and outputs as they were is out of date.
     graph.graph.set_codegen(CodeGen())
     detector = fx.GraphModule(graph, graph.graph)
-    return layer, DetectorBody(detector, parts, list(map(_span, roots)), taken, request.top)
+    body = DetectorBody(detector, parts, list(map(_span, roots)), taken, request.top)
+    products = tuple(dict.fromkeys(module_of(root.node) for root in roots))
+    return Composed(body, layers, products, max(map(_channels, roots)))
 
 
 def _part(
@@ -78,6 +93,11 @@ def _span(root: Root) -> tuple[int, int]:
     shape: Any = root.node.meta["val"].shape
     count = sys.maxsize if _counts_regions(root) else shape.numel()
     return root.start, root.start + count
+
+
+def _channels(root: Root) -> int:
+    shape: Any = root.node.meta["val"].shape
+    return int(shape[1] if len(shape) == 4 else shape[-1])
 
 
 def _counts_regions(root: Root) -> bool:
@@ -127,27 +147,6 @@ def _explainer(head: nn.Module, example: tuple[Tensor, ...]) -> Explainer:
 
 def _device(graph: fx.GraphModule) -> torch.device:
     return next(graph.buffers()).device
-
-
-def _starts(graph: fx.Graph, roots: Sequence[Root], layer: str) -> list[fx.Node]:
-    """What a layer gives to each product: of several values, the one that it looks at last."""
-    returned = returned_by_calls(graph, layer)
-    return [_last_before(root.node, returned, layer) for root in roots]
-
-
-def _last_before(root: fx.Node, candidates: Sequence[fx.Node], layer: str) -> fx.Node:
-    reaching = [node for node in candidates if root in dependents([node])]
-    last = [
-        node
-        for node in reaching
-        if not any(other in dependents([node]) for other in reaching if other is not node)
-    ]
-    if len(last) != 1:
-        raise ExportError(
-            f"the layer {layer!r} gives {len(last)} values that the class scores look at, expected "
-            "one for each: choose another layer"
-        )
-    return last[0]
 
 
 def regions_of(graph: fx.Graph) -> fx.Node:

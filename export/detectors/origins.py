@@ -82,6 +82,10 @@ class _Origins:
         if name == "cat":
             parts = [self.of(part) for part in _nodes(node.args[0])]
             return self._call(node, node.target, (parts, *node.args[1:]))
+        if name == "slice":
+            narrowed = self._slice_of_parts(node)
+            if narrowed is not None:
+                return narrowed
         if name == "where":
             return self.of(_nodes(node.args[1:2])[0])
         if name in _POINTWISE:
@@ -105,10 +109,48 @@ class _Origins:
             return self._call(node, operator.getitem, (self.of(source), index))
         place = _SORTS[name]
         axis = source.args[place] if len(source.args) > place else -1
+        numbers = self.of(_nodes(source.args[:1])[0])
         chosen = self._call(node, operator.getitem, (source, 1))
-        return self._call(
-            chosen, aten.gather.default, (self.of(_nodes(source.args[:1])[0]), axis, chosen)
-        )
+        if name != "max" or True in source.args[2:]:
+            return self._call(chosen, aten.gather.default, (numbers, axis, chosen))
+        # It drops the axis along which it picks one.
+        chosen = self._call(chosen, aten.unsqueeze.default, (chosen, axis))
+        picked = self._call(chosen, aten.gather.default, (numbers, axis, chosen))
+        return self._call(picked, aten.squeeze.dim, (picked, axis))
+
+    def _slice_of_parts(self, node: fx.Node) -> fx.Node | None:
+        """The ids of a slice of what was put together, where it lies within one of the parts.
+
+        Beside the scores there may be boxes, of which nothing is to be followed.
+        """
+        source, axis, start, end, step = (*node.args, *(0, None, None, 1)[len(node.args) - 1 :])
+        shape: Any = source.meta["val"].shape
+        axis %= len(shape)
+        if step != 1 or not isinstance(shape[axis], int):
+            return None
+        first, last, _ = slice(start, end).indices(shape[axis])
+        return self._narrowed(source, axis, first, last)
+
+    def _narrowed(self, node: fx.Node, axis: int, start: int, end: int) -> fx.Node | None:
+        name, shape = operator_name(node), node.meta["val"].shape
+        if name == "select":
+            source, dropped, place = node.args
+            dropped %= len(shape) + 1
+            found = self._narrowed(source, axis + (axis >= dropped), start, end)
+            return found and self._call(found, node.target, (found, dropped, place))
+        if name != "cat" or (*node.args, 0)[1] % len(shape) != axis:
+            return None
+        before = 0
+        for part in _nodes(node.args[0]):
+            size = part.meta["val"].shape[axis]
+            if not isinstance(size, int):
+                return None
+            if before <= start and end <= before + size:
+                ids = self.of(part)
+                inside = (ids, axis, start - before, end - before)
+                return self._call(ids, aten.slice.Tensor, inside)
+            before += size
+        return None
 
     def _root(self, node: fx.Node) -> fx.Node:
         shape: Any = node.meta["val"].shape
