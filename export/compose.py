@@ -16,7 +16,7 @@ from camcore.card import CLASS_IDS, Card, ImageSpec, Probabilities, assume_image
 from camcore.errors import ExportError, InputError, unknown_name
 from camcore.export.body import Body
 from camcore.export.boxes import PORTS
-from camcore.export.detectors.explain import DETECTIONS, explain_detector
+from camcore.export.detectors.explain import explain_detector
 from camcore.export.detectors.readings import Reading, get_reading
 from camcore.export.detectors.whole import is_detector
 from camcore.export.explained import Explained
@@ -160,7 +160,8 @@ def explain(
     check_request(request)
     if finds:
         return explain_detector(
-            replace(request, top=DETECTIONS if top is None else top),
+            request,
+            top=top,
             dynamic_size=dynamic_size,
             image_spec=image_spec,
             model_name=model_name,

@@ -16,9 +16,6 @@ from camcore.export.explained import ExplainedDetector
 from camcore.export.families import family_of
 from camcore.export.request import Found, Request, describe
 
-# How many detections are explained unless the caller says otherwise.
-DETECTIONS = 20
-
 # Where two-stage detectors look at regions, and one-stage ones at a pyramid.
 _REGIONS, _PYRAMID, _HEAD = "roi_heads.box_roi_pool", "backbone", "head.classification_head"
 
@@ -26,6 +23,7 @@ _REGIONS, _PYRAMID, _HEAD = "roi_heads.box_roi_pool", "backbone", "head.classifi
 def explain_detector(
     request: Request,
     *,
+    top: int | None,
     dynamic_size: bool | None,
     image_spec: ImageSpec | None,
     model_name: str,
@@ -33,16 +31,19 @@ def explain_detector(
 ) -> ExplainedDetector:
     """A detector with a map of each of its first `top` detections, for images of one size.
 
+    Where `top` is None that is `compose.DETECTIONS`, or `compose.FEW` if each takes a pass.
+
     Raises:
         InputError: an option that detectors do not have.
-        ExportError: the detector cannot be traced, its scores cannot be followed, or what is behind
-            the layer looks at more than a window of fixed size.
+        ExportError: the detector cannot be traced, its scores cannot be followed, or no gradient
+            leads back to the layer.
     """
     detector, image = request.subject.user_model, request.inputs[0]
-    _check(request, dynamic_size)
+    _check(request, top, dynamic_size)
     graph = trace_detector(detector, image, request.detections)
     choices = [request.layers] if request.layers else default_layers(detector)
-    composed = compose_detector(graph, choices, request, frame_of(detector, image))
+    composed = compose_detector(graph, choices, request, frame_of(detector, image), top)
+    request = replace(request, top=composed.top)
     if request.detections is not None:
         # How its reading counts labels is its own.
         labels = composed.channels if class_names is None else len(class_names)
@@ -57,6 +58,11 @@ def explain_detector(
     place = ", ".join(composed.layers)
     if choices and composed.layers != choices[0]:
         notes.append(f"explained at {place!r}: what is before it looks at more than a window")
+    if not composed.local:
+        notes.append(
+            f"what follows {place!r} looks at all of it, so each of the {composed.top} detections "
+            "that are explained takes a pass back of its own"
+        )
     found = Found(
         layers=composed.layers,
         layouts=(),
@@ -86,7 +92,7 @@ def explain_detector(
     return ExplainedDetector(composed.body, request, found, card).eval()
 
 
-def _check(request: Request, dynamic_size: bool | None) -> None:
+def _check(request: Request, top: int | None, dynamic_size: bool | None) -> None:
     image = request.inputs[0]
     if len(request.inputs) > 1 or image.ndim != 4 or image.shape[0] != 1:
         raise InputError(
@@ -116,8 +122,8 @@ def _check(request: Request, dynamic_size: bool | None) -> None:
     given = [name for name, asked in refused.items() if asked]
     if given:
         raise InputError(f"the maps of a detector know no {', '.join(given)}: leave it out")
-    if not (isinstance(request.top, int) and request.top > 0):
-        raise InputError(f"expected top to be 1 or more, got {request.top!r}")
+    if top is not None and not (isinstance(top, int) and top > 0):
+        raise InputError(f"expected top to be 1 or more, got {top!r}")
 
 
 def default_layers(detector: nn.Module) -> list[tuple[str, ...]]:

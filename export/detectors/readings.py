@@ -61,8 +61,8 @@ def _of_queries(
     output: Any, image: Tensor, best: Tensor, labels: Tensor, score: float
 ) -> Detections:
     height, width = image.shape[2:]
-    order = best.argsort(descending=True, stable=True)
-    best, labels, places = best[order], labels[order], output["pred_boxes"][0, order]
+    best, order = best.topk(best.shape[0])
+    labels, places = labels[order], output["pred_boxes"][0, order]
     chosen = torch.where(best > score)[0]
     centre, size = places[chosen, :2], places[chosen, 2:]
     corners = torch.cat([centre - size / 2, centre + size / 2], dim=1)

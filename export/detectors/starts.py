@@ -35,24 +35,51 @@ def _last_before(root: fx.Node, candidates: Sequence[fx.Node], layers: Sequence[
     return last[0]
 
 
-def pyramid_of(graph: fx.Graph, roots: Sequence[Root]) -> tuple[str, ...]:
-    """The layers at whose values the ways to classes and to boxes part, one for each product.
+def likely_layers(graph: fx.Graph, roots: Sequence[Root]) -> list[tuple[str, ...]]:
+    """Where a detector may be explained of which nobody knows: where the ways to classes and to
+    boxes part, a layer for each product; and the last layer before that whose points lie on the
+    image's grid.
 
     Raises:
         ExportError: no module returns such a value.
     """
     returned = returned_by_module(graph)
-    found: dict[str, None] = {}
-    for root in roots:
-        fork = _fork_before(root.node)
-        names = [name for name, values in returned.items() if values == [fork] and name]
-        if not names:
-            raise ExportError(
-                f"no module returns what {root.node.name!r} makes class scores of, and boxes are "
-                "made of as well: name layers, one for each level"
-            )
-        found[min(names, key=len)] = None
-    return tuple(found)
+
+    def name_of(node: fx.Node) -> str | None:
+        """The outermost module that returns a value alone."""
+        names = [name for name, values in returned.items() if values == [node] and name]
+        return min(names, key=len, default=None)
+
+    forks = [_fork_before(root.node) for root in roots]
+    pyramid = [name_of(fork) if fork is not None else None for fork in forks]
+    grids = [node for node in reversed(graph.nodes) if _is_grid(node, roots)]
+    last = next(filter(None, map(name_of, grids)), None)
+    found = [tuple(dict.fromkeys(name for name in pyramid if name))] if all(pyramid) else []
+    found += [(last,)] if last else []
+    if not found:
+        raise ExportError(
+            "no module returns what class scores and boxes are made of, nor a map of the image: "
+            "name the layers, one for each level"
+        )
+    return found
+
+
+def _is_grid(node: fx.Node, roots: Sequence[Root]) -> bool:
+    """Whether a value (1, C, h, w) lies on the image's grid, and all products look at it."""
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor) or value.ndim != 4:
+        return False
+    (image,) = (each.meta["val"].shape[2:] for each in node.graph.find_nodes(op="placeholder"))
+    grid = value.shape[2:]
+    if not all(isinstance(points, int) and points > 1 for points in grid) or grid == image:
+        return False
+    strides = [round(length / points) for length, points in zip(image, grid, strict=True)]
+    behind = dependents([node])
+    return (
+        strides[0] == strides[1]
+        and node in dependents(node.graph.find_nodes(op="placeholder"))
+        and all(root.node in behind for root in roots)
+    )
 
 
 def _fork_before(root: fx.Node) -> fx.Node | None:

@@ -180,8 +180,8 @@ def _error_of(given: Tensor, eager: "_Eager", place: int, runtime: str) -> float
         return error
     raise ProofError(
         f"detection_maps from {runtime} are off by {error:.1e} for detection {place} at "
-        f"{eager.about.place!r}; a rounding error of the image moves that map by {moved:.1e}; allowed is "
-        f"{TOLERANCE:.0e}"
+        f"{eager.about.place!r}; a rounding error of the image moves that map by {moved:.1e}; "
+        f"allowed is {TOLERANCE:.0e}"
     )
 
 
