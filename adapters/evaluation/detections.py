@@ -1,4 +1,4 @@
-"""Detections: what a detector's file finds in images, and where the map of each detection points."""
+"""Detections: what a detector finds in images, and where the map of each detection points."""
 
 from collections.abc import Sequence
 from typing import Any
