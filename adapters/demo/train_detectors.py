@@ -76,8 +76,11 @@ def as_target(scene: Scene) -> dict[str, Tensor]:
     }
 
 
-def train(name: str, settings: Settings, checkpoint: Path) -> nn.Module:
-    """The trained detector, in eval mode, from where the checkpoint stands if there is one."""
+def train(name: str, settings: Settings, checkpoint: Path, *, every: int = 100) -> nn.Module:
+    """The trained detector, in eval mode, from where the checkpoint stands if there is one.
+
+    It is kept `every` so many steps.
+    """
     torch.manual_seed(TRAINING_SEED)
     detector = DETECTORS[name]().train()
     learning = [each for each in detector.parameters() if each.requires_grad]
@@ -110,7 +113,7 @@ def train(name: str, settings: Settings, checkpoint: Path) -> nn.Module:
         schedule.step()
         mean_loss = loss.item() if math.isnan(mean_loss) else mean_loss
         mean_loss += 0.02 * (loss.item() - mean_loss)
-        if (step + 1) % 100 == 0:
+        if (step + 1) % every == 0:
             state = {
                 "detector": detector.state_dict(),
                 "optimizer": optimizer.state_dict(),

@@ -23,6 +23,7 @@ from camcore.export.detectors.local import Rows, Window
 from camcore.export.detectors.origins import Root, find_origins
 from camcore.export.detectors.parts import Explainer, Level, Passes, Regions
 from camcore.export.detectors.starts import likely_layers, starts_of
+from camcore.export.detectors.whole import OUTPUTS
 from camcore.export.gradient.gradient import gradient_of
 from camcore.export.request import Request
 from camcore.export.trace.graphs import module_of, outputs_of, shape_of
@@ -64,8 +65,8 @@ def compose_detector(
     Raises:
         ExportError: the scores cannot be followed, or none of the layers will do.
     """
-    boxes, labels, scores = outputs_of(graph)
-    ids, roots = find_origins(graph.graph, scores)
+    returned = outputs_of(graph)
+    ids, roots = find_origins(graph.graph, returned[OUTPUTS.index("scores")])
     choices = choices or likely_layers(graph.graph, roots)
     refused: list[ExportError] = []
     for local, layers in product((True, False), choices):
@@ -88,11 +89,11 @@ def compose_detector(
         values += [node for node in needed if node not in values]
         taken.append([values.index(node) for node in needed])
     parts = [part for part, _ in found]
-    graph.graph.output_node().args = ((boxes, labels, scores, ids, *values),)
+    graph.graph.output_node().args = ((*returned, ids, *values),)
     # What the exporter knew of the inputs and outputs as they were is out of date.
     graph.graph.set_codegen(CodeGen())
     detector = fx.GraphModule(graph, graph.graph)
-    body = DetectorBody(detector, parts, list(map(_span, roots)), taken, top)
+    body = DetectorBody(detector, len(returned), parts, list(map(_span, roots)), taken, top)
     products = tuple(dict.fromkeys(module_of(root.node) for root in roots))
     return Composed(body, top, local, layers, products, max(map(_channels, roots)))
 
@@ -206,7 +207,9 @@ def regions_of(graph: fx.Graph) -> fx.Node:
     Raises:
         ExportError: the detector aligns no features.
     """
-    calls = graph.find_nodes(op="call_function", target=_ROI_ALIGN)
+    aligned = graph.find_nodes(op="call_function", target=_ROI_ALIGN)
+    # Masks have others, behind these.
+    calls = [node for node in aligned if module_of(node) == module_of(aligned[0])]
     if not calls:
         raise ExportError("the detector looks at regions whose features it does not align")
     given = calls[0].args[1]

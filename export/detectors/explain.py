@@ -11,7 +11,7 @@ from camcore.card import Card, ImageSpec
 from camcore.errors import InputError
 from camcore.export.detectors.compose import compose_detector
 from camcore.export.detectors.geometry import Frame
-from camcore.export.detectors.whole import OUTPUTS, is_detector, trace_detector
+from camcore.export.detectors.whole import is_detector, outputs_of_detector, trace_detector
 from camcore.export.explained import ExplainedDetector
 from camcore.export.families import family_of
 from camcore.export.request import Found, Request, describe
@@ -78,7 +78,7 @@ def explain_detector(
         layer=place,
         image=replace(spec, height=height, width=width, channels=channels, dtype="float32"),
         num_classes=labels,
-        outputs=(*OUTPUTS, "detection_maps"),
+        outputs=(*outputs_of_detector(detector), "detection_maps"),
         inputs=("image",),
         explained="scores",
         class_ids="best",

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from torchvision.models.detection.fcos import FCOS
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.retinanet import RetinaNet
+from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.ssd import SSD
 
 from camcore.errors import ExportError, InputError
@@ -23,12 +24,31 @@ from camcore.export.trace.trace import functional
 
 DETECTORS = (GeneralizedRCNN, RetinaNet, FCOS, SSD)
 
-# What a detector returns of each image, in the order of the graph's outputs.
+# What every detector returns of an image, in the order of the graph's outputs.
 OUTPUTS = ("boxes", "labels", "scores")
 
 
+def outputs_of_detector(detector: nn.Module) -> tuple[str, ...]:
+    """The names of all that a detector returns of an image.
+
+    Raises:
+        ExportError: there is something among it that no graph can hold.
+    """
+    heads = getattr(detector, "roi_heads", None)
+    if not isinstance(heads, RoIHeads):
+        return OUTPUTS
+    if heads.has_keypoint():
+        raise ExportError(
+            "keypoints are placed by a loop over the boxes, each with a map of its own size, which "
+            "a graph cannot hold: set detector.roi_heads.keypoint_roi_pool = None (the model "
+            "finds people without it) and explain that"
+        )
+    return (*OUTPUTS, "masks") if heads.has_mask() else OUTPUTS
+
+
 class Whole(nn.Module):
-    """From an image (1, C, H, W) to `boxes` (D, 4), `labels` (D,) and `scores` (D,).
+    """From an image (1, C, H, W) to `boxes` (D, 4), `labels` (D,) and `scores` (D,), and what else
+    the detector finds: `masks` (D, 1, H, W).
 
     Args:
         detector: the user's; it is held, not changed.
@@ -37,7 +57,7 @@ class Whole(nn.Module):
 
     def __init__(self, detector: nn.Module, reading: Reading | None) -> None:
         super().__init__()
-        self._reading = reading
+        self._reading, self._names = reading, outputs_of_detector(detector)
         self.add_module(MODEL, detector)
         # Not `eval()`, which would change the user's model.
         self.training = False
@@ -47,7 +67,7 @@ class Whole(nn.Module):
         if self._reading is not None:
             return _checked(self._reading(detector(image), image))
         (found,) = detector([image[0]])
-        return tuple(found[name] for name in OUTPUTS)
+        return tuple(found[name] for name in self._names)
 
 
 def _checked(found: Any) -> tuple[Tensor, ...]:

@@ -63,7 +63,11 @@ def prove_detector(path: Path, explained: ExplainedDetector) -> dict[str, Any]:
         given = results_of(runtime, run, [image], None)
         eager = _Eager.of(request, found, image)
         places = _same_detections(given, eager.found, _allowed(doubled, eager), runtime)
-        maps = given[3]
+        for own, expected in zip(given[3:-1], eager.found[3:], strict=True):
+            off = float((own - expected[places]).abs().max()) if len(own) else 0.0
+            if off > TOLERANCE:
+                raise ProofError(f"{runtime} gives masks that are off by {off:.1e}")
+        maps = given[-1]
         expected_count = min(len(given[0]), request.top)
         if tuple(maps.shape) != (expected_count, *image.shape[2:]):
             raise ProofError(
@@ -112,9 +116,9 @@ def _allowed(doubled: nn.Module, eager: "_Eager") -> tuple[float, float]:
     precision has eager PyTorch itself be off from double precision.
     """
     with torch.no_grad():
-        exact = Whole(doubled, eager.request.detections)(eager.image.double())
+        exact = Whole(doubled, eager.request.detections)(eager.image.double())[:3]
     off = [TOLERANCE * max(eager.image.shape[2:]), TOLERANCE]
-    boxes, labels, scores = (each.detach() for each in eager.found)
+    boxes, labels, scores = (each.detach() for each in eager.found[:3])
     for box, label, score in zip(*exact, strict=True):
         near = (labels == label) & ((scores - score).abs() < _NEAR)
         if bool(near.any()):
@@ -135,7 +139,9 @@ def _same_detections(
         ProofError: one of them is not there, or there are more or fewer.
     """
     boxes, labels, scores = (each.cpu().double() for each in found[:3])
-    their_boxes, their_labels, their_scores = (each.detach().cpu().double() for each in expected)
+    their_boxes, their_labels, their_scores = (
+        each.detach().cpu().double() for each in expected[:3]
+    )
     if len(boxes) != len(their_boxes):
         raise ProofError(f"{runtime} finds {len(boxes)} objects, eager PyTorch {len(their_boxes)}")
     left = torch.ones(len(boxes), dtype=torch.bool)
