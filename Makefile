@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 FAMILIES := $(VENV)/.families
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint types bench bench-methods bench-passes matrix scenes demo-weights clean
+.PHONY: help setup demo test test-slow lint types bench bench-methods bench-passes matrix scenes demo-weights demo-detectors clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -66,6 +66,9 @@ matrix: $(FAMILIES)  ## which models, methods and formats work, a sample (an hou
 SCENES ?= --output scenes
 scenes: $(INSTALLED)  ## paint scenes and write them as a data set in COCO's format
 	$(BIN)/python -m camcore.adapters.demo.dataset $(SCENES)
+
+demo-detectors: $(INSTALLED)  ## train the demo's detectors again (minutes each on one core)
+	$(BIN)/python -m camcore.adapters.demo.train_detectors
 
 demo-weights: $(INSTALLED)  ## train the demo classifier again (minutes on two cores)
 	$(BIN)/python -m camcore.adapters.demo.train

@@ -75,8 +75,9 @@ def _record(names: tuple[str, ...]) -> Callable[..., Any]:
 class Detections(NamedTuple):
     """What an explained detector returns of an image: what it finds, and a map of each.
 
-    One that finds more, as masks, returns a named tuple of all that. Shapes: boxes (D, 4) as x1, y1, x2, y2 in pixels, labels (D,) int64, scores (D,), and
-    detection_maps (N, H, W) in [0, 1] of the first N.
+    One that finds more, as masks, returns a named tuple of all that. Shapes: boxes (D, 4) as x1,
+    y1, x2, y2 in pixels, labels (D,) int64, scores (D,), and detection_maps (N, H, W) in [0, 1] of
+    the first N.
     """
 
     boxes: Tensor

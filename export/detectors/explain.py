@@ -15,6 +15,7 @@ from camcore.export.detectors.whole import is_detector, outputs_of_detector, tra
 from camcore.export.explained import ExplainedDetector
 from camcore.export.families import family_of
 from camcore.export.request import Found, Request, describe
+from camcore.methods import METHODS
 
 # Where two-stage detectors look at regions, and one-stage ones at a pyramid.
 _REGIONS, _PYRAMID, _HEAD = "roi_heads.box_roi_pool", "backbone", "head.classification_head"
@@ -99,10 +100,14 @@ def _check(request: Request, top: int | None, dynamic_size: bool | None) -> None
             f"a detector is explained for one image (1, C, H, W), got {tuple(image.shape)} and "
             f"{len(request.inputs) - 1} further inputs"
         )
-    if not family_of(request.method).of_detections or request.method.weights is None:
+    if not family_of(request.method).of_detections:
+        expected = [
+            name
+            for name, each in METHODS.items()
+            if family_of(each).of_detections and each.target == "logit"
+        ]
         raise InputError(
-            f"{request.method.name} is not for detections; expected gradcam, gradcam++, xgradcam, "
-            "hirescam, layercam or gradcam-elementwise"
+            f"{request.method.name} is not for detections; expected {', '.join(expected)}"
         )
     if request.subject.target.name != "logit":
         raise InputError(

@@ -79,7 +79,11 @@ class _Origins:
             return self._item(node)
         if name in _PRODUCTS:
             return self._root(node)
-        if name == "cat":
+        if name == "select" and operator_name(_nodes(node.args[:1])[0]) == "stack":
+            picked = _picked(node)
+            if picked is not None:
+                return self.of(picked)
+        if name in ("cat", "stack"):
             parts = [self.of(part) for part in _nodes(node.args[0])]
             return self._call(node, node.target, (parts, *node.args[1:]))
         if name == "slice":
@@ -176,6 +180,14 @@ class _Origins:
     def _call(self, after: fx.Node, target: Any, args: Any, kwargs: Any = None) -> fx.Node:
         with self._graph.inserting_after(after):
             return self._graph.call_function(target, args, kwargs)
+
+
+def _picked(node: fx.Node) -> fx.Node | None:
+    """Which of the values that were stacked is picked again, if that is all that is picked."""
+    stacked, axis, place = node.args
+    along = (*stacked.args, 0)[1]
+    rank = stacked.meta["val"].ndim
+    return _nodes(stacked.args[0])[place] if axis % rank == along % rank else None
 
 
 def _nodes(values: Any) -> list[fx.Node]:

@@ -167,8 +167,12 @@ class Level(nn.Module):
         method, options = request.method, request.options
         if method.per_point:
             small = method.kernel(window, gradients, **options)
-            return self._put_back(small, y, x)
-        assert method.weights is not None
+            return self._put_back(small[:, None], y, x)[:, 0]
+        if method.weights is None:
+            # The component of a whole level is not that of its window.
+            whole = self._put_back(gradients, y, x)
+            found: Tensor = method.kernel(activations.expand_as(whole), whole, **options)
+            return found
         # One point more holds what the channels sum up to outside of the window.
         rest = activations.sum((2, 3)) - window.sum((2, 3))
         points = torch.cat([window.flatten(2), rest[..., None]], dim=2)
@@ -180,13 +184,13 @@ class Level(nn.Module):
         return maps.reshape(-1, height, width)
 
     def _put_back(self, small: Tensor, y: Tensor, x: Tensor) -> Tensor:
-        """Maps (D, n, n) of windows where they lie on the level, (D, h, w)."""
-        offsets = torch.arange(small.shape[1], device=y.device) - self._radius
+        """What windows (D, C, n, n) hold where they lie on the level, (D, C, h, w)."""
+        offsets = torch.arange(small.shape[-1], device=y.device) - self._radius
 
         def places(middle: Tensor, length: int) -> Tensor:
             all_places = torch.arange(length, device=middle.device)
             at = (middle[:, None] + offsets)[..., None] == all_places
-            return at.to(small.dtype)  # (D, n, length)
+            return at.to(small.dtype)[:, None]  # (D, 1, n, length)
 
         height, width = self._grid
-        return places(y, height).transpose(1, 2) @ small @ places(x, width)
+        return places(y, height).transpose(2, 3) @ small @ places(x, width)

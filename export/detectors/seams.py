@@ -52,7 +52,7 @@ def _batched_nms(found: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: flo
 def _paste_masks_in_image(
     masks: Tensor, found: Tensor, img_shape: tuple[int, int], padding: int = 1
 ) -> Tensor:
-    """Masks (D, 1, m, m) in the image, (D, 1, H, W): each stretched over whole pixels of its box."""
+    """Masks (D, 1, m, m) in the image, (D, 1, H, W), each over whole pixels of its box."""
     masks, scale = roi_heads.expand_masks(masks, padding=padding)
     corners = roi_heads.expand_boxes(found, scale).to(torch.int64)
     low, sizes = corners[:, :2], (corners[:, 2:] - corners[:, :2] + 1).clamp(min=1)

@@ -104,6 +104,19 @@ def test_a_part_of_what_was_put_together() -> None:
     torch.testing.assert_close(scores, model(x))
 
 
+def test_one_of_several_that_were_stacked() -> None:
+    """As the last of a decoder's layers; nothing of the others is followed."""
+
+    class Layers(Parts):
+        def forward(self, x: Tensor) -> Tensor:
+            first, last = self.scores(x).flatten(), self.scores(x.flip(-1)).flatten()
+            return torch.stack([first, last])[-1].sigmoid().topk(3)[0]
+
+    graph = graph_of(Layers())
+    _, roots = find_origins(graph.graph, outputs_of(graph)[0])
+    assert len(roots) == 1
+
+
 def test_a_slice_across_parts_is_followed_to_all() -> None:
     class Across(Parts):
         def forward(self, x: Tensor) -> Tensor:
