@@ -58,7 +58,7 @@ def batch_of(settings: Settings, step: int, photographs: Sequence[Any]) -> list[
     for _ in range(settings.batch):
         photograph = None
         if rng.random() < settings.photographs:
-            photograph = random_part(rng, photographs[rng.integers(len(photographs))])
+            photograph = random_part(rng, photographs[int(rng.integers(len(photographs)))])
         scenes.append(make_scene(rng, photograph=photograph))
     return scenes
 

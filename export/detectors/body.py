@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx, nn
 
-from camcore.export.detectors.parts import Level, Regions
+from camcore.export.detectors.parts import Level, Passes, Regions
 
 
 class DetectorBody(nn.Module):
@@ -26,7 +26,7 @@ class DetectorBody(nn.Module):
         self,
         detector: fx.GraphModule,
         count: int,
-        parts: Sequence[Regions | Level],
+        parts: Sequence[Regions | Level | Passes],
         spans: Sequence[tuple[int, int]],
         taken: Sequence[Sequence[int]],
         top: int,

@@ -69,7 +69,9 @@ def compose_detector(
     ids, roots = find_origins(graph.graph, returned[OUTPUTS.index("scores")])
     choices = choices or likely_layers(graph.graph, roots)
     refused: list[ExportError] = []
-    for local, layers in product((True, False), choices):
+    # A region's features are all that its scores look at.
+    ways = (True,) if any(map(_counts_regions, roots)) else (True, False)
+    for local, layers in product(ways, choices):
         try:
             starts = starts_of(graph.graph, roots, layers)
             found = [
@@ -80,8 +82,7 @@ def compose_detector(
         except ExportError as error:
             refused.append(error)
     else:
-        # What a score looks at says more than why a pass back was not possible either.
-        raise refused[0]
+        raise refused[-1]
     top = top or (DETECTIONS if local else FEW)
     values: list[fx.Node] = []
     taken: list[list[int]] = []
@@ -116,7 +117,7 @@ def _passes(
 ) -> Part:
     """For a product of which each number looks at all that the layer gives."""
     shape = start.meta["val"].shape
-    if _counts_regions(root) or len(shape) != 4:
+    if len(shape) != 4:
         raise ExportError(
             f"the layer gives a value of shape ({', '.join(shape_of(start))}), expected a map "
             "(1, C, h, w) of the image"

@@ -127,7 +127,8 @@ class _Origins:
 
         Beside the scores there may be boxes, of which nothing is to be followed.
         """
-        source, axis, start, end, step = (*node.args, *(0, None, None, 1)[len(node.args) - 1 :])
+        given: Any = (*node.args, *(0, None, None, 1)[len(node.args) - 1 :])
+        source, axis, start, end, step = given
         shape: Any = source.meta["val"].shape
         axis %= len(shape)
         if step != 1 or not isinstance(shape[axis], int):
@@ -137,15 +138,16 @@ class _Origins:
 
     def _narrowed(self, node: fx.Node, axis: int, start: int, end: int) -> fx.Node | None:
         name, shape = operator_name(node), node.meta["val"].shape
+        given: Any = node.args
         if name == "select":
-            source, dropped, place = node.args
+            source, dropped, place = given
             dropped %= len(shape) + 1
             found = self._narrowed(source, axis + (axis >= dropped), start, end)
             return found and self._call(found, node.target, (found, dropped, place))
-        if name != "cat" or (*node.args, 0)[1] % len(shape) != axis:
+        if name != "cat" or (*given, 0)[1] % len(shape) != axis:
             return None
         before = 0
-        for part in _nodes(node.args[0]):
+        for part in _nodes(given[0]):
             size = part.meta["val"].shape[axis]
             if not isinstance(size, int):
                 return None
@@ -184,7 +186,8 @@ class _Origins:
 
 def _picked(node: fx.Node) -> fx.Node | None:
     """Which of the values that were stacked is picked again, if that is all that is picked."""
-    stacked, axis, place = node.args
+    given: Any = node.args
+    stacked, axis, place = given
     along = (*stacked.args, 0)[1]
     rank = stacked.meta["val"].ndim
     return _nodes(stacked.args[0])[place] if axis % rank == along % rank else None

@@ -121,11 +121,12 @@ def faster_rcnn() -> nn.Module:
 def mask_rcnn() -> nn.Module:
     model = MaskRCNN(
         Pyramid(),
-        LABELS,
         min_size=64,
         max_size=96,
         rpn_anchor_generator=AnchorGenerator(((12,), (24,), (48,)), ((0.5, 1.0),) * 3),
         box_roi_pool=MultiScaleRoIAlign(["0", "1", "2"], output_size=5, sampling_ratio=2),
+        box_head=BoxHead(),
+        box_predictor=FastRCNNPredictor(16, LABELS),
         mask_roi_pool=MultiScaleRoIAlign(["0", "1", "2"], output_size=7, sampling_ratio=2),
         mask_head=MaskRCNNHeads(8, (8,), 1),
         mask_predictor=MaskRCNNPredictor(8, 8, LABELS),

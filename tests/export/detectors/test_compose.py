@@ -28,6 +28,7 @@ def test_layers_that_will_not_do(layer: str, told: str) -> None:
         explain(retinanet(), image(0, GIVEN), layer=layer)
 
 
+@pytest.mark.slow
 def test_behind_which_not_all_is_local() -> None:
     """The first block leads to every level, by way of the others."""
     explained = explain(retinanet(), image(0, GIVEN), layer="backbone.blocks.0", method="hirescam")
