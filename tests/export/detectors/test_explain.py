@@ -46,9 +46,7 @@ def test_detections_and_maps(explained: ExplainedDetector, seed: int) -> None:
         (faster_rcnn, "roi_heads.box_roi_pool", "gradcam++"),
         (faster_rcnn, "roi_heads.box_head.conv", "gradcam"),
         (ssd, "backbone", "gradcam-elementwise"),
-        pytest.param(
-            faster_rcnn, "roi_heads.box_roi_pool", "eigengradcam", marks=pytest.mark.slow
-        ),
+        pytest.param(faster_rcnn, "roi_heads.box_roi_pool", "eigengradcam", marks=pytest.mark.slow),
     ],
 )
 def test_methods_and_layers(make: Any, layer: str, method: str) -> None:
