@@ -64,7 +64,7 @@ def prove_detector(path: Path, explained: ExplainedDetector) -> dict[str, Any]:
         eager = _Eager.of(request, found, image)
         places = _same_detections(given, eager.found, _allowed(doubled, eager), runtime)
         for own, expected in zip(given[3:-1], eager.found[3:], strict=True):
-            off = float((own - expected[places]).abs().max()) if len(own) else 0.0
+            off = float((own - expected.detach()[places]).abs().max()) if len(own) else 0.0
             if off > TOLERANCE:
                 raise ProofError(f"{runtime} gives masks that are off by {off:.1e}")
         maps = given[-1]
