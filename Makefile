@@ -9,7 +9,7 @@ FAMILIES := $(VENV)/.families
 SITE := $(VENV)/.site
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo web test test-slow lint types docs bench bench-methods bench-passes matrix scenes demo-weights clean
+.PHONY: help setup demo web test test-slow lint types docs bench bench-methods bench-passes matrix scenes demo-weights demo-detectors clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -74,6 +74,9 @@ matrix: $(FAMILIES)  ## which models, methods and formats work, a sample (an hou
 SCENES ?= --output scenes
 scenes: $(INSTALLED)  ## paint scenes and write them as a data set in COCO's format
 	$(BIN)/python -m camcore.adapters.demo.dataset $(SCENES)
+
+demo-detectors: $(INSTALLED)  ## train the demo's detectors again (minutes each on one core)
+	$(BIN)/python -m camcore.adapters.demo.train_detectors
 
 $(SITE): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'

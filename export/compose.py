@@ -16,7 +16,8 @@ from camcore.card import CLASS_IDS, Card, ImageSpec, Probabilities, assume_image
 from camcore.errors import ExportError, InputError, unknown_name
 from camcore.export.body import Body
 from camcore.export.boxes import PORTS
-from camcore.export.detectors.explain import DETECTIONS, explain_detector
+from camcore.export.detectors.explain import explain_detector
+from camcore.export.detectors.readings import Reading, get_reading
 from camcore.export.detectors.whole import is_detector
 from camcore.export.explained import Explained
 from camcore.export.families import check_request, family_of
@@ -62,6 +63,7 @@ def explain(
     class_names: Sequence[str] | None = None,
     image_spec: ImageSpec | None = None,
     probabilities: Probabilities | None = None,
+    detections: str | Reading | None = None,
     **options: Any,
 ) -> Explained:
     """Turn a classifier into a module that returns its prediction and class activation maps.
@@ -108,6 +110,10 @@ def explain(
         probabilities: what makes probabilities of the classes' scores, for whoever runs the file:
             `softmax`, `sigmoid`, `scores` (they are probabilities already) or `none`; None takes
             the target's own.
+        detections: what makes detections of the output of a model that returns all its candidates:
+            a name of `camcore.export.READINGS`, or a function of the output and the image that
+            returns boxes (D, 4) in pixels, labels (D,) and scores (D,). torchvision's detectors
+            need none.
         options: the method's own, such as `eps`.
 
     Raises:
@@ -146,13 +152,16 @@ def explain(
         boxes=None if boxes is None else Boxes(boxes, box_confidence),
         class_ids=class_ids,
         top=1 if top is None else top,
+        detections=get_reading(detections),
     )
-    if not is_detector(model):
+    finds = detections is not None or is_detector(model)
+    if not finds:
         _check_class_ids(class_ids, top)
     check_request(request)
-    if is_detector(model):
+    if finds:
         return explain_detector(
-            replace(request, top=DETECTIONS if top is None else top),
+            request,
+            top=top,
             dynamic_size=dynamic_size,
             image_spec=image_spec,
             model_name=model_name,

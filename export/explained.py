@@ -75,8 +75,9 @@ def _record(names: tuple[str, ...]) -> Callable[..., Any]:
 class Detections(NamedTuple):
     """What an explained detector returns of an image: what it finds, and a map of each.
 
-    Shapes: boxes (D, 4) as x1, y1, x2, y2 in pixels, labels (D,) int64, scores (D,), and
-    detection_maps (N, H, W) in [0, 1] of the first N.
+    One that finds more, as masks, returns a named tuple of all that. Shapes: boxes (D, 4) as x1,
+    y1, x2, y2 in pixels, labels (D,) int64, scores (D,), and detection_maps (N, H, W) in [0, 1] of
+    the first N.
     """
 
     boxes: Tensor
@@ -96,4 +97,6 @@ class ExplainedDetector(Explained):
             raise InputError(
                 "an explained detector takes an image alone: it explains what it finds"
             )
-        return Detections(*self.body(image))
+        names = self.card.outputs
+        record = Detections if names == Detections._fields else _record(names)
+        return record(*self.body(image))

@@ -75,6 +75,9 @@ def evaluate(
     (exported with --boxes) is evaluated as a detector, too: COCO's mAP. Classes and categories are
     matched by their names.
 
+    Of a detector's file each object that it finds, with an IoU of at least 0.5, is compared with
+    the map of that detection; and its boxes give the mAP.
+
     With --faithfulness: insertion and deletion, average drop, increase in confidence, ADCC, ROAD.
 
     An image that cannot be read or run is told of and left out, and the exit code is 3.
@@ -101,7 +104,8 @@ def evaluate(
     check_file(runner.card, above)
     stated = stated_annotations(annotations, images, runner.card)
     predict = None if annotations is None else predicting(runner, above)
-    with_boxes = annotations is not None and runner.card.boxes is not None
+    finds = runner.card.is_detector
+    with_boxes = annotations is not None and (finds or runner.card.boxes is not None)
     if annotations is not None and not with_boxes:
         out.print("the file finds no boxes, so there is no mAP; export it with --boxes")
     if faithfulness:
@@ -120,7 +124,7 @@ def evaluate(
                 path,
                 done,
                 predict,
-                batch=batch,
+                batch=1 if finds else batch,
                 told=Told(advance, tell_failure),
             )
         with counting("figures", 1):
@@ -132,7 +136,8 @@ def evaluate(
     out.print(table)
     told = f"{found['images']} images"
     if annotations is not None:
-        told += f", {found['localisation']['objects']} classes in them"
+        what = "objects found" if finds else "classes"
+        told += f", {found['localisation']['objects']} {what} in them"
     out.print(told, highlight=False)
     if json_path is not None:
         with writing(json_path):

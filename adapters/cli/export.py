@@ -29,7 +29,13 @@ from camcore.adapters.cli.preparation import (
     preparation_fields,
 )
 from camcore.adapters.files import check_suffix
-from camcore.adapters.options import add_channels, parse_options, parse_output, parse_target
+from camcore.adapters.options import (
+    add_channels,
+    parse_detections,
+    parse_options,
+    parse_output,
+    parse_target,
+)
 from camcore.errors import FileError
 from camcore.methods import METHODS
 
@@ -228,6 +234,17 @@ def export(
             rich_help_panel=_FILE,
         ),
     ] = False,
+    detections: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|MODULE:FUNCTION",
+            help="What makes detections of the output of a model that returns all its candidates: "
+            "yolo (YOLOv8, YOLO11), detr (DETR, YOLOS), rt-detr; or module:function, from output "
+            "and image to boxes, labels and scores.",
+            show_default="torchvision's detectors need none",
+            rich_help_panel=_TARGET,
+        ),
+    ] = None,
     photo: Annotated[
         Path | None,
         typer.Option(
@@ -273,6 +290,8 @@ def export(
 
     - `camcore export fasterrcnn_resnet50_fpn --example street.jpg -o detector.onnx`
 
+    - `camcore export mymodels:yolo --detections yolo --example street.jpg -o yolo.onnx`
+
     - `camcore export resnet18 --weights mine.safetensors --class-names names.txt -o mine.onnx`
 
     - `camcore export mymodels:build_net --size 96x128 --fixed-size --output net.pt2`
@@ -310,6 +329,7 @@ def export(
             "output": parse_output(explain_output),
             "combine": combine,
             "relu": relu,
+            "detections": parse_detections(detections),
             "boxes": boxes,
             "box_confidence": box_confidence,
             "probabilities": probabilities,
@@ -321,7 +341,7 @@ def export(
         chosen["probabilities"] = probabilities or built.probabilities
     spec = built.image if height_width is None else with_size(built.image, height_width)
     spec = with_stated(spec, fields)
-    if is_detector(built.model):
+    if chosen["detections"] is not None or is_detector(built.model):
         images, spec = example_photo(replace(built, image=spec), photo, height_width)
         names = names or built.class_names
     else:

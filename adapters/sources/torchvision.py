@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torchvision import models
 
-from camcore.adapters.sources.built_model import BuiltModel
+from camcore.adapters.sources.built_model import PLAIN, BuiltModel
 from camcore.adapters.sources.stated import as_names, preset_fields
 from camcore.adapters.sources.weights import (
     State,
@@ -23,10 +23,6 @@ from camcore.errors import CamcoreError, unknown_name
 
 _DETECTORS = models.list_models(models.detection)
 _ON_A_BACKBONE = [*models.list_models(models.segmentation), *_DETECTORS]
-
-# Detectors normalise by themselves, and resize.
-_PLAIN = ImageSpec(None, None, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-
 
 # What is taken from the default weights where others are loaded.
 _OF_DEFAULT = ("mean", "std", "resize", "crop", "colour")
@@ -105,10 +101,10 @@ def _described(model: nn.Module, name: str, weights: Any, classes: int | None = 
     """The model with the class names and preprocessing that torchvision states for weights."""
     if weights is None:
         plain = name in _DETECTORS
-        return BuiltModel(model, name, None, _PLAIN if plain else assume_image((224, 224)))
+        return BuiltModel(model, name, None, PLAIN if plain else assume_image((224, 224)))
     known = as_names(weights.meta.get("categories"))
     class_names = known if known and classes in (None, len(known)) else None
     if name in _DETECTORS:
-        return BuiltModel(model, name, class_names, _PLAIN)
+        return BuiltModel(model, name, class_names, PLAIN)
     spec = ImageSpec(None, None, **preset_fields(weights.transforms()))
     return BuiltModel(model, name, class_names, spec)

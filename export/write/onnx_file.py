@@ -1,7 +1,10 @@
 """ONNX files: of one opset, standard operators only, weights inside."""
 
+import logging
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import zip_longest
 
@@ -41,7 +44,7 @@ def to_onnx(program: ExportedProgram, card: Card) -> bytes:
     rewrite(program, partial(spell_out, rules=ONNX_RULES))
     decompose_by_node(program)
     try:
-        with unwarned():
+        with unwarned(), _untold():
             written = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -90,6 +93,18 @@ def to_onnx(program: ExportedProgram, card: Card) -> bytes:
         ) from error
     content: bytes = proto.SerializeToString()
     return content
+
+
+@contextmanager
+def _untold() -> Iterator[None]:
+    """While it lasts, the optimizer does not tell on stderr what it leaves as it is."""
+    log = logging.getLogger("onnxscript.optimizer._constant_folding")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
