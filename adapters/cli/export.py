@@ -18,7 +18,6 @@ from camcore.adapters.cli.arguments import (
     parse_size,
 )
 from camcore.adapters.cli.console import out, working
-from camcore.adapters.cli.extras import needs
 from camcore.adapters.cli.preparation import (
     Colour,
     Crop,
@@ -28,6 +27,7 @@ from camcore.adapters.cli.preparation import (
     Std,
     preparation_fields,
 )
+from camcore.adapters.extras import needs
 from camcore.adapters.files import check_suffix
 from camcore.adapters.options import add_channels, parse_options, parse_output, parse_target
 from camcore.errors import FileError
@@ -293,7 +293,10 @@ def export(
     # What can be checked before torch is imported, and before minutes of work.
     check_suffix(output)
     paths.check_folder(output.parent, f"--output {output}")
-    paths.check_targets([("--output", output)], [Path(weights), Path(model)])
+    paths.check_targets(
+        [("--output", output)],
+        [Path(weights), Path(weights.rpartition(":")[0] or weights), Path(model)],
+    )
     names = None if class_names is None else read_names(class_names)
     height_width = parse_size(size)
     fields = preparation_fields(
@@ -380,8 +383,11 @@ def default_output(model: str, method: str) -> Path:
     'build_net-gradcam++.onnx'
     >>> default_output("nets/mine.onnx", "gradcam").name
     'mine-gradcam.onnx'
+    >>> default_output("hf:microsoft/resnet-50", "gradcam").name
+    'resnet-50-gradcam.onnx'
     """
-    own = Path(model).stem if model.lower().endswith(".onnx") else model.rpartition(":")[2]
+    path = Path(model.rpartition(":")[2])
+    own = path.stem if model.lower().endswith(".onnx") else path.name
     name = re.sub(r"[^\w.+-]+", "_", own) or "model"
     return Path(f"{name}-{method}.onnx")
 

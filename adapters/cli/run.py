@@ -13,8 +13,8 @@ from camcore.adapters import paths, tables
 from camcore.adapters.cli.arguments import ModelFile
 from camcore.adapters.cli.choice import check_choice, explain_chosen
 from camcore.adapters.cli.console import err, out
-from camcore.adapters.cli.extras import needs
 from camcore.adapters.cli.record import STDOUT, failed_record, recording
+from camcore.adapters.extras import needs
 from camcore.card import Card, ImageSpec
 from camcore.errors import InputError
 
