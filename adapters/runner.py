@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
@@ -39,13 +39,15 @@ Progress = Callable[[int, int], object]
 
 _CPU, _CUDA = 1, 2  # DLPack's device types
 
+_QUERIES = "queries"  # the input of a file that compares embeddings
+
 _MOST_SHOWN = 16  # values that an explanation's repr writes out
 
 # Steps of less than so many seconds are taken several at once: each run costs a prediction more.
 _SECONDS_OF_STEPS = 0.5
 
 # Those of camcore.export.TARGETS whose classes are the columns of the model's output.
-_TARGETS_BY_CLASS = ("logit", "probability", "value", "rest", "finer")
+_TARGETS_BY_CLASS = ("logit", "probability", "value", "rest", "finer", "similarity", "dot")
 # Whose two classes are made of the one column.
 _BINARY = "binary"
 
@@ -109,6 +111,9 @@ class Runner:
     the k-th best. Ids may come last without their name. A file with `card.class_ids` of `best` or
     `all` chooses by itself and takes none.
 
+    A file that compares embeddings takes `queries` as well, float32 (Q, D) for all images or
+    (B, Q, D), with D of `card.queries`; its classes are the queries, by their number.
+
     A file that takes many passes in `card.steps` tells `progress` how many of them are done, before
     the first and then every half second or so; Ctrl-C stops it between two. Without `progress` all
     steps are one run, which is a little faster and gives the same.
@@ -122,7 +127,7 @@ class Runner:
         card = self.card
         return (
             f"<{type(self).__name__}: {card.method} of {card.model or 'a model'} at {card.layer}, "
-            f"{card.num_classes} classes, on {self.device}; call it with {image_form(card.image)}>"
+            f"{card.num_classes or 'queries as'} classes, on {self.device}; call it with {image_form(card.image)}>"
         )
 
     def __call__(
@@ -144,10 +149,15 @@ class Runner:
         batch = check_image(image, self.card.image)
         if self.card.is_detector and batch > 1:
             raise InputError(f"image holds {batch} images; a detector's file takes one, (1, ...)")
+        num_classes = self.card.num_classes
+        if self.card.queries is not None:
+            queries = check_queries(inputs[_QUERIES], batch, self.card.queries)
+            inputs[_QUERIES], num_classes = queries, queries.shape[1]
         for name, value in inputs.items():
-            _check_input(name, value, image, batch)
+            if name != _QUERIES:
+                _check_input(name, value, image, batch)
         if self.card.takes_ids:
-            ids = {"class_ids": check_class_ids(class_ids, batch, self.card.num_classes)}
+            ids = {"class_ids": check_class_ids(class_ids, batch, num_classes)}
         elif class_ids is None:
             ids = {}
         else:
@@ -164,6 +174,35 @@ class Runner:
             )
             raise InputError(f"the graph failed on {shapes}: {error}") from error
         return Explanation(dict(zip(self.card.outputs, outputs, strict=True)))
+
+    def with_queries(self, queries: ArrayLike, names: Sequence[str] | None = None) -> "Runner":
+        """The file with queries (Q, D) given once and for all, as a classifier of those.
+
+        Raises:
+            InputError: the file takes none, or they are not vectors of its length, or there is not
+                a name for each.
+
+        >>> load("clip.onnx").with_queries(texts, ["a dog", "a cat"])(image)  # doctest: +SKIP
+        """
+        if self.card.queries is None:
+            raise InputError("queries were given to a file that takes none")
+        given = check_queries(queries, 1, self.card.queries)
+        count = given.shape[1]
+        if names is not None and len(names) != count:
+            raise InputError(f"{len(names)} names were given for {count} queries")
+        card = replace(
+            self.card,
+            inputs=tuple(name for name in self.card.inputs if name != _QUERIES),
+            num_classes=count,
+            class_names=None if names is None else tuple(names),
+            queries=None,
+        )
+
+        def graph(feeds: Mapping[str, Any]) -> Sequence[Any]:
+            known = {**feeds, _QUERIES: given}
+            return self._graph({name: known[name] for name in self.card.graph_inputs})
+
+        return Runner(card, self.device, graph)
 
     def _run(self, given: Mapping[str, Any], progress: Progress | None) -> Sequence[Any]:
         """The outputs of a file that takes its passes in steps, behind the last of them."""
@@ -468,6 +507,34 @@ def check_class_ids(class_ids: ClassIds, batch: int, num_classes: int) -> NDArra
     return np.array(ids, dtype=np.int64, order="C")
 
 
+def check_queries(queries: ArrayLike, batch: int, length: int) -> NDArray[np.float32]:
+    """Queries as the graph takes them, float32 (1, Q, D) or (B, Q, D), with D the `length`.
+
+    Lists, and arrays of any library that lie in the CPU's memory.
+
+    Raises:
+        InputError: not floating point, a wrong shape, or not finite.
+
+    >>> check_queries([[0.5, 1.0]], batch=2, length=2).shape
+    (1, 1, 2)
+    """
+    expected = f"expected floats (Q, {length}), or (B, Q, {length}) with B = {batch}"
+    try:
+        found = _on_the_cpu(queries)
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        raise InputError(f"queries cannot become a NumPy array ({error}); {expected}") from error
+    given = f"queries are {found.dtype} {found.shape}"
+    if found.dtype.kind != "f":
+        raise InputError(f"{given}; {expected}")
+    if found.ndim == 2:
+        found = found[None]
+    if found.ndim != 3 or found.shape[0] not in (1, batch) or found.shape[2] != length:
+        raise InputError(f"{given}; {expected}")
+    if not found.size or not np.isfinite(found).all():
+        raise InputError(f"{given}, empty or with NaN or infinity; {expected}")
+    return np.ascontiguousarray(found, dtype=np.float32)
+
+
 def _on_the_cpu(class_ids: Any) -> NDArray[Any]:
     if hasattr(class_ids, "__dlpack__") and not hasattr(class_ids, "__array__"):
         return np.from_dlpack(class_ids)
@@ -628,9 +695,9 @@ def _open_exported(path: Path, card: Card, device: Device) -> Graph:
 
     def run(*values: Any) -> Any:
         named = dict(zip(card.graph_inputs, values, strict=True))
-        if card.takes_ids:
-            # One row of ids serves any batch; the archive's signature wants one an image.
-            named["class_ids"] = named["class_ids"].expand(len(values[0]), -1)
+        for name in {"class_ids", _QUERIES} & named.keys():
+            # One row of these serves any batch; the archive's signature wants one an image.
+            named[name] = named[name].expand(len(values[0]), *named[name].shape[1:])
         return module(*named.values())
 
     return _torch_graph(run, device)

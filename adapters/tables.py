@@ -138,8 +138,6 @@ def _prediction_notes(card: Card, scored: bool) -> Iterator[str]:
 def card_table(file: Path, card: Card) -> Table:
     """What a file says of itself."""
     table = Table("", "", title=escape(str(file)), show_header=False)
-    names = card.class_names or ("unnamed",)
-    more = ", ..." if len(names) > 3 else ""
     space = card.image.space
     sizes = f"{' x '.join(str(n or 'any') for n in space.values())} ({' x '.join(space)})"
     in_graph = card.image.dtype == "uint8"
@@ -151,7 +149,7 @@ def card_table(file: Path, card: Card) -> Table:
         "options": _pairs(_own_options(card)) or "none",
         "maps": _maps(card),
         "boxes": _boxes(card),
-        "classes": f"{card.num_classes}: {', '.join(names[:3])}{more}",
+        "classes": _classes(card),
         "explained": _explained(card),
         "image": f"{card.image.dtype} {_colours(card.image)}, {sizes}"
         + (", channels last" if in_graph else ""),
@@ -170,6 +168,14 @@ def card_table(file: Path, card: Card) -> Table:
         if value:
             table.add_row(name, escape(value))
     return table
+
+
+def _classes(card: Card) -> str:
+    """How many there are and the first of their names, or what is there in their place."""
+    if card.queries is not None:
+        return f"the queries, vectors of {card.queries}"
+    names = card.class_names or ("unnamed",)
+    return f"{card.num_classes}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
 
 
 def _explained(card: Card) -> str:

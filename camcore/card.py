@@ -122,6 +122,9 @@ class Card:
     `scores` where they are that already, `none` where nothing does; None, of an older file, leaves
     it to the target.
 
+    A file that compares embeddings takes `queries` behind the model's inputs, vectors of so many
+    values, None where it takes none; its classes are the queries of each run, and `num_classes` 0.
+
     `class_ids` says how the file learns which classes to explain: by an input `class_ids`, which is
     `required` or `optional` (without it the best one is explained; a default that only ONNX has);
     or by itself, which takes the `top` `best` ones, or `all`.
@@ -150,6 +153,7 @@ class Card:
     state: tuple[int | str, ...] = ()
     boxes: int | None = None
     probabilities: Probabilities | None = None
+    queries: int | None = None
     proof: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
