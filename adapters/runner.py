@@ -125,9 +125,10 @@ class Runner:
 
     def __repr__(self) -> str:
         card = self.card
+        count = f"{card.num_classes} classes" if card.queries is None else "queries as classes"
         return (
             f"<{type(self).__name__}: {card.method} of {card.model or 'a model'} at {card.layer}, "
-            f"{card.num_classes or 'queries as'} classes, on {self.device}; call it with {image_form(card.image)}>"
+            f"{count}, on {self.device}; call it with {image_form(card.image)}>"
         )
 
     def __call__(

@@ -32,6 +32,8 @@ _TARGETS = {
     "binary": "the answer, 0 no and 1 yes",
     "value": "the model's value",
     "segmentation": "the class's pixels together",
+    "similarity": "the cosine of the image's embedding with the query",
+    "dot": "the inner product of the image's embedding with the query",
 }
 
 

@@ -130,9 +130,9 @@ def export(
             metavar="NAME|MODULE:FUNCTION",
             help="What is explained, class by class: logit; probability (softmax); rest and finer "
             "(against the other classes); binary (one score, yes or no); value (regression); "
-            "segmentation (scores of pixels); similarity or dot (the model gives embeddings, which are "
-            "compared with queries when the file runs); or module:function, from the model's output to "
-            "scores (B, N).",
+            "segmentation (scores of pixels); similarity or dot (of embeddings with queries, which "
+            "come when the file runs); or module:function, from the model's output to scores (B, "
+            "N).",
             show_default="the method's own, mostly logit",
             rich_help_panel=_TARGET,
         ),
