@@ -59,8 +59,8 @@ def run(
         typer.Option(
             "--query",
             metavar="FILE",
-            help="For a file that compares embeddings: a .npy with a vector a row. All are explained "
-            "unless --class or --top says otherwise. Repeatable.",
+            help="For a file that compares embeddings: a .npy with a vector a row. All are "
+            "explained unless --class or --top says otherwise. Repeatable.",
         ),
     ] = None,
     names: Annotated[
