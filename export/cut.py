@@ -113,6 +113,14 @@ def between(module: fx.GraphModule, start: fx.Node, ends: Sequence[fx.Node]) -> 
     return part.finish()
 
 
+def constants_of(module: fx.GraphModule, nodes: Sequence[fx.Node]) -> list[Tensor]:
+    """The values of nodes that depend on weights alone."""
+    part = _Copy(module, inputs=[])
+    part.output(nodes)
+    with torch.no_grad():
+        return list(part.finish()())
+
+
 def repeat_batch(
     values: Sequence[Any], batch_axes: Sequence[int | None], times: int | torch.SymInt
 ) -> list[Any]:

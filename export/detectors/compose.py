@@ -21,9 +21,10 @@ from camcore.export.detectors.geometry import Frame, over_level
 from camcore.export.detectors.local import Rows, Window
 from camcore.export.detectors.origins import Root, find_origins
 from camcore.export.detectors.parts import Explainer, Level, Regions
+from camcore.export.find.modules import returned_by_calls
 from camcore.export.gradient.gradient import gradient_of
 from camcore.export.request import Request
-from camcore.export.trace.graphs import outputs_of
+from camcore.export.trace.graphs import outputs_of, shape_of
 from camcore.export.trace.trace import trace
 
 _ROI_ALIGN = torch.ops.torchvision.roi_align.default
@@ -48,14 +49,10 @@ def compose_detector(
                 _part(graph, start, root, request, frame)
                 for root, start in zip(roots, starts, strict=True)
             ]
-        except ExportError as error:
+            break
+        except ExportError:
             if layer == layers[-1]:
                 raise
-            refused = error
-            continue
-        break
-    else:
-        raise refused
     values: list[fx.Node] = []
     taken: list[list[int]] = []
     for root, start in zip(roots, starts, strict=True):
@@ -90,14 +87,15 @@ def _counts_regions(root: Root) -> bool:
 def _regions(
     graph: fx.GraphModule, start: fx.Node, root: Root, request: Request, frame: Frame
 ) -> Regions:
-    shape: Any = start.meta["val"].shape
-    if len(shape) != 4 or str(shape[0]) != str(root.node.meta["val"].shape[0]):
+    shape = shape_of(start)
+    if len(shape) != 4 or shape[0] != shape_of(root.node)[0]:
         raise ExportError(
-            f"the layer gives a value of shape ({', '.join(map(str, shape))}), expected features "
+            f"the layer gives a value of shape ({', '.join(shape)}), expected features "
             "(R, C, h, w) of each region: `roi_heads.box_roi_pool`, or a convolution behind it"
         )
     classes = int(root.node.meta["val"].shape[1])
-    features = start.meta["val"].new_empty(2, *map(int, shape[1:]), device=_device(graph))
+    given = start.meta["val"]
+    features = given.new_empty(2, *map(int, given.shape[1:]), device=_device(graph))
     head = Rows(graph, start, root.node)
     return Regions(_explainer(head, (features,)), request, classes, frame)
 
@@ -131,26 +129,9 @@ def _device(graph: fx.GraphModule) -> torch.device:
     return next(graph.buffers()).device
 
 
-def _returned(graph: fx.Graph, layer: str) -> list[fx.Node]:
-    """All tensors that calls of the named module return, in order: those used outside of it."""
-    inside: dict[str, set[fx.Node]] = {}
-    for node in graph.nodes:
-        for call, (name, _) in node.meta.get("nn_module_stack", {}).items():
-            if name == layer:
-                inside.setdefault(call, set()).add(node)
-    return [
-        node
-        for node in graph.nodes
-        for nodes in inside.values()
-        if node in nodes
-        and isinstance(node.meta.get("val"), Tensor)
-        and any(user not in nodes for user in node.users)
-    ]
-
-
 def _starts(graph: fx.Graph, roots: Sequence[Root], layer: str) -> list[fx.Node]:
     """What a layer gives to each product: of several values, the one that it looks at last."""
-    returned = _returned(graph, layer)
+    returned = returned_by_calls(graph, layer)
     return [_last_before(root.node, returned, layer) for root in roots]
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from camcore.errors import ExportError
 from camcore.export.cut import counts, dependents
-from camcore.export.trace.graphs import module_of, per_axis, sizes_of
+from camcore.export.trace.graphs import module_of, operator_name, per_axis, sizes_of
 
 aten = torch.ops.aten
 
@@ -173,7 +173,7 @@ def _margins(start: fx.Node, end: fx.Node) -> dict[fx.Node, int]:
 
 
 def _is_local(node: fx.Node) -> bool:
-    name = str(getattr(node.target, "__name__", node.target)).split(".")[0]
+    name = operator_name(node)
     if name in _POINTWISE or node.target is operator.getitem:
         return True
     if name not in _ALONG_CHANNELS:

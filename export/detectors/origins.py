@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from camcore.errors import ExportError
-from camcore.export.trace.graphs import module_of
+from camcore.export.trace.graphs import module_of, operator_name, shape_of
 
 aten = torch.ops.aten
 
@@ -74,7 +74,7 @@ class _Origins:
         return self._made[node]
 
     def _make(self, node: fx.Node) -> fx.Node:
-        name = _name(node)
+        name = operator_name(node)
         if node.target is operator.getitem:
             return self._item(node)
         if name in _PRODUCTS:
@@ -100,7 +100,7 @@ class _Origins:
 
     def _item(self, node: fx.Node) -> fx.Node:
         source, index = _nodes(node.args[:1])[0], node.args[1]
-        name = _name(source)
+        name = operator_name(source)
         if name not in _SORTS:
             return self._call(node, operator.getitem, (self.of(source), index))
         place = _SORTS[name]
@@ -136,18 +136,11 @@ class _Origins:
             return self._graph.call_function(target, args, kwargs)
 
 
-def _name(node: fx.Node) -> str:
-    """The operator without its overload."""
-    return getattr(node.target, "__name__", str(node.target)).split(".")[0]
-
-
 def _nodes(values: Any) -> list[fx.Node]:
     return [value for value in values if isinstance(value, fx.Node)]
 
 
 def _like(node: fx.Node, other: fx.Node) -> bool:
-    """Whether two values have the same shape, as it is written."""
-    first, second = node.meta.get("val"), other.meta.get("val")
-    if not isinstance(first, Tensor) or not isinstance(second, Tensor):
-        return False
-    return str(tuple(first.shape)) == str(tuple(second.shape))
+    """Whether two values are tensors of the same shape."""
+    tensors = [isinstance(each.meta.get("val"), Tensor) for each in (node, other)]
+    return all(tensors) and shape_of(node) == shape_of(other)

@@ -17,15 +17,13 @@ from camcore.export.detectors.seams import without_counting
 from camcore.export.trace.checks import check_example, check_model
 from camcore.export.trace.graphs import first_line
 from camcore.export.trace.state import kept_state
+from camcore.export.trace.subject import MODEL
 from camcore.export.trace.trace import functional
 
 DETECTORS = (GeneralizedRCNN, RetinaNet, FCOS, SSD)
 
 # What a detector returns of each image, in the order of the graph's outputs.
 OUTPUTS = ("boxes", "labels", "scores")
-
-# The name under which the detector is held; names of layers are relative to it.
-MODEL = "model"
 
 
 class Whole(nn.Module):

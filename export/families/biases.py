@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 from functools import partial
 
-from torch import Tensor, fx
+from torch import Tensor
 
-from camcore.errors import InputError
-from camcore.export.cut import Cut, cut_with_inner, dependents
-from camcore.export.families.family import Composed, Family, place_of
+from camcore.errors import ExportError, InputError
+from camcore.export.cut import Cut, cut_with_inner
+from camcore.export.families.family import Composed, Family
 from camcore.export.find.biases import find_biases
 from camcore.export.find.grids import Layout
-from camcore.export.find.modules import usable_layers
 from camcore.export.gradient.body import GradientBody, Passed
 from camcore.export.gradient.gradient import Gradient, gradient_of
 from camcore.export.request import Found, Kernel, Request
+from camcore.export.trace.graphs import module_of
 from camcore.export.trace.trace import Trace
 from camcore.fullgrad import fullgrad_input
 
@@ -53,22 +53,22 @@ def _check(request: Request) -> None:
 
 
 def _compose(request: Request, traced: Trace) -> Composed:
-    """FullGrad's layers: the image, and behind it every layer with a bias and spatial axes."""
+    """FullGrad's layers: the image, and behind it whatever a bias is added to."""
     graph = traced.graph
     image = graph.graph.find_nodes(op="placeholder")[0]
-    behind = dependents([image])
-    by_layer: dict[str, tuple[fx.Node, Tensor]] = {}
-    usable = usable_layers(traced)
-    for name, bias in find_biases(request.subject.user_model).items():
-        if usable.get(name) in behind:
-            by_layer[name] = (usable[name], bias)
-    nodes = [node for node, _ in by_layer.values()]
+    biases = find_biases(traced)
+    if not biases:
+        raise ExportError(
+            f"{request.method.name} tells a score apart into what every bias contributes, and on "
+            "the way from the image to the scores no convolution, batch normalisation or sum adds "
+            "one to its channels. Choose another method"
+        )
+    nodes = [bias.node for bias in biases]
     found = Found(
-        layers=("", *by_layer),
-        # Convolutions and batch normalisations know no other.
+        layers=("", *map(module_of, nodes)),
         layouts=(Layout("channels_first", request.spatial_ndim),) * (1 + len(nodes)),
-        place="every bias" if by_layer else place_of(request, ()),
-        biases=tuple(bias for _, bias in by_layer.values()),
+        place="every bias",
+        biases=tuple(bias.added for bias in biases),
     )
     parts = cut_with_inner(graph, [image], nodes)
     gradient = gradient_of(parts, [image], nodes, contrast=request.subject.target.contrast)

@@ -108,7 +108,7 @@ def _is_affine(node: fx.Node, varying: set[fx.Node]) -> bool:
     if _rounds(node):
         return False
     if called in _IN_THE_FIRST:
-        return arguments == [node.args[0]] and not _in_training(node)
+        return arguments == [node.args[0]] and not in_training(node)
     if called in _PRODUCTS:
         return len(arguments) == 1 and node.args[0] is not node.args[1]
     if called is aten.addmm:
@@ -128,7 +128,7 @@ def _rounds(node: fx.Node) -> bool:
     return whole or node.kwargs.get("rounding_mode") is not None
 
 
-def _in_training(node: fx.Node) -> bool:
+def in_training(node: fx.Node) -> bool:
     """Whether it is one of the operators that behave otherwise in training, told to do so."""
     place = {aten.dropout: 2, aten.batch_norm: 5}.get(operator_of(node))
     return place is not None and bool(node.args[place])

@@ -1,33 +1,103 @@
-"""Biases: the layers of a model that add some, which FullGrad tells the score apart into."""
+"""Biases: what a graph adds to channels, which FullGrad tells the score apart into."""
+
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx
+
+from camcore.export.cut import constants_of, dependents
+from camcore.export.find.affine import in_training, operator_of
+from camcore.export.trace.graphs import outputs_of, shape_of
+from camcore.export.trace.trace import Trace
+
+aten = torch.ops.aten
+
+_CONVOLUTIONS = {
+    aten.conv1d,
+    aten.conv2d,
+    aten.conv3d,
+    aten.conv_transpose1d,
+    aten.conv_transpose2d,
+    aten.conv_transpose3d,
+    aten.convolution,
+}
+# With fixed statistics they are affine.
+_BATCH_NORMS = {aten.batch_norm, aten._native_batch_norm_legit_no_training}
+_SUMS = {aten.add, aten.sub}
 
 
-def find_biases(model: nn.Module) -> dict[str, Tensor]:
-    """What each convolution and batch normalisation adds to its channels, (C,), by layer.
+class Bias(NamedTuple):
+    """A value to whose channels `added` (C,) was added."""
 
-    A batch normalisation with fixed statistics is an affine map; its bias is what it makes of 0.
+    node: fx.Node
+    added: Tensor
+
+
+def find_biases(traced: Trace) -> list[Bias]:
+    """What is added to channels between the image and the scores, call by call, in their order.
+
+    Found by the operators: the bias of a convolution; what a batch normalisation with fixed
+    statistics, which is an affine map, makes of 0; what a sum with a constant for each channel
+    does.
 
     Source: Srinivas and Fleuret 2019, section 3.2, https://arxiv.org/abs/1905.00780
     """
-    found = {}
-    for name, module in model.named_modules():
-        bias = _bias(module)
-        if bias is not None:
-            found[name] = bias.detach()
+    graph = traced.graph
+    inputs = graph.graph.find_nodes(op="placeholder")
+    varying, of_image = dependents(inputs), dependents(inputs[:1])
+    counting = _ancestors(outputs_of(graph)[-1])
+    found = []
+    for node in graph.graph.nodes:
+        if node in of_image and node in counting:
+            added = _added(graph, node, varying, len(traced.size))
+            value = node if isinstance(node.meta.get("val"), Tensor) else next(iter(node.users))
+            if added is not None and _is_map(value, inputs[0]):
+                found.append(Bias(value, added))
     return found
 
 
-def _bias(module: nn.Module) -> Tensor | None:
-    if isinstance(module, nn.modules.conv._ConvNd):
-        return module.bias
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        mean, variance = module.running_mean, module.running_var
-        if mean is None or variance is None:
+def _ancestors(node: fx.Node) -> set[fx.Node]:
+    """The node itself and all that it is computed from."""
+    found, pending = {node}, [node]
+    while pending:
+        more = [value for value in pending.pop().all_input_nodes if value not in found]
+        found.update(more)
+        pending.extend(more)
+    return found
+
+
+def _is_map(value: fx.Node, image: fx.Node) -> bool:
+    """Whether it is (B, C, *S), of however few points."""
+    shape, expected = shape_of(value), shape_of(image)
+    return len(shape) == len(expected) and shape[0] == expected[0]
+
+
+def _added(
+    graph: fx.GraphModule, node: fx.Node, varying: set[fx.Node], spatial_ndim: int
+) -> Tensor | None:
+    """What an operator adds to channels, (C,), None where it adds no constant."""
+    called = operator_of(node)
+    if called in _CONVOLUTIONS:
+        bias = node.args[2] if len(node.args) > 2 else None
+        if not isinstance(bias, fx.Node) or bias in varying:
             return None
-        bias = -mean * torch.rsqrt(variance + module.eps)
-        if module.affine:
-            bias = bias * module.weight + module.bias
-        return bias
-    return None
+        return constants_of(graph, [bias])[0]
+    if called not in _BATCH_NORMS | _SUMS or in_training(node):
+        return None
+    arguments = [arg for arg in node.args if isinstance(arg, fx.Node)]
+    constant = [arg for arg in arguments if arg not in varying]
+    if not constant or len(arguments) != len(constant) + 1:
+        return None
+    values = constants_of(graph, constant)
+    if called in _SUMS and not _is_for_each_channel(values[0], spatial_ndim):
+        return None
+    given = dict(zip(constant, values, strict=True))
+    zeros = values[0].new_zeros(1, values[0].numel(), *[1] * spatial_ndim)
+    made = node.target(*fx.map_arg(node.args, lambda arg: given.get(arg, zeros)), **node.kwargs)
+    return (made if isinstance(made, Tensor) else made[0]).flatten()
+
+
+def _is_for_each_channel(constant: Tensor, spatial_ndim: int) -> bool:
+    """Whether it is (C, 1, ...) or (1, C, 1, ...), which a sum adds to all points alike."""
+    shape = constant.shape[constant.ndim - spatial_ndim - 1 :]
+    return len(shape) == spatial_ndim + 1 and constant.numel() == shape[0]

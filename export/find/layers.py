@@ -12,7 +12,8 @@ from camcore.export.find.modules import (
     find_activation,
     layout_of,
     layout_or_reason,
-    returned_by_module,
+    returned_by_layer,
+    split_call,
 )
 from camcore.export.find.places import check_places
 from camcore.export.trace.graphs import sizes_of
@@ -45,7 +46,7 @@ def list_layers(model: nn.Module, example: Tensor) -> list[LayerInfo]:
     kinds = {name: type(module).__name__ for name, module in model.named_modules()}
     chosen = default_layer(traced)
     found = []
-    for name, outputs in returned_by_module(traced.graph.graph).items():
+    for name, outputs in returned_by_layer(traced.graph.graph).items():
         layout = layout_or_reason(traced, outputs)
         reason = layout if isinstance(layout, str) else layout.describe()
         shape = sizes_of(outputs[-1])[1:] if outputs else ()
@@ -53,7 +54,9 @@ def list_layers(model: nn.Module, example: Tensor) -> list[LayerInfo]:
         if name == chosen:
             last = "the last output on the image's grid that the prediction looks at"
             reason = f"{last}; {reason}" if reason else last
-        found.append(LayerInfo(name, kinds[name], shape, usable, name == chosen, reason))
+        found.append(
+            LayerInfo(name, kinds[split_call(name)[0]], shape, usable, name == chosen, reason)
+        )
     return found
 
 

@@ -20,7 +20,8 @@ _NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"
 def name_layers(model: nn.Module, layer: Layer | Sequence[Layer] | None) -> tuple[str, ...]:
     """The names of the modules to explain, which may be given themselves.
 
-    A module under several names answers to each of them, and goes by the first.
+    A module under several names answers to each of them, and goes by the first. One that is called
+    several times may be followed by the number of a call: `body@1` is its second.
 
     Raises:
         InputError, UnknownNameError: the model has no such module.
@@ -35,9 +36,10 @@ def name_layers(model: nn.Module, layer: Layer | Sequence[Layer] | None) -> tupl
 def _name(model: nn.Module, layer: Layer) -> str:
     known = {name: first for name, first in first_names(model).items() if name}
     if isinstance(layer, str):
-        if layer not in known:
-            raise unknown_name("layer", layer, list(known), "`camcore layers` lists them all")
-        return known[layer]
+        name, call = split_call(layer)
+        if name not in known:
+            raise unknown_name("layer", name, list(known), "`camcore layers` lists them all")
+        return known[name] if call is None else name_call(known[name], call)
     names: dict[nn.Module, str]
     names = {module: name for name, module in model.named_modules() if name}
     if not isinstance(layer, nn.Module) or layer not in names:
@@ -49,13 +51,20 @@ def _name(model: nn.Module, layer: Layer) -> str:
 
 
 def find_activation(traced: Trace, layer: str) -> fx.Node:
-    """The value that the named module returns, at the last call that the image reaches.
+    """The value that the named module returns, at that call or the last that the image reaches.
 
     Raises:
         ExportError: its output never reaches the prediction, is not one tensor, or has no spatial
-            axes.
+            axes; the image reaches no such call.
     """
-    outputs = returned_by_module(traced.graph.graph).get(layer, [])
+    name, call = split_call(layer)
+    by_call = _calls(traced.graph.graph).get(name, {})
+    if call is not None and call not in by_call:
+        raise ExportError(
+            f"layer {layer!r} cannot be explained: calls of {name!r} that lead from the image to "
+            f"the prediction are {', '.join(name_call(name, each) for each in by_call) or 'none'}"
+        )
+    outputs = returned_by_layer(traced.graph.graph).get(layer, [])
     layout = layout_or_reason(traced, outputs)
     if isinstance(layout, str):
         raise ExportError(
@@ -68,7 +77,7 @@ def usable_layers(traced: Trace) -> dict[str, fx.Node]:
     """Every layer that can be explained, with the value that `find_activation` gives."""
     return {
         name: outputs[0]
-        for name, outputs in returned_by_module(traced.graph.graph).items()
+        for name, outputs in returned_by_layer(traced.graph.graph).items()
         if isinstance(layout_or_reason(traced, outputs), Layout)
     }
 
@@ -85,42 +94,80 @@ def returned_by_module(graph: fx.Graph) -> dict[str, list[fx.Node]]:
 
     Of several calls it is the last one that the image reaches.
     """
-    returned = {}
+    return {
+        name: _returned(graph, next(reversed(calls.values())))
+        for name, calls in _calls(graph).items()
+    }
+
+
+def returned_by_layer(graph: fx.Graph) -> dict[str, list[fx.Node]]:
+    """As `returned_by_module`, and where there are several calls, each behind it by its number."""
+    last = returned_by_module(graph)
+    found = {}
     for name, calls in _calls(graph).items():
-        inside = calls[-1]
-        returned[name] = [
-            node
-            for node in graph.nodes
-            if node in inside
-            and isinstance(node.meta.get("val"), Tensor)
-            and any(user not in inside for user in node.users)
-        ]
-    return returned
+        found[name] = last[name]
+        if len(calls) > 1:
+            for call, inside in calls.items():
+                found[name_call(name, call)] = _returned(graph, inside)
+    return found
+
+
+def returned_by_calls(graph: fx.Graph, layer: str) -> list[fx.Node]:
+    """What all calls of a module returned that the image reaches, call by call."""
+    calls = _calls(graph).get(layer, {})
+    return [node for inside in calls.values() for node in _returned(graph, inside)]
+
+
+def _returned(graph: fx.Graph, inside: set[fx.Node]) -> list[fx.Node]:
+    """The values of a call that are used outside of it."""
+    return [
+        node
+        for node in graph.nodes
+        if node in inside
+        and isinstance(node.meta.get("val"), Tensor)
+        and any(user not in inside for user in node.users)
+    ]
 
 
 def call_notes(graph: fx.Graph, layers: Iterable[str]) -> tuple[str, ...]:
     """What a card is to say of layers that are called several times on the image's way."""
-    counts = {name: len(calls) for name, calls in _calls(graph).items()}
+    calls = {name: list(by_call) for name, by_call in _calls(graph).items()}
     return tuple(
-        f"layer {layer!r} is called {counts[layer]} times; explained is its last call"
+        f"layer {layer!r} is called {len(calls[layer])} times; explained is its last call, "
+        f"{name_call(layer, calls[layer][-1])!r}"
         for layer in layers
-        if counts.get(layer, 1) > 1
+        if len(calls.get(layer, [])) > 1
     )
 
 
-def _calls(graph: fx.Graph) -> dict[str, list[set[fx.Node]]]:
-    """The nodes of each call of each module: of those that the image reaches, if it reaches any."""
-    calls: dict[str, dict[str, set[fx.Node]]] = {}
+def name_call(layer: str, call: int) -> str:
+    """The name of one call of a layer, counted from 0."""
+    return f"{layer}@{call}"
+
+
+def split_call(layer: str) -> tuple[str, int | None]:
+    """The layer, and the call that its name asks for, if it does."""
+    name, _, call = layer.rpartition("@")
+    return (name, int(call)) if name and call.isdecimal() else (layer, None)
+
+
+def _calls(graph: fx.Graph) -> dict[str, dict[int, set[fx.Node]]]:
+    """The nodes of each call of each module: of those that the image reaches, if it reaches any.
+
+    Calls are counted from 0, those that lead nowhere among them.
+    """
+    calls: dict[str, dict[int, set[fx.Node]]] = {}
     for node in graph.nodes:
         # The key tells calls of one module apart (`layer1.0.relu@1`), the name does not.
-        for call, (name, _) in node.meta.get("nn_module_stack", {}).items():
+        for key, (name, _) in node.meta.get("nn_module_stack", {}).items():
             if name not in ("", _NO_MODULE):
-                calls.setdefault(name, {}).setdefault(call, set()).add(node)
+                by_call = calls.setdefault(name, {})
+                by_call.setdefault(split_call(key)[1] or 0, set()).add(node)
     reached = dependents(graph.find_nodes(op="placeholder")[:1])
     found = {}
     for name, by_call in calls.items():
-        every = list(by_call.values())
-        found[name] = [nodes for nodes in every if nodes & reached] or every
+        on_the_way = {call: nodes for call, nodes in by_call.items() if nodes & reached}
+        found[name] = on_the_way or by_call
     return found
 
 

@@ -6,7 +6,6 @@ by autograd: it is the one that raises its score the most.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,20 +19,22 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from camcore.errors import ProofError
 from camcore.export.explained import ExplainedDetector
-from camcore.export.prove.runtimes import Runner, load
+from camcore.export.prove.eager import Recorded
+from camcore.export.prove.prove import (
+    ROUNDING,
+    ROUNDING_SPREAD,
+    TOLERANCE,
+    copied,
+    results_of,
+)
+from camcore.export.prove.runtimes import load
 from camcore.export.prove.watch import SoundBatchNorms
 from camcore.export.request import Request
-from camcore.export.trace.graphs import first_line
 from camcore.export.trace.state import kept_state
 from camcore.scaling import normalize
 
-# As for classifiers: single precision leaves about 1e-6 behind a deep model. Of boxes it is that
-# share of the image's longer side.
-TOLERANCE = 1e-4
-
-# How far a map may be off that a rounding error of the image moves as well, and how often and by
-# how much that is tried.
-_SPREAD, _CHANGES, _ROUNDING = 10, 6, 1e-6
+# How often it is tried how far a rounding error of the image moves a map.
+_CHANGES = 6
 
 # Scores of one detection in single and in double precision are nearer than that.
 _NEAR = 1e-2
@@ -42,8 +43,9 @@ _NEAR = 1e-2
 def prove_detector(path: Path, explained: ExplainedDetector) -> dict[str, Any]:
     """Compare a file with the eager detector, on the example and on images made of it.
 
-    Detections must be the same, of near-equal scores in any order; maps may differ by `TOLERANCE`,
-    or by what a rounding error of the image moves them.
+    Detections must be the same, of near-equal scores in any order, their boxes to `TOLERANCE` of
+    the image's longer side; maps may differ by `TOLERANCE`, or by `ROUNDING_SPREAD` times what a
+    rounding error of the image moves them.
 
     Returns:
         What was compared, for the card: runtime, images, detections, worst error.
@@ -55,10 +57,11 @@ def prove_detector(path: Path, explained: ExplainedDetector) -> dict[str, Any]:
     runtime, run = load(path, explained.card)
     worst, detections, first_maps = 0.0, 0, []
     images = list(_images(request.inputs[0]))
+    doubled = copied(request.subject).double().user_model
     for image in images:
-        found = _run(runtime, run, image)
+        found = results_of(runtime, run, [image], None)
         eager = _Eager.of(request, layer, image)
-        places = _same_detections(found, eager.found, _allowed(request, image, eager), runtime)
+        places = _same_detections(found, eager.found, _allowed(doubled, eager), runtime)
         maps = found[3]
         expected_count = min(len(found[0]), request.top)
         if tuple(maps.shape) != (expected_count, *image.shape[2:]):
@@ -66,8 +69,9 @@ def prove_detector(path: Path, explained: ExplainedDetector) -> dict[str, Any]:
                 f"{runtime} gives maps of shape {tuple(maps.shape)} for {len(found[0])} detections"
             )
         for given, place in zip(maps, places[:expected_count], strict=True):
-            if eager.origin(place) is not None:
-                worst = max(worst, _error_of(given, eager, place, runtime))
+            error = _error_of(given, eager, place, runtime)
+            if error is not None:
+                worst = max(worst, error)
                 detections += 1
         first_maps += list(maps[:1])
     if not detections:
@@ -100,33 +104,22 @@ def _images(example: Tensor) -> Iterator[Tensor]:
     yield nn.functional.interpolate(coarse, size, mode="bicubic").clamp(0, 1)
 
 
-def _run(runtime: str, run: Runner, image: Tensor) -> list[Tensor]:
-    try:
-        # The place of class ids, which such a file does not take.
-        return [torch.as_tensor(each).to(image.device) for each in run(image, None)]
-    except Exception as failure:  # each runtime has its own, derived from nothing narrower
-        raise ProofError(
-            f"{runtime} fails on an image {tuple(image.shape)}: {first_line(failure)}"
-        ) from failure
-
-
-def _allowed(request: Request, image: Tensor, eager: "_Eager") -> tuple[float, float]:
+def _allowed(doubled: nn.Module, eager: "_Eager") -> tuple[float, float]:
     """How far boxes, in pixels, and scores may be off: the tolerance, or more where single
     precision has eager PyTorch itself be off from double precision.
     """
-    doubled = deepcopy(request.subject.user_model).double()
     with torch.no_grad():
-        (exact,) = doubled([image[0].double()])
-    off = [TOLERANCE * max(image.shape[2:]), TOLERANCE]
+        (exact,) = doubled([eager.image[0].double()])
+    off = [TOLERANCE * max(eager.image.shape[2:]), TOLERANCE]
     boxes, labels, scores = (each.detach() for each in eager.found)
     for box, label, score in zip(exact["boxes"], exact["labels"], exact["scores"], strict=True):
         near = (labels == label) & ((scores - score).abs() < _NEAR)
         if bool(near.any()):
-            distances = (boxes - box).abs().amax(dim=1).where(near, float("inf"))
+            distances = _distances(boxes, box, near)
             place = int(distances.argmin())
             if float(distances[place]) < 1:
-                off[0] = max(off[0], _SPREAD * float(distances[place]))
-                off[1] = max(off[1], _SPREAD * float((scores[place] - score).abs()))
+                off[0] = max(off[0], ROUNDING_SPREAD * float(distances[place]))
+                off[1] = max(off[1], ROUNDING_SPREAD * float((scores[place] - score).abs()))
     return off[0], off[1]
 
 
@@ -145,9 +138,8 @@ def _same_detections(
     left = torch.ones(len(boxes), dtype=torch.bool)
     places = []
     for box, label, score in zip(boxes, labels, scores, strict=True):
-        off = (their_boxes - box).abs().amax(dim=1)
         same = left & (their_labels == label) & ((their_scores - score).abs() <= allowed[1])
-        off = off.where(same, float("inf"))
+        off = _distances(their_boxes, box, same)
         place = int(off.argmin())
         if not off[place] <= allowed[0]:
             raise ProofError(
@@ -162,31 +154,32 @@ def _same_detections(
     return places
 
 
-def _error_of(given: Tensor, eager: "_Eager", place: int, runtime: str) -> float:
+def _distances(boxes: Tensor, box: Tensor, among: Tensor) -> Tensor:
+    """How far boxes (D, 4) are from one, in pixels; infinitely those that it is not among."""
+    return (boxes - box).abs().amax(dim=1).where(among, float("inf"))
+
+
+def _error_of(given: Tensor, eager: "_Eager", place: int, runtime: str) -> float | None:
     """How far a map is off, if rounding explains it where that is more than the tolerance.
 
-    It may be as far off as the eager one moves with the image, changed by a rounding error.
+    It may be as far off as the eager one moves with the image, changed by a rounding error. None
+    where eager PyTorch does not tell what the detection stems from.
     """
     expected = eager.map_of(place)
+    if expected is None:
+        return None
     error = float(np.abs(given.cpu().double().numpy() - expected).max())
     if error <= TOLERANCE:
         return error
-    moved = max(float(np.abs(each - expected).max()) for each in eager.moved_maps(place))
-    if error <= _SPREAD * moved:
+    moves = (float(np.abs(each - expected).max()) for each in eager.moved_maps(place))
+    moved = max(moves, default=0.0)
+    if error <= ROUNDING_SPREAD * moved:
         return error
     raise ProofError(
         f"detection_maps from {runtime} are off by {error:.1e} for detection {place} at "
         f"{eager.layer!r}; a rounding error of the image moves that map by {moved:.1e}; allowed is "
         f"{TOLERANCE:.0e}"
     )
-
-
-@dataclass(frozen=True)
-class _Value:
-    """What a layer returned, and a zero that was added to it and has its gradient."""
-
-    value: Tensor
-    delta: Tensor
 
 
 @dataclass(frozen=True)
@@ -197,7 +190,7 @@ class _Eager:
     layer: str
     image: Tensor
     found: list[Tensor]
-    values: list[_Value]
+    values: list[Recorded]
     products: list[Tensor]
     box_products: list[Tensor]
     regions: Tensor | None
@@ -205,7 +198,7 @@ class _Eager:
     @classmethod
     def of(cls, request: Request, layer: str, image: Tensor) -> "_Eager":
         detector = request.subject.user_model
-        values: list[_Value] = []
+        values: list[Recorded] = []
         products: list[Tensor] = []
         box_products: list[Tensor] = []
         with (
@@ -228,29 +221,26 @@ class _Eager:
         runs = []
         for _ in range(_CHANGES):
             noise = torch.randn(self.image.shape, generator=generator).to(self.image)
-            moved = self.image * (1 + _ROUNDING * noise)
+            moved = self.image * (1 + ROUNDING * noise)
             runs.append(_Eager.of(self.request, self.layer, moved))
         return runs
 
     def moved_maps(self, place: int) -> Iterator[NDArray[np.float64]]:
-        """Maps of the same detection in images with rounding errors, its own first."""
-        yield self.map_of(place)
+        """Maps of the same detection in images with rounding errors."""
         box, label = self.found[0][place].detach(), self.found[1][place]
         for run in self._moved:
-            off = (
-                (run.found[0].detach() - box)
-                .abs()
-                .amax(dim=1)
-                .where(run.found[1] == label, float("inf"))
-            )
+            off = _distances(run.found[0].detach(), box, run.found[1] == label)
             # Another one may have taken its place.
-            if len(off) and float(off.min()) < 1 and run.origin(int(off.argmin())) is not None:
-                yield run.map_of(int(off.argmin()))
+            if len(off) and float(off.min()) < 1:
+                moved = run.map_of(int(off.argmin()))
+                if moved is not None:
+                    yield moved
 
-    def map_of(self, place: int) -> NDArray[np.float64]:
-        """The map (H, W) of a detection."""
+    def map_of(self, place: int) -> NDArray[np.float64] | None:
+        """The map (H, W) of a detection, None where it is not told what that stems from."""
         origin = self.origin(place)
-        assert origin is not None
+        if origin is None:
+            return None
         number, index = origin
         with torch.enable_grad():
             score = self.products[number].flatten()[index]
@@ -299,7 +289,9 @@ class _Eager:
         scaled = normalize(raw) if self.request.normalize else raw
         return scaled.detach().cpu().double().numpy()  # type: ignore[no-any-return]
 
+    @cached_property
     def _frame(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The size of the image as the detector resizes it, and with its padding."""
         with torch.no_grad():
             detector: Any = self.request.subject.user_model
             batch, _ = detector.transform([self.image[0]])
@@ -307,30 +299,40 @@ class _Eager:
         return tuple(resized), tuple(batch.tensors.shape[-2:])
 
     def _over_level(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
-        resized, padded = self._frame()
+        resized, padded = self._frame
         for axis in (0, 1):
             length, points = self.image.shape[2 + axis], raw.shape[axis]
             at = (np.arange(length) + 0.5) / length * resized[axis] / padded[axis] * points - 0.5
-            raw = np.apply_along_axis(lambda v: np.interp(at, np.arange(len(v)), v), axis, raw)  # noqa: B023
+            raw = _interpolated(raw, axis, at)
         return self._scaled(raw)
 
     def _over_region(
         self, raw: NDArray[np.float64], corners: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        resized, _ = self._frame()
+        resized, _ = self._frame
         for axis, (low, high) in enumerate(zip(corners[[1, 0]], corners[[3, 2]], strict=True)):
             length, points = self.image.shape[2 + axis], raw.shape[axis]
             at = (np.arange(length) + 0.5) / length * resized[axis]
             inside = (at >= low) & (at <= high)
             share = (at - low) / max(high - low, 1e-6) * points - 0.5
-            raw = np.apply_along_axis(lambda v: np.interp(share, np.arange(len(v)), v), axis, raw)  # noqa: B023
-            raw = raw * np.expand_dims(inside, 1 - axis)
+            raw = _interpolated(raw, axis, share) * np.expand_dims(inside, 1 - axis)
         return self._scaled(raw)
 
     def _scaled(self, placed: NDArray[np.float64]) -> NDArray[np.float64]:
         if not self.request.normalize:
             return placed
         return np.asarray(normalize(placed))
+
+
+def _interpolated(
+    raw: NDArray[np.float64], axis: int, at: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Values between the points of an axis, and those of its ends beyond them."""
+    points = np.arange(raw.shape[axis])
+    found: NDArray[np.float64] = np.apply_along_axis(
+        lambda values: np.interp(at, points, values), axis, raw
+    )
+    return found
 
 
 def _most_moving(
@@ -362,7 +364,7 @@ def _kept(modules: list[nn.Module], values: list[Tensor]) -> Iterator[None]:
 
 
 @contextmanager
-def _watched(detector: nn.Module, layer: str, values: list[_Value]) -> Iterator[list[Tensor]]:
+def _watched(detector: nn.Module, layer: str, values: list[Recorded]) -> Iterator[list[Tensor]]:
     """While it lasts, what the layer gives is noted, and the regions that are looked at."""
     regions: list[Tensor] = []
 
@@ -371,7 +373,7 @@ def _watched(detector: nn.Module, layer: str, values: list[_Value]) -> Iterator[
         changed = []
         for leaf in leaves:
             delta = torch.zeros_like(leaf, requires_grad=True)
-            values.append(_Value(leaf.detach().clone(), delta))
+            values.append(Recorded(leaf.detach().clone(), delta))
             changed.append(leaf + delta)
         return tree_unflatten(changed, structure)
 

@@ -4,7 +4,7 @@ Nothing of the traced graphs is used here: what the file is compared with must n
 mistakes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from camcore.errors import ExportError
 from camcore.export.find.grids import Layout
+from camcore.export.find.modules import split_call
 from camcore.export.finish import finish, map_size
 from camcore.export.prove.watch import SoundBatchNorms
 from camcore.export.request import Found, Kernel, Request
@@ -62,11 +63,16 @@ class Eager:
         image, *others = inputs
         # The image has no name among the layers, and no module whose output it is.
         delta = torch.zeros_like(image, requires_grad=True)
-        layers = [layer for layer in self.found.layers if layer]
-        with _recorded(model, layers) as recorded:
+        layers = [split_call(layer) for layer in self.found.layers]
+        with _recorded(model, {name for name, _ in layers if name}) as recorded:
             returned = self.call(image + delta, others)
         recorded[""] = [Recorded(image, delta)]
-        chosen = [_last_that_counts(recorded[n], delta, returned[-1]) for n in self.found.layers]
+        chosen = [
+            _last_that_counts(recorded[name], delta, returned[-1])
+            if call is None
+            else recorded[name][call]
+            for name, call in layers
+        ]
         return as_run(inputs, returned, chosen)
 
     def call(self, image: Tensor, others: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -152,7 +158,7 @@ def as_run(inputs: Sequence[Tensor], returned: Sequence[Tensor], layers: list[Re
 
 
 @contextmanager
-def _recorded(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, list[Recorded]]]:
+def _recorded(model: nn.Module, layers: Collection[str]) -> Iterator[dict[str, list[Recorded]]]:
     """While it lasts, each call of one of the layers is noted under its name."""
     calls: dict[str, list[Recorded]] = {layer: [] for layer in layers}
 

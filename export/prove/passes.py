@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from camcore.ablation import channels_to_ablate
 from camcore.export.find.grids import Layout
+from camcore.export.find.modules import split_call
 from camcore.export.prove.eager import Eager, Run
 from camcore.export.request import Request
 from camcore.masking import rise_map, rise_masks, sscam_masks, strongest_channels
@@ -125,7 +126,8 @@ class _Passes(Eager):
             leaves[place] = change(leaves[place])
             return tree_unflatten(leaves, structure)
 
-        layer = self.request.subject.user_model.get_submodule(self.found.layers[0])
+        name, _ = split_call(self.found.layers[0])
+        layer = self.request.subject.user_model.get_submodule(name)
         handle = layer.register_forward_hook(hook)
         try:
             yield

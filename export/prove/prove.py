@@ -30,7 +30,7 @@ ROUNDING_SPREAD = 10
 
 # About what single precision has lost in the middle of a deep model. Where a ReLU or a maximum is
 # that close to a tie, its gradient jumps.
-_ROUNDING = 1e-6
+ROUNDING = 1e-6
 
 # A change that small crosses such a tie about every third time.
 _CHANGES = 12
@@ -119,7 +119,7 @@ def _compared(
 ) -> _Comparison:
     request, found = explained.request, explained.found
     inputs = request.prepared(given_inputs)
-    results = _results(runtime, run, given_inputs, class_ids)
+    results = results_of(runtime, run, given_inputs, class_ids)
     own = len(explained.card.own_outputs)
     outputs, (classes, maps, *boxes) = results[:own], results[own:]
     try:
@@ -151,19 +151,24 @@ def _compared(
         # One row of ids serves any batch: it is told the first image's.
         if request.subject.takes_queries:
             given_inputs = (*given_inputs[:-1], given_inputs[-1][:1])
-        again = _results(runtime, run, given_inputs, class_ids[:1])[own + 1]
+        again = results_of(runtime, run, given_inputs, class_ids[:1])[own + 1]
         if not _error(again[0], maps[0]) <= TOLERANCE:
             raise ProofError(f"{runtime} gives other maps for one row of class_ids than for more")
     contrast = _contrast(given, expected, of_any_class=not request.takes_ids)
     return _Comparison(worst, contrast, _noise(explained, inputs, given))
 
 
-def _results(
-    runtime: str, run: Runner, inputs: Sequence[Tensor], class_ids: Tensor
+def results_of(
+    runtime: str, run: Runner, inputs: Sequence[Tensor], class_ids: Tensor | None
 ) -> list[Tensor]:
+    """What a file returns; ids are None of one that takes none.
+
+    Raises:
+        ProofError: its runtime fails.
+    """
     try:
         returned = run(*inputs, class_ids)
-        return [torch.as_tensor(output).to(class_ids.device) for output in returned]
+        return [torch.as_tensor(output).to(inputs[0].device) for output in returned]
     except Exception as failure:  # each runtime has its own, derived from nothing narrower
         reason = first_line(failure)
         raise ProofError(
@@ -280,7 +285,7 @@ def _noise(explained: Explained, inputs: Sequence[Tensor], given: Reference) -> 
 def _in_double(request: Request, inputs: Sequence[Tensor]) -> tuple[Request, list[Tensor]]:
     """The same request of the same inputs, in double precision."""
     doubled = [value.double() if value.is_floating_point() else value for value in inputs]
-    return replace(request, subject=_copied(request.subject).double()), doubled
+    return replace(request, subject=copied(request.subject).double()), doubled
 
 
 def _error(given: Tensor, expected: Tensor) -> float:
@@ -337,7 +342,7 @@ def _within_rounding(
     generator = torch.Generator().manual_seed(20181)
     for _ in range(_CHANGES):
         noise = torch.randn(image.shape, generator=generator, dtype=torch.float64).to(image)
-        moved = max(moved, _error(exactly(image * (1 + _ROUNDING * noise)), exact))
+        moved = max(moved, _error(exactly(image * (1 + ROUNDING * noise)), exact))
         if error <= ROUNDING_SPREAD * moved:
             return error
     raise ProofError(
@@ -348,7 +353,7 @@ def _within_rounding(
     )
 
 
-def _copied(subject: Subject) -> Subject:
+def copied(subject: Subject) -> Subject:
     """A copy, though PyTorch copies no tensor with a history.
 
     A model may keep some of its last run: LeViT keeps the biases of its attention.

@@ -17,6 +17,19 @@ from camcore.errors import ExportError
 
 _FUSED = F.scaled_dot_product_attention
 _BATCH_NORMS = {F.batch_norm, torch.batch_norm}
+_CONVOLUTIONS = {
+    F.conv1d,
+    F.conv2d,
+    F.conv3d,
+    F.conv_transpose1d,
+    F.conv_transpose2d,
+    F.conv_transpose3d,
+    torch.convolution,
+}
+_SUMS = {
+    *(torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__),
+    *(torch.sub, Tensor.sub, Tensor.__sub__, Tensor.__rsub__, Tensor.__isub__),
+}
 _SOFTMAXES = {F.softmax, torch.softmax, torch.special.softmax, Tensor.softmax}
 
 
@@ -165,3 +178,79 @@ class AttentionWatch(TorchFunctionMode):
 
     def _is_watched(self, queries: int, keys: int) -> bool:
         return bool(self._inside) and queries == keys == self._tokens[self._inside[-1]]
+
+
+class BiasWatch(TorchFunctionMode):
+    """While it lasts, what is added to channels is noted, with a zero added to the sum.
+
+    Args:
+        image: a leaf (B, C, *S) of the image's history; what does not depend on it is not noted.
+    """
+
+    def __init__(self, image: Tensor) -> None:
+        super().__init__()
+        self._image = image
+        self._spatial_ndim = image.ndim - 2
+        self._noted: list[tuple[Tensor, Tensor]] = []
+
+    def reaching(self, scores: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Each bias (C,) that scores depend on, in the order of calls, and its zero (B, C, *S)."""
+        leaves = _leaves(scores)
+        return [(added, zero) for added, zero in self._noted if id(zero) in leaves]
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        added = self._added(func, args, kwargs)
+        if added is None or not self._is_map(result) or not self._depends(result):
+            return result
+        zero = torch.zeros_like(result, requires_grad=True)
+        self._noted.append((added.detach(), zero))
+        return result + zero
+
+    def _added(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor | None:
+        """What a call adds to channels, (C,), None where it adds no constant."""
+        if func in _CONVOLUTIONS:
+            bias: Tensor | None = kwargs.get("bias", args[2] if len(args) > 2 else None)
+            return None if bias is None or self._depends(bias) else bias
+        if func in _BATCH_NORMS:
+            x, *others = args
+            if kwargs.get("training", others[4] if len(others) > 4 else False):
+                return None
+            zeros = x.new_zeros(1, x.shape[1], *[1] * self._spatial_ndim)
+            return func(zeros, *others, **kwargs).flatten()  # type: ignore[no-any-return]
+        if func in _SUMS:
+            constant = next(filter(self._is_for_each_channel, args), None)
+            if constant is not None and not self._depends(constant):
+                zeros = constant.new_zeros(1, constant.numel(), *[1] * self._spatial_ndim)
+                given = [each if each is constant else zeros for each in args]
+                return func(*given, **kwargs).flatten()  # type: ignore[no-any-return]
+        return None
+
+    def _is_for_each_channel(self, value: Any) -> bool:
+        """Whether it is a tensor (C, 1, ...) or (1, C, 1, ...)."""
+        if not isinstance(value, Tensor) or value.ndim <= self._spatial_ndim:
+            return False
+        return value.numel() == value.shape[-1 - self._spatial_ndim]
+
+    def _is_map(self, value: Tensor) -> bool:
+        return value.ndim == self._image.ndim and value.shape[0] == self._image.shape[0]
+
+    def _depends(self, value: Tensor) -> bool:
+        return id(self._image) in _leaves(value)
+
+
+def _leaves(value: Tensor) -> set[int]:
+    """The ids of all tensors, results of nothing, that a value's history leads back to."""
+    pending, seen, leaves = [value.grad_fn], set(), set()
+    while pending:
+        function = pending.pop()
+        if function is None or function in seen:
+            continue
+        seen.add(function)
+        if hasattr(function, "variable"):
+            leaves.add(id(function.variable))
+        pending.extend(before for before, _ in function.next_functions)
+    return leaves

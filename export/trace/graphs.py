@@ -37,6 +37,11 @@ def module_of(node: fx.Node) -> str:
     return str(stack[-1][0]) if stack else ""
 
 
+def operator_name(node: fx.Node) -> str:
+    """The operator that a node calls, without its overload."""
+    return str(getattr(node.target, "__name__", node.target)).split(".")[0]
+
+
 def first_names(model: nn.Module) -> dict[str, str]:
     """For each name of each module, the first one under which it is found."""
     first = {module: name for name, module in model.named_modules()}

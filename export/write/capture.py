@@ -1,6 +1,8 @@
 """Capture: an explained module becomes one program, which every format is written from."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -101,11 +103,29 @@ def _exported(
     """The program, oblivious of the example's sizes or not: by the first of `ways` that works."""
     for oblivious in ways:
         try:
-            with _config.patch(backed_size_oblivious=oblivious):  # type: ignore[attr-defined]
+            with (
+                _config.patch(backed_size_oblivious=oblivious),  # type: ignore[attr-defined]
+                _quiet(),
+            ):
                 return torch.export.export(body, arguments, dynamic_shapes=free)
         except Exception as error:
             failure = error
     raise failure
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """While it lasts, PyTorch does not print, by the page, which inequalities it cannot solve.
+
+    It goes on without a solution; whether sizes are free is tried.
+    """
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def rewrite(program: ExportedProgram, rewrite: Callable[[fx.Graph], None]) -> None:

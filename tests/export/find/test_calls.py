@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from camcore.export import explain, save
+from camcore.errors import ExportError, UnknownNameError
+from camcore.export import explain, list_layers, save
 from tests.export.models import NUM_CLASSES, build, images
 from tests.export.oracle import TOLERANCE, run_any_file, worst_error
 
@@ -89,8 +90,59 @@ class Twice(nn.Module):
 
 def test_the_card_says_that_there_are_several_calls() -> None:
     card = explain(build(Twice), EXAMPLE[0], layer="conv").card
-    assert "layer 'conv' is called 2 times; explained is its last call" in card.notes
+    assert "layer 'conv' is called 2 times; explained is its last call, 'conv@1'" in card.notes
     assert not explain(build(Twice), EXAMPLE[0], layer="stem").card.notes
+
+
+@pytest.mark.parametrize("method", ["gradcam", "eigencam", "ablationcam", "reciprocam"])
+def test_a_call_that_is_chosen(method: str, tmp_path: Path) -> None:
+    """Equal to the map of a twin whose calls are modules of their own, and not to the other's."""
+    model = build(Twice)
+    twin = Apart(model).eval()
+    image, ids = images(8, 2, 24, 24), torch.tensor([[1, 4]])
+    maps = []
+    for layer, alone in (("conv@0", "first"), ("conv@1", "conv")):
+        given = explain(model, EXAMPLE[0], method=method, layer=layer)
+        assert given.card.layer == layer
+        maps.append(given(image, ids).saliency_map)
+        expected = explain(twin, EXAMPLE[0], method=method, layer=alone)(image, ids).saliency_map
+        assert worst_error(maps[-1].numpy(), expected.numpy()) < TOLERANCE
+    assert (maps[0] - maps[1]).abs().max() > 0.01
+    save(explain(model, EXAMPLE[0], method=method, layer="conv@0"), tmp_path / "model.pt")
+
+
+def test_both_calls_as_one_map(tmp_path: Path) -> None:
+    model = build(Twice)
+    explained = explain(model, EXAMPLE[0], layer=["conv@0", "conv@1"])
+    save(explained, tmp_path / "model.pt")
+    twin = explain(Apart(model).eval(), EXAMPLE[0], layer=["first", "conv"])
+    image, ids = images(9, 2, 24, 24), torch.tensor([[1, 4]])
+    torch.testing.assert_close(explained(image, ids), twin(image, ids), rtol=1e-4, atol=1e-5)
+
+
+def test_calls_are_listed() -> None:
+    names = [layer.name for layer in list_layers(build(Twice), EXAMPLE[0])]
+    assert names == ["stem", "conv", "conv@0", "conv@1", "fc"]
+
+
+def test_a_call_that_there_is_not() -> None:
+    with pytest.raises(ExportError, match="are conv@0, conv@1"):
+        explain(build(Twice), EXAMPLE[0], layer="conv@2")
+    with pytest.raises(UnknownNameError, match="cnv"):
+        explain(build(Twice), EXAMPLE[0], layer="cnv@1")
+
+
+class Apart(Twice):
+    """The same, with a module for each call."""
+
+    def __init__(self, twice: Twice) -> None:
+        super().__init__()
+        self.stem, self.conv, self.fc = twice.stem, twice.conv, twice.fc
+        self.first = deepcopy(twice.conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.conv(torch.tanh(self.first(self.stem(x)))))
+        return self.fc(x.mean((2, 3)))
 
 
 class TwoNames(Twice):

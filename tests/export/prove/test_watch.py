@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from camcore.errors import ExportError
-from camcore.export.prove.watch import AttentionWatch, SoundBatchNorms
+from camcore.export.prove.watch import AttentionWatch, BiasWatch, SoundBatchNorms
 
 TOKENS = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
 
@@ -122,3 +122,38 @@ def test_batch_norms_of_a_gradient_that_is_a_transposed_view(call: Any, batch: i
     (found,) = torch.autograd.grad(y, x, G)
     scale = weight * torch.rsqrt(variance + 1e-5)
     torch.testing.assert_close(found, G * scale[:, None, None])
+
+
+class Adds(nn.Module):
+    """Channels are added to by a sum, a convolution twice, a batch norm, and by what counts not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.rand(4, 1, 1))
+        self.conv, self.norm = nn.Conv2d(4, 4, 3, 1, 1), nn.BatchNorm2d(4)
+        nn.init.normal_(self.norm.running_mean)
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        self.conv(x)
+        x = self.norm(torch.tanh(self.conv(self.shift - x)))
+        return (x + x.mean((2, 3), keepdim=True) + 2.0) * self.conv(other)
+
+
+def test_biases_behind_the_image_and_before_the_scores() -> None:
+    model = fresh(Adds())[0]
+    image, other = torch.rand(2, 4, 5, 6), torch.rand(2, 4, 5, 6)
+    leaf = torch.zeros_like(image, requires_grad=True)
+    with BiasWatch(leaf) as watch:
+        out = model(image + leaf, other)
+    torch.testing.assert_close(out, model(image, other))
+    added, zeros = zip(*watch.reaching(out), strict=True)
+    of_norm = model.norm(torch.zeros(1, 4, 1, 1)).flatten()
+    for one, expected in zip(added, (model.shift.flatten(), model.conv.bias, of_norm), strict=True):
+        torch.testing.assert_close(one, expected.detach())
+    # A step of the bias changes what comes out as the gradients at all points say.
+    (gradient,) = torch.autograd.grad(out.sum(), zeros[0])
+    with torch.no_grad():
+        model.shift[2] += 1e-3
+        moved = model(image, other).sum()
+    step = gradient[:, 2].sum() * 1e-3
+    torch.testing.assert_close(moved - out.sum().detach(), step, rtol=0.05, atol=1e-4)
