@@ -278,6 +278,12 @@ def export(
 
     - `camcore export mymodels:build_net --size 96x128 --fixed-size --output net.pt2`
 
+    - `camcore export timm:convnext_tiny.fb_in1k --output convnext.onnx`
+
+    - `camcore export hf:./my-folder --method legrad --output mine.onnx`
+
+    - `camcore export hf:openai/clip-vit-base-patch32 --target similarity --output clip.onnx`
+
     - `camcore export model.onnx --layer layer4 --output explained.onnx`
 
     - `camcore export mymodels:build_net --mean 0.5 --std 0.5 --resize 224x224 --colour bgr`
