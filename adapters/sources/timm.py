@@ -21,6 +21,7 @@ from camcore.adapters.sources.weights import (
 )
 from camcore.card import assume_image
 from camcore.errors import CamcoreError, InputError, unknown_name
+from camcore.export.trace.graphs import first_line
 
 _PREFIX = "timm:"
 
@@ -63,7 +64,7 @@ def build(name: str, weights: str) -> BuiltModel:
         model = timm.create_model(name, pretrained=True)
     except Exception as error:  # of several libraries, for a network that is not there
         raise CamcoreError(
-            f"the weights of timm:{name} could not be had ({_first_line(error)}); give a file with "
+            f"the weights of timm:{name} could not be had ({first_line(error)}); give a file with "
             "--weights FILE, or NONE for a model that was never trained"
         ) from error
     return _described(model, name)
@@ -123,7 +124,3 @@ def _class_names(model: Any) -> tuple[str, ...] | None:
         return None
     info = ImageNetInfo(subset)
     return tuple(info.index_to_description(index) for index in range(model.num_classes))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

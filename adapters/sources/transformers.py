@@ -29,6 +29,7 @@ from camcore.adapters.sources.weights import (
 )
 from camcore.card import ImageSpec, assume_image
 from camcore.errors import CamcoreError, InputError
+from camcore.export.trace.graphs import first_line
 
 _PREFIX = "hf:"
 
@@ -266,7 +267,7 @@ def _told(where: str, is_kind: bool) -> Iterator[None]:
     except CamcoreError:
         raise
     except Exception as error:  # of several libraries, for a network that is not there
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         if is_kind or Path(where).is_dir():
             raise InputError(f"hf:{where} cannot be built: {reason}") from error
         raise CamcoreError(
