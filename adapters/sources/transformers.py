@@ -102,7 +102,8 @@ def _architecture(where: str, config: Any) -> tuple[Any, Any]:
         stem = type(config).__name__.removesuffix("Config")
         for tower in (f"{stem}VisionModelWithProjection", f"{stem}VisionModel"):
             if hasattr(transformers, tower):
-                config.vision_config.projection_dim = getattr(config, "projection_dim", None)
+                if hasattr(config, "projection_dim"):
+                    config.vision_config.projection_dim = config.projection_dim
                 return getattr(transformers, tower), config.vision_config
     if asked is not None and asked.endswith(("Model", "ModelWithProjection")):
         return getattr(transformers, asked), config

@@ -161,8 +161,8 @@ def test_what_is_not_known_before_the_queries(tower: nn.Module) -> None:
         explain(build(Scores), example, target="similarity", layer="features")
 
 
-# `cam` reads the weights of a linear classifier, `legrad` attention.
-_OTHERS = {"cam", "legrad"}
+# `cam` reads the weights of a linear classifier, the others those of attention, or its tokens.
+_OTHERS = {"cam", "legrad", "vit-reciprocam"}
 _QUICK: dict[str, Any] = {"rise": {"n_masks": 16}, "smoothgradcam++": {"samples": 2}}
 
 
