@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from camcore.adapters.files import Port
+from camcore.adapters.onnx_content import Port
 from camcore.card import Card, ImageSpec
 from camcore.methods import METHODS, Method
 
@@ -140,6 +140,13 @@ def _prediction_notes(card: Card, scored: bool) -> Iterator[str]:
 def card_table(file: Path, card: Card) -> Table:
     """What a file says of itself."""
     table = Table("", "", title=escape(str(file)), show_header=False)
+    for name, value in card_rows(card).items():
+        table.add_row(name, escape(value))
+    return table
+
+
+def card_rows(card: Card) -> dict[str, str]:
+    """What a card says, by what that is called."""
     space = card.image.space
     sizes = f"{' x '.join(str(n or 'any') for n in space.values())} ({' x '.join(space)})"
     in_graph = card.image.dtype == "uint8"
@@ -166,10 +173,7 @@ def card_table(file: Path, card: Card) -> Table:
         "notes": "; ".join(card.notes) or "none",
         "versions": _pairs(card.versions) or "none",
     }
-    for name, value in rows.items():
-        if value:
-            table.add_row(name, escape(value))
-    return table
+    return {name: value for name, value in rows.items() if value}
 
 
 def _classes(card: Card) -> str:

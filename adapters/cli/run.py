@@ -122,6 +122,10 @@ def run(
         ),
     ] = "jet",
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to run.")] = "cpu",
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many threads run the file.", show_default="every core"),
+    ] = None,
 ) -> None:
     """Predict and explain images with an exported file. Needs no PyTorch for .onnx.
 
@@ -159,7 +163,7 @@ def run(
     overlay.check_opacity(opacity)
     found = paths.find_images(images)
     pictures, map_files = _check_output(output, json_path, maps, maps_format, file, found)
-    runner = load(file, device)
+    runner = load(file, device, threads=threads)
     compares = runner.card.queries is not None
     runner = with_queries(file, runner, queries or (), names or ())
     card = runner.card

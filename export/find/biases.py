@@ -93,7 +93,8 @@ def _added(
         return None
     given = dict(zip(constant, values, strict=True))
     zeros = values[0].new_zeros(1, values[0].numel(), *[1] * spatial_ndim)
-    made = node.target(*fx.map_arg(node.args, lambda arg: given.get(arg, zeros)), **node.kwargs)
+    arguments = fx.map_arg(node.args, lambda arg: given.get(arg, zeros))
+    made = node.target(*arguments, **node.kwargs)  # type: ignore[operator]
     return (made if isinstance(made, Tensor) else made[0]).flatten()
 
 
