@@ -99,7 +99,8 @@ BLOCKS: dict[str, Callable[[], nn.Module]] = {
     "unit norm": lambda: Do(partial(F.normalize, dim=1)),
     "linear": lambda: Last(nn.Linear(C, C)),
     "ReLU": nn.ReLU,
-    "ReLU in place": partial(nn.ReLU, inplace=True),
+    # Behind a value that autograd does not need as it was.
+    "ReLU in place": lambda: nn.Sequential(nn.Conv2d(C, C, 1), nn.ReLU(inplace=True)),
     "ReLU6": nn.ReLU6,
     "hard tanh": partial(nn.Hardtanh, -0.7, 0.9),
     "threshold": partial(nn.Threshold, 0.1, -0.2),

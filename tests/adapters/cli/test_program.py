@@ -21,6 +21,7 @@ COMMANDS = [
     "report",
     "evaluate",
     "compare",
+    "convert",
     "serve",
     "inspect",
     "methods",
