@@ -6,9 +6,10 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 FAMILIES := $(VENV)/.families
+SITE := $(VENV)/.site
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint types bench bench-methods bench-passes matrix scenes wsol demo-weights clean
+.PHONY: help setup demo web test test-slow lint types docs bench bench-methods bench-passes matrix scenes wsol demo-weights demo-detectors clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -29,6 +30,13 @@ setup: $(INSTALLED)  ## make the virtual environment and install everything into
 # The README's picture is the demo's own, made again by adding --picture docs/demo.png.
 demo: $(INSTALLED)  ## export the shipped classifier, run it, write overlays to demo-output/
 	$(BIN)/python -m camcore.adapters.demo --output demo-output
+
+# Needs npm, which fetches onnxruntime-web.
+web: $(INSTALLED)  ## the shipped classifier in the browser: writes demo-output/page and serves it, until Ctrl-C
+	$(BIN)/python -m camcore.adapters.demo.dataset --output demo-output/scenes --count 8 --seed 7
+	$(BIN)/python -m camcore export scenes --output demo-output/page.onnx
+	$(BIN)/python -m camcore serve demo-output/page.onnx --web demo-output/page --example demo-output/scenes/images
+	$(BIN)/python -m http.server --directory demo-output/page --bind 127.0.0.1 8000
 
 test: $(INSTALLED)  ## the test suite
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'
@@ -79,6 +87,19 @@ wsol: $(INSTALLED)  ## fine-tune the shipped classifier for larger scenes, and e
 		--annotations wsol/val/instances.json --above 0.1 --json wsol/$$name.json || exit 1; done
 EXPLAINED := --size 224 --method cam --class-ids all --boxes 5 \
 	--probabilities sigmoid --box-confidence sigmoid
+
+demo-detectors: $(INSTALLED)  ## train the demo's detectors again (minutes each on one core)
+	$(BIN)/python -m camcore.adapters.demo.train_detectors
+
+$(SITE): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
+# Pages link each other as they lie in the repository, so that is how they are laid out. A link to nothing fails.
+docs: $(SITE)  ## the README and docs/ as a site, in build/site
+	rm -rf build/pages && mkdir -p build/pages/benchmarks
+	cp -R README.md docs build/pages && cp benchmarks/*.md benchmarks/*.tsv build/pages/benchmarks
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 demo-weights: $(INSTALLED)  ## train the demo classifier again (minutes on two cores)
 	$(BIN)/python -m camcore.adapters.demo.train

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from camcore.adapters.files import Port
+from camcore.adapters.onnx_content import Port
 from camcore.card import Card, ImageSpec
 from camcore.methods import METHODS, Method
 
@@ -32,6 +32,8 @@ _TARGETS = {
     "binary": "the answer, 0 no and 1 yes",
     "value": "the model's value",
     "segmentation": "the class's pixels together",
+    "similarity": "the cosine of the image's embedding with the query",
+    "dot": "the inner product of the image's embedding with the query",
 }
 
 
@@ -138,8 +140,13 @@ def _prediction_notes(card: Card, scored: bool) -> Iterator[str]:
 def card_table(file: Path, card: Card) -> Table:
     """What a file says of itself."""
     table = Table("", "", title=escape(str(file)), show_header=False)
-    names = card.class_names or ("unnamed",)
-    more = ", ..." if len(names) > 3 else ""
+    for name, value in card_rows(card).items():
+        table.add_row(name, escape(value))
+    return table
+
+
+def card_rows(card: Card) -> dict[str, str]:
+    """What a card says, by what that is called."""
     space = card.image.space
     sizes = f"{' x '.join(str(n or 'any') for n in space.values())} ({' x '.join(space)})"
     in_graph = card.image.dtype == "uint8"
@@ -151,7 +158,7 @@ def card_table(file: Path, card: Card) -> Table:
         "options": _pairs(_own_options(card)) or "none",
         "maps": _maps(card),
         "boxes": _boxes(card),
-        "classes": f"{card.num_classes}: {', '.join(names[:3])}{more}",
+        "classes": _classes(card),
         "explained": _explained(card),
         "image": f"{card.image.dtype} {_colours(card.image)}, {sizes}"
         + (", channels last" if in_graph else ""),
@@ -166,10 +173,15 @@ def card_table(file: Path, card: Card) -> Table:
         "notes": "; ".join(card.notes) or "none",
         "versions": _pairs(card.versions) or "none",
     }
-    for name, value in rows.items():
-        if value:
-            table.add_row(name, escape(value))
-    return table
+    return {name: value for name, value in rows.items() if value}
+
+
+def _classes(card: Card) -> str:
+    """How many there are and the first of their names, or what is there in their place."""
+    if card.queries is not None:
+        return f"the queries, vectors of {card.queries}"
+    names = card.class_names or ("unnamed",)
+    return f"{card.num_classes}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
 
 
 def _explained(card: Card) -> str:

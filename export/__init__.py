@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from camcore.card import Card, ImageSpec, attach_zip, onnx_ending
+from camcore.card import Card, ImageSpec
 from camcore.errors import FileError, InputError
 from camcore.export.compose import explain
+from camcore.export.detectors.readings import READINGS
 from camcore.export.detectors.whole import is_detector
 from camcore.export.explained import Detections, Explained, ExplainedDetector, Explanation
 from camcore.export.find.layers import LayerInfo, list_layers
@@ -23,8 +24,10 @@ from camcore.export.trace.modes import plain_modes
 from camcore.export.trace.targets import TARGETS, Target
 from camcore.export.write.capture import capture
 from camcore.export.write.write import WRITERS
+from camcore.seal import attach_zip, onnx_ending
 
 __all__ = [
+    "READINGS",
     "TARGETS",
     "Card",
     "Detections",

@@ -14,9 +14,9 @@ from rich.table import Column, Table
 from camcore.adapters import paths
 from camcore.adapters.cli.arguments import AnnotationsFile, ImageFolder, ModelFile
 from camcore.adapters.cli.console import counting, err, out
-from camcore.adapters.cli.extras import needs
 from camcore.adapters.cli.run import SOME_FAILED, tell_failure
 from camcore.adapters.evaluation.summary import figure_rows
+from camcore.adapters.extras import needs
 from camcore.adapters.files import writing
 from camcore.card import Card
 from camcore.errors import InputError
@@ -79,6 +79,9 @@ def evaluate(
     (exported with --boxes) is evaluated as a detector, too: COCO's mAP. Classes and categories are
     matched by their names.
 
+    Of a detector's file each object that it finds, with an IoU of at least 0.5, is compared with
+    the map of that detection; and its boxes give the mAP.
+
     With --faithfulness: insertion and deletion, average drop, increase in confidence, ADCC, ROAD.
 
     An image that cannot be read or run is told of and left out, and the exit code is 3.
@@ -105,17 +108,19 @@ def evaluate(
     paths.check_folder(images, f"--images {images}")
     runner = load(file, device)
     check_file(runner.card, above)
-    if plot is not None and (annotations is None or runner.card.class_ids == "best"):
+    finds = runner.card.is_detector
+    best_alone = runner.card.class_ids == "best" and not finds
+    if plot is not None and (annotations is None or best_alone):
         raise InputError(
-            "--plot shows how well maps find objects: it wants --annotations, and a "
-            "file that is told its classes, or explains all of them"
+            "--plot shows how well maps find objects: it wants --annotations, and a file that is "
+            "told its classes, or explains all of them"
         )
     stated = stated_annotations(annotations, images, runner.card)
     predict = None if annotations is None else predicting(runner, above)
-    with_boxes = annotations is not None and runner.card.boxes is not None
+    with_boxes = annotations is not None and (finds or runner.card.boxes is not None)
     if annotations is not None and not with_boxes:
         out.print("the file finds no boxes, so there is no mAP; export it with --boxes")
-    if annotations is not None and runner.card.class_ids == "best":
+    if annotations is not None and best_alone:
         out.print("the file explains the best classes alone, so that its boxes alone are evaluated")
     if faithfulness:
         predict = judging(file, runner, predict)
@@ -133,7 +138,7 @@ def evaluate(
                 path,
                 done,
                 predict,
-                batch=batch,
+                batch=1 if finds else batch,
                 told=Told(advance, tell_failure),
             )
         with counting("figures", 1):
@@ -145,14 +150,18 @@ def evaluate(
     out.print(table)
     told = f"{found['images']} images"
     if found["localisation"]["objects"]:
-        told += f", {found['localisation']['objects']} classes in them"
+        what = "objects found" if finds else "classes"
+        told += f", {found['localisation']['objects']} {what} in them"
     out.print(told, highlight=False)
     if json_path is not None:
         with writing(json_path):
             text = json.dumps(found, indent=2, allow_nan=False) + "\n"
             json_path.write_text(text, encoding="utf-8")
-    if plot is not None:
-        write_curves(plot, found["localisation"]["curves"])
+    curves = found["localisation"]["curves"]
+    if plot is not None and curves is None:
+        out.print("no object was there to be found, so that there are no curves to plot")
+    elif plot is not None:
+        write_curves(plot, curves)
     if failures:
         err.print(
             f"[red]camcore: {failures} of {len(stated.images)} images were left out[/red]",

@@ -11,13 +11,16 @@ from typer.core import TyperGroup
 
 from camcore.adapters.cli import (
     compare,
+    convert,
     evaluate,
     export,
     inspect,
     kernels,
     layers,
     methods,
+    report,
     run,
+    serve,
     train,
 )
 from camcore.adapters.cli.console import err, out
@@ -61,8 +64,11 @@ app = typer.Typer(
 # As the help lists them.
 app.command()(export.export)
 app.command()(run.run)
+app.command()(report.report)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
+app.command()(convert.convert)
+app.command()(serve.serve)
 app.command()(train.train)
 app.command()(inspect.inspect)
 app.command()(methods.methods)

@@ -9,7 +9,7 @@ from rich.markup import escape
 from camcore.adapters import paths
 from camcore.adapters.cli.arguments import ImageFolder, Model, Size, Weights, parse_size
 from camcore.adapters.cli.console import counting, out, working
-from camcore.adapters.cli.extras import needs
+from camcore.adapters.extras import needs
 from camcore.adapters.files import writing
 from camcore.errors import InputError
 

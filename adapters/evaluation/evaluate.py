@@ -13,6 +13,7 @@ from camcore.adapters import stream
 from camcore.adapters.evaluation import record
 from camcore.adapters.evaluation.annotations import AnnotatedImage, Annotations
 from camcore.adapters.evaluation.average_precision import Counted, average_precision
+from camcore.adapters.evaluation.detections import predict_detections
 from camcore.adapters.evaluation.faithfulness import MeanFaithfulness, check_card, faithfulness
 from camcore.adapters.evaluation.localisation import Localisation
 from camcore.adapters.evaluation.predict import checked, predict_batch
@@ -65,8 +66,9 @@ def evaluate_images(
 
 
 def predicting(runner: Runner, above: float) -> Predict:
-    """What is predicted of the classes above a probability."""
-    return lambda batch, annotated: predict_batch(runner, batch, annotated, above)
+    """What is predicted of the classes, or found by a detector, above a probability."""
+    predict = predict_detections if runner.card.is_detector else predict_batch
+    return lambda batch, annotated: predict(runner, batch, annotated, above)
 
 
 def judging(file: Path, runner: Runner, predict: Predict | None) -> Predict:

@@ -37,6 +37,8 @@ def check_card(card: Card) -> None:
     """Raises an `InputError` of a file whose images cannot be masked by its maps, or whose map of
     a class cannot be asked for.
     """
+    if card.is_detector:
+        raise InputError("faithfulness is that of a class's map, and the file is a detector's")
     if card.class_ids == "best":
         raise InputError(
             "faithfulness compares maps of one class, and the file explains whichever is best; "

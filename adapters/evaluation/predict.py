@@ -26,7 +26,7 @@ def check_file(card: Card, above: float) -> None:
 
     One that explains the best classes by itself is evaluated by its boxes alone.
     """
-    if card.class_ids == "best" and card.boxes is None:
+    if card.class_ids == "best" and card.boxes is None and not card.is_detector:
         raise InputError(
             "the file explains the best classes by itself, so that the maps of others that are "
             "there cannot be asked for, and finds no boxes; export the model with --boxes, or with "

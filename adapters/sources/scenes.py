@@ -1,4 +1,4 @@
-"""The demo's classifier of painted shapes, by the name `scenes`."""
+"""The demo's models of painted shapes: `scenes`, the classifier, and `scenes-...`, detectors."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from torch import nn
 
 from camcore.adapters import demo
 from camcore.adapters.demo import network
-from camcore.adapters.sources.built_model import BuiltModel
+from camcore.adapters.sources.built_model import PLAIN, BuiltModel
 from camcore.adapters.sources.weights import is_weights_file, load_state_dict, read_state_dict
 from camcore.adapters.training.head import with_classes
 from camcore.card import ImageSpec
@@ -17,18 +17,21 @@ SCENES = "scenes"
 
 
 def names() -> Sequence[str]:
-    return [SCENES]
+    return [SCENES, *(f"{SCENES}-{name}" for name in demo.DETECTOR_NAMES)]
 
 
 def takes(name: str) -> bool:
-    return name == SCENES
+    return name in names()
 
 
 def build(name: str, weights: str) -> BuiltModel:
-    """The classifier with its own weights, which are DEFAULT, with none, or with a file's.
+    """The detector with its own weights, which are DEFAULT; the classifier with those, with none,
+    or with a file's.
 
     A file may have another number of classes, and then their names are not known.
     """
+    if name != SCENES:
+        return _detector(name, weights)
     model: nn.Module = network.scene_net() if weights.upper() == "NONE" else demo.load_scene_net()
     names: tuple[str, ...] | None = tuple(demo.CLASS_NAMES)
     if is_weights_file(weights):
@@ -47,3 +50,12 @@ def build(name: str, weights: str) -> BuiltModel:
         resize=network.IMAGE_SIDE,
     )
     return BuiltModel(model, name, names, spec)
+
+
+def _detector(name: str, weights: str) -> BuiltModel:
+    from camcore.adapters.demo.detectors import LABEL_NAMES, load_scene_detector
+
+    if weights.upper() != "DEFAULT":
+        raise InputError(f"{name} comes with its own weights; leave --weights {weights} out")
+    detector = load_scene_detector(name.removeprefix(f"{SCENES}-"))
+    return BuiltModel(detector, name, LABEL_NAMES, PLAIN)

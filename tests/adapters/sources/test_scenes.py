@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 from camcore.adapters.sources.build import build_model
 from camcore.adapters.training.head import with_classes
 from camcore.errors import InputError
+from camcore.export import is_detector
 
 
 def test_scenes() -> None:
@@ -32,3 +33,14 @@ def test_scenes_with_weights_of_a_training_of_ones_own(
     assert built.image == untrained.image
     for name, value in built.model.state_dict().items():
         assert torch.equal(value, state[name])
+
+
+@pytest.mark.parametrize("name", ["scenes-retinanet", "scenes-faster_rcnn", "scenes-ssdlite"])
+def test_detectors_of_scenes(name: str) -> None:
+    with pytest.raises(InputError, match="its own weights"):
+        build_model(name, "NONE")
+    built = build_model(name)
+    assert is_detector(built.model)
+    assert built.class_names is not None
+    assert built.class_names[0] == "background"
+    assert built.image.mean == (0.0, 0.0, 0.0)
