@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,27 @@ def test_adcc_of_its_parts_as_pytorch_grad_cam_has_them(model: nn.Module, seed: 
     found = measured(model, seed)
     parts = np.array([similar[0], 1 - covered[0], 1 - found["average_drop"]])
     assert found["adcc"] == pytest.approx(3 / np.sum(1 / parts), abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_as_openvino_xai_measures(model: nn.Module, seed: int) -> None:
+    """Its class without an OpenVINO model, whose answers the model here gives."""
+    peer = pytest.importorskip("openvino_xai.metrics.adcc")
+    image, saliency_map = subject(seed)
+
+    def predict(pixels: NDArray[np.float32]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = scored(model)(pixels.transpose(2, 0, 1)[None])[0]
+        return found
+
+    def explain(pixels: NDArray[np.float32], **_: Any) -> Any:
+        return SimpleNamespace(saliency_map={LABEL: again(pixels.transpose(2, 0, 1))})
+
+    metric = object.__new__(peer.ADCC)
+    metric.model_predict, metric.explainer, metric.black_box_kwargs = predict, explain, {}
+    expected = metric(saliency_map, LABEL, image.transpose(1, 2, 0))
+    found = measured(model, seed)
+    assert found["adcc"] == pytest.approx(expected["adcc"], abs=1e-5)
+    assert found["average_drop"] == pytest.approx(expected["average_drop"], abs=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(6))
