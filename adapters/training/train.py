@@ -77,7 +77,14 @@ def train(
     half = device == "cuda"
     scaler = torch.amp.GradScaler(device, enabled=half)
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
-    heading = {"images": len(images), "classes": images.classes, **asdict(settings)}
+    heading = {
+        "model": type(model).__name__,
+        "parameters": sum(each.numel() for each in model.parameters()),
+        "images": len(images),
+        "size": images.spec.crop or images.spec.resize,
+        "classes": images.classes,
+        **asdict(settings),
+    }
     done = _resumed(checkpoint, parts, heading)
     for epoch in done:
         advance(batches)
@@ -202,7 +209,7 @@ def _resumed(path: Path, parts: Mapping[str, Any], heading: Mapping[str, Any]) -
         content = torch.load(path, map_location="cpu", weights_only=True)
         known, epochs = content["heading"], [Epoch(**epoch) for epoch in content["epochs"]]
         states = {name: content[name] for name in parts}
-    except Exception as error:
+    except Exception as error:  # whatever a file of something else makes torch raise
         raise FileError(
             f"{path} is no checkpoint of a training ({error}); delete it to begin anew"
         ) from error

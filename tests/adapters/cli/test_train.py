@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from camcore.adapters.cli import train as module
 from camcore.adapters.demo import CLASS_NAMES
 from tests.adapters.cli.calls import camcore, done, failed
 
@@ -46,4 +45,3 @@ def test_wrong_input_is_told(scenes: Path, tmp_path: Path, monkeypatch: pytest.M
     message = failed(camcore("train", MODEL, *call, "--weights", tmp_path / "a.safetensors"))
     assert "would replace" in message
     assert list(tmp_path.iterdir()) == []
-    assert module.train.__doc__

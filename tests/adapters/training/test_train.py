@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from torch import nn
 from camcore.adapters.evaluation.annotations import read_annotations
 from camcore.adapters.training.images import LabelledImages
 from camcore.adapters.training.train import (
-    Epoch,
     Settings,
     mean_average_precision,
     train,
@@ -41,9 +39,6 @@ def learnt(scenes: Path) -> LabelledImages:
 def held_out(scenes: Path) -> LabelledImages:
     annotated = read_annotations(scenes / "instances.json", scenes / "images").images
     return LabelledImages(annotated[5:], 8, SPEC)
-
-
-Trained = Callable[..., list[Epoch]]
 
 
 def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(
@@ -100,6 +95,10 @@ def test_checkpoints_of_something_else_are_refused(
     changed = replace(SETTINGS, seed=3, epochs=5)
     with pytest.raises(FileError, match=r"another training \(epochs, seed differ\)"):
         next(train(build(), learnt, held_out, changed, path))
+    wider = build()
+    wider[0] = nn.Conv2d(3, 6, 7, stride=3)  # type: ignore[operator]
+    with pytest.raises(FileError, match=r"another training \(parameters differ\)"):
+        next(train(wider, learnt, held_out, SETTINGS, path))
     path.write_text("nothing")
     with pytest.raises(FileError, match="no checkpoint of a training"):
         next(train(build(), learnt, held_out, SETTINGS, path))
