@@ -9,7 +9,7 @@ from camcore.adapters.files import writing
 
 _WIDTH, _HEIGHT = 480, 300  # of the field, in pixels
 _LEFT, _TOP, _BOTTOM = 44, 32, 44  # around it
-_LEGEND = 190  # at its right
+_LEGEND = 215  # at its right
 # Okabe & Ito's, which the colour-blind tell apart: https://jfly.uni-koeln.de/color/
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _OTHER = "#c8c8c8"
