@@ -33,12 +33,13 @@ def build(name: str, weights: str) -> BuiltModel:
     if name != SCENES:
         return _detector(name, weights)
     model: nn.Module = network.scene_net() if weights.upper() == "NONE" else demo.load_scene_net()
-    names: tuple[str, ...] | None = tuple(demo.CLASS_NAMES)
+    names = tuple(demo.CLASS_NAMES)
+    classes = len(names)
     if is_weights_file(weights):
         state = read_state_dict(Path(weights))
-        classes = len(state.get("classifier.bias", names))
+        if "classifier.bias" in state:
+            classes = len(state["classifier.bias"])
         load_state_dict(with_classes(model, classes), state, weights)
-        names = names if classes == len(names) else None
     elif weights.upper() not in ("DEFAULT", "NONE"):
         raise InputError(f"{name}: weights {weights!r} are no file; expected DEFAULT, NONE or one")
     spec = ImageSpec(
@@ -49,7 +50,7 @@ def build(name: str, weights: str) -> BuiltModel:
         # In pictures much larger than those it learnt from, it scores every class far too low.
         resize=network.IMAGE_SIDE,
     )
-    return BuiltModel(model, name, names, spec)
+    return BuiltModel(model, name, names if classes == len(names) else None, spec)
 
 
 def _detector(name: str, weights: str) -> BuiltModel:

@@ -29,12 +29,11 @@ def with_classes(model: nn.Module, count: int) -> nn.Module:
             "those of other classes"
         )
     name, last = layers[-1]
+    biased = last.bias is not None
     if isinstance(last, nn.Linear):
         if last.out_features != count:
-            fresh = nn.Linear(last.in_features, count, bias=last.bias is not None)
-            model.set_submodule(name, fresh)
+            model.set_submodule(name, nn.Linear(last.in_features, count, bias=biased))
     elif last.out_channels != count:
         kernel = (last.kernel_size[0], last.kernel_size[1])
-        fresh = nn.Conv2d(last.in_channels, count, kernel, bias=last.bias is not None)
-        model.set_submodule(name, fresh)
+        model.set_submodule(name, nn.Conv2d(last.in_channels, count, kernel, bias=biased))
     return model
