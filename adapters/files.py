@@ -1,58 +1,29 @@
-"""Reading exported files: their card and, for `.onnx`, their inputs and outputs; and what is told
-where a file cannot be read or written.
+"""Files: exported ones with their cards, and what is told where a file cannot be read or written.
 
-Neither torch, onnx nor onnxruntime is imported: an archive is opened with `zipfile`, and of an ONNX
-file the outer protobuf fields are walked, which is a few lines
-(https://protobuf.dev/programming-guides/encoding/). A file is never in memory as a whole.
+Neither torch, onnx nor onnxruntime is imported. A file is never in memory as a whole, and its card
+is read once its seal fits.
 """
 
+import os
 import re
 import stat
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from io import SEEK_END, BufferedIOBase, BytesIO
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from camcore.card import KEY, Card, onnx_is_sealed, read_extra, zip_is_sealed
+from camcore.adapters.archives import BROKEN_ARCHIVE, find_extra, read_entry
+from camcore.adapters.onnx_content import find_card
+from camcore.card import KEY, Card
 from camcore.errors import FileError
+from camcore.seal import onnx_is_sealed, read_seal, zip_is_sealed
 
 SUFFIXES = (".onnx", ".pt", ".pt2")
 
-# What a damaged archive makes `zipfile` raise, beside its own exception.
-_BROKEN_ARCHIVE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    ValueError,
-    NotImplementedError,
-    RuntimeError,
-)
-
-# onnx.TensorProto.DataType
-_ONNX_TYPES = {
-    1: "float32",
-    2: "uint8",
-    3: "int8",
-    6: "int32",
-    7: "int64",
-    9: "bool",
-    10: "float16",
-    11: "float64",
-}
-
-
-@dataclass(frozen=True)
-class Port:
-    """An input or output of an ONNX graph; a size is a number, or a name where it is dynamic."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-    optional: bool = False
+# Class names are the most of it: 21 thousand of ImageNet's take one megabyte.
+_LARGEST_CARD = 2**24
 
 
 def read_card(path: str | Path) -> Card:
@@ -68,6 +39,12 @@ def read_card(path: str | Path) -> Card:
         return card
 
 
+def read_sealed_card(path: Path) -> tuple[Card, str]:
+    """The card of an exported file and its seal; see `read_card`."""
+    with opened(path) as (file, card):
+        return card, read_seal(file)
+
+
 @contextmanager
 def opened(path: str | Path) -> Iterator[tuple[BufferedIOBase, Card]]:
     """An exported file, checked against its seal, and its card.
@@ -77,10 +54,11 @@ def opened(path: str | Path) -> Iterator[tuple[BufferedIOBase, Card]]:
     """
     path = Path(path)
     check_suffix(path)
-    with _read_errors(path):
+    with reading(path):
+        _check_kind(path)
         opened_file = path.open("rb")
     with opened_file as file:
-        with _read_errors(path):
+        with reading(path):
             # A pipe knows no way back.
             seekable = file if file.seekable() else BytesIO(file.read())
             text = (_onnx_card if path.suffix.lower() == ".onnx" else _zip_card)(path, seekable)
@@ -118,7 +96,7 @@ def _mode(path: Path) -> int:
     """The file's type and permissions, 0 where there is none: reading it will tell why."""
     try:
         return path.stat().st_mode
-    except OSError:
+    except (OSError, ValueError):
         return 0
 
 
@@ -126,7 +104,7 @@ def _state(path: Path) -> tuple[int, ...] | None:
     """What tells a file from one that took its place; None where there is none."""
     try:
         found = path.stat()
-    except OSError:
+    except (OSError, ValueError):
         return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
@@ -146,7 +124,7 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         FileError: there is no such file, it is a folder, or it may not be read.
     """
-    with _read_errors(path):
+    with reading(path):
         return path.read_bytes()
 
 
@@ -170,7 +148,7 @@ def as_url(text: str) -> str | None:
 
 
 @contextmanager
-def _read_errors(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """Turns the errors of reading a file into a `FileError` that says what to do."""
     try:
         yield
@@ -180,8 +158,8 @@ def _read_errors(path: Path) -> Iterator[None]:
         raise FileError(f"{path} is a folder; give a file") from error
     except FileNotFoundError as error:
         raise missing(path) from error
-    except OSError as error:
-        raise FileError(f"{path} cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero in it
+        raise FileError(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from error
 
 
 @contextmanager
@@ -195,49 +173,59 @@ def writing(path: Path) -> Iterator[None]:
         raise FileError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def onnx_ports(file: BufferedIOBase) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-    """The inputs and the outputs of an ONNX file's graph; an input with an initializer is
-    optional.
-    """
-    (graph,) = _messages(_Part.whole(file), 7)  # ModelProto.graph
-    initializers = {_text(tensor, 8) for tensor in _messages(graph, 5)}
-    inputs, outputs = (
-        tuple(_port(value, initializers) for value in _messages(graph, number))
-        for number in (11, 12)
-    )
-    return inputs, outputs
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A scratch file beside `path`, which takes its place if all goes well and vanishes if not."""
+    scratch = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    try:
+        with writing(path):
+            yield scratch
+            scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _check_kind(path: Path) -> None:
+    """Raises a `FileError` for a device, which may have no end."""
+    kind = stat.S_IFMT(path.stat().st_mode)
+    if kind not in (stat.S_IFREG, stat.S_IFIFO, stat.S_IFDIR):
+        raise FileError(f"{path} is a device or a socket; give a file")
 
 
 def _onnx_card(path: Path, file: BufferedIOBase) -> str:
     try:
-        entries = [(_text(entry, 1), entry) for entry in _messages(_Part.whole(file), 14)]
-        cards = [_text(entry, 2) for name, entry in entries if name == KEY]
+        card = find_card(file)
+        if card is None:
+            raise _foreign(path)
+        if not onnx_is_sealed(file):
+            raise _changed(path)
+        if len(card) > _LARGEST_CARD:
+            raise _too_large(path)
+        return bytes(card).decode()
     except ValueError as error:
         raise FileError(
             f"{path} is not an ONNX file, or was truncated ({error}); copy or export it again"
         ) from error
-    if not cards:
-        raise _foreign(path)
-    if not onnx_is_sealed(file):
-        raise _changed(path)
-    return cards[0]
 
 
 def _zip_card(path: Path, file: BufferedIOBase) -> str:
     try:
         with zipfile.ZipFile(cast(BinaryIO, file)) as entries:
-            card = read_extra(entries, KEY)
-        sealed = zip_is_sealed(file)
-    except _BROKEN_ARCHIVE as error:
+            card = find_extra(entries, KEY)
+            if card is None:
+                raise _foreign(path)
+            if not zip_is_sealed(file):
+                raise _changed(path)
+            content = read_entry(entries, card, _LARGEST_CARD)
+            text = None if content is None else content.decode()
+    except BROKEN_ARCHIVE as error:
         raise FileError(
             f"{path} is not a {path.suffix} archive, or was truncated ({error}); copy or export "
             "it again"
         ) from error
-    if card is None:
-        raise _foreign(path)
-    if not sealed:
-        raise _changed(path)
-    return card
+    if text is None:
+        raise _too_large(path)
+    return text
 
 
 def _foreign(path: Path) -> FileError:
@@ -254,91 +242,8 @@ def _changed(path: Path) -> FileError:
     )
 
 
-@dataclass(frozen=True)
-class _Part:
-    """The bytes of a file from `start` to `stop`, read when they are looked at."""
-
-    file: BufferedIOBase
-    start: int
-    stop: int
-
-    @classmethod
-    def whole(cls, file: BufferedIOBase) -> "_Part":
-        return cls(file, 0, file.seek(0, SEEK_END))
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def part(self, start: int, stop: int) -> "_Part":
-        return _Part(self.file, self.start + start, self.start + stop)
-
-    def __bytes__(self) -> bytes:
-        self.file.seek(self.start)
-        return self.file.read(len(self))
-
-
-def _port(value: _Part, initializers: set[str]) -> Port:
-    """A `ValueInfoProto`: name, then type.tensor_type with its element type and shape."""
-    name = _text(value, 1)
-    (kind,) = _messages(value, 2)
-    (tensor,) = _messages(kind, 1)
-    (element,) = [field for number, field in _fields(tensor) if number == 1]
-    assert isinstance(element, int)
-    sizes = [size for shape in _messages(tensor, 2) for size in _messages(shape, 1)]
-    return Port(
-        name,
-        _ONNX_TYPES.get(element, f"type {element}"),
-        tuple(_size(size) for size in sizes),
-        name in initializers,
+def _too_large(path: Path) -> FileError:
+    return FileError(
+        f"{path} has a card of more than {_LARGEST_CARD} bytes, which camcore writes "
+        "for no model; export it again"
     )
-
-
-def _size(dimension: _Part) -> int | str:
-    """A `TensorShapeProto.Dimension`: dim_value, dim_param, or nothing."""
-    for _, field in _fields(dimension):
-        return field if isinstance(field, int) else bytes(field).decode()
-    return "?"
-
-
-def _messages(message: _Part, number: int) -> list[_Part]:
-    """The length-delimited fields of that number."""
-    return [field for key, field in _fields(message) if key == number and isinstance(field, _Part)]
-
-
-def _text(message: _Part, number: int) -> str:
-    """The string field of that number, empty where it is absent."""
-    return "".join(bytes(field).decode() for field in _messages(message, number)[:1])
-
-
-def _fields(message: _Part) -> Iterator[tuple[int, int | _Part]]:
-    """Field numbers and values of a protobuf message, in file order."""
-    at = 0
-    while at < len(message):
-        key, at = _varint(message, at)
-        number, wire = key >> 3, key & 7
-        if wire == 0:
-            value, at = _varint(message, at)
-            yield number, value
-            continue
-        if wire == 2:
-            size, at = _varint(message, at)
-        elif wire in (1, 5):
-            size = 8 if wire == 1 else 4
-        else:
-            raise ValueError(f"no protobuf field has wire type {wire}")
-        if at + size > len(message):
-            raise ValueError("it ends in the middle of a field")
-        yield number, message.part(at, at + size)
-        at += size
-
-
-def _varint(message: _Part, at: int) -> tuple[int, int]:
-    """The number that starts at a position, seven bits a byte, and the position behind it."""
-    value = shift = 0
-    while at < len(message):
-        (byte,) = bytes(message.part(at, at + 1))
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
-    raise ValueError("it ends in the middle of a number")

@@ -187,6 +187,9 @@ def _check_spec(spec: ImageSpec) -> None:
     ):
         if getattr(spec, field) not in known:
             raise InputError(f"{field} {getattr(spec, field)!r} is none of {', '.join(known)}")
+    for size in (spec.crop or (1, 1), (spec.height or 1, spec.width or 1)):
+        if math.prod(size) > _MOST_PIXELS:
+            raise InputError(f"images of {size[0]} x {size[1]} pixels are more than memory is for")
     if spec.dtype == "float32" and not len(spec.mean) == len(spec.std) == spec.channels:
         raise InputError(
             f"mean {spec.mean} and std {spec.std} are not one value for each of the graph's "

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from camcore.adapters.files import Port
+from camcore.adapters.onnx_content import Port
 from camcore.card import Card, ImageSpec
 from camcore.methods import METHODS, Method
 

@@ -1,29 +1,23 @@
 """The card: what a file says of itself, so that running it needs the file and an image and nothing
 else.
 
-An exported file carries the card as JSON under the metadata key `camcore`, and ends with a *seal*,
-the SHA-256 of everything before it. A file without a card was not written by camcore; a file whose
-seal does not fit was truncated or changed afterwards. The seal guards against accidents, not
-against somebody who forges a new one.
-
-Only the standard library is imported: the production side reads cards without torch and without
-onnx.
+An exported file carries the card as JSON under the metadata key `camcore`; `camcore.seal` puts it
+there. Only the standard library is imported: the production side reads cards without torch and
+without onnx.
 """
 
 import dataclasses
-import hashlib
 import json
-import zipfile
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from io import SEEK_END, BufferedIOBase, BytesIO
 from itertools import takewhile
 from typing import Any, Literal
 
+from camcore._fields import from_fields
 from camcore.errors import FileError
 
 KEY = "camcore"
-SEAL_KEY = "camcore.sha256"
 SCHEMA = 2
 
 # How a file learns which classes it is to explain.
@@ -216,7 +210,8 @@ class Card:
         """The card that `to_json` wrote.
 
         Raises:
-            FileError: not JSON, a field is missing or unknown, or a newer schema.
+            FileError: not JSON; a field is missing, unknown, of another type, or of a value that
+            no card has; or a newer schema.
         """
         try:
             fields = json.loads(text)
@@ -225,15 +220,73 @@ class Card:
                     f"the file was written with card schema {fields['schema']}, this camcore reads "
                     f"up to {SCHEMA}; install a newer camcore"
                 )
-            image = {name: _as_tuple(value) for name, value in fields.pop("image").items()}
-            return cls(
-                image=ImageSpec(**image),
-                **{name: _as_tuple(value) for name, value in fields.items()},
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            image = from_fields(ImageSpec, fields.pop("image"))
+            card = from_fields(cls, fields | {"image": image})
+            _check_values(card)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise FileError(
                 f"the file's camcore card cannot be read ({error}); export the model again"
             ) from error
+        return card
+
+
+def _check_values(card: Card) -> None:
+    """Raises a `ValueError` where a field has a value that no card has."""
+    _check_numbers(card)
+    _check_words(card)
+    if card.inputs[:1] != ("image",):
+        raise ValueError(f"the first of the inputs {card.inputs} is not image")
+    for ports in (card.graph_inputs, card.graph_outputs):
+        if len(set(ports)) < len(ports):
+            raise ValueError(f"a name stands twice among {', '.join(ports)}")
+    if card.class_names is not None and len(card.class_names) != card.num_classes:
+        raise ValueError(f"{len(card.class_names)} class names for {card.num_classes} classes")
+
+
+def _check_numbers(card: Card) -> None:
+    image = card.image
+    state = [axis for axis in card.state if isinstance(axis, int)]
+    numbers: dict[str, Sequence[int | None]] = {
+        "channels": [image.channels],
+        "sizes": [image.height, image.width, image.depth],
+        "resize": image.resize if isinstance(image.resize, tuple) else [image.resize],
+        "crop": image.crop or [],
+        "num_classes": [card.num_classes],
+        "top": [card.top],
+        "steps": [card.steps],
+        "boxes": [card.boxes],
+        "state": state,
+    }
+    for name, values in numbers.items():
+        for value in values:
+            if value is not None and not 1 <= value <= _MOST:
+                raise ValueError(f"{name} is {value}, expected a number from 1 to {_MOST}")
+    if math.prod(state) > _LARGEST_STATE:
+        raise ValueError(f"a state of {card.state} has more than {_LARGEST_STATE} values")
+
+
+def _check_words(card: Card) -> None:
+    image = card.image
+    words: dict[str, tuple[set[Any], Sequence[Any]]] = {
+        "dtype": ({image.dtype}, ("float32", "uint8")),
+        "spatial_ndim": ({image.spatial_ndim}, (1, 2, 3)),
+        "class_ids": ({card.class_ids}, CLASS_IDS),
+        "map_size": ({card.map_size}, ("image", "feature")),
+        "state": ({axis for axis in card.state if isinstance(axis, str)}, _AXES),
+        "explained": ({card.explained} - {None}, card.outputs),
+        "assumed": (set(image.assumed), [each.name for each in dataclasses.fields(image)]),
+    }
+    for name, (given, known) in words.items():
+        if not given <= set(known):
+            raise ValueError(f"{name} is {sorted(given)}, expected of {', '.join(map(str, known))}")
+
+
+# More than any count on a card is, and few enough to be counted out in memory.
+_MOST = 10_000_000
+_LARGEST_STATE = 2**28
+
+# Those of a state that go by a name.
+_AXES = ("batch", "classes", "height", "width")
 
 
 def default_probabilities(target: str, num_classes: int) -> Probabilities:
@@ -245,114 +298,3 @@ def default_probabilities(target: str, num_classes: int) -> Probabilities:
     if target == "binary" or (target == "logit" and num_classes == 1):
         return "sigmoid"
     return "softmax" if target in ("logit", "probability", "rest", "finer") else "none"
-
-
-def _as_tuple(value: Any) -> Any:
-    """JSON has no tuples; the card has no lists."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-def onnx_ending(content: bytes, card: Card) -> bytes:
-    """What to append to a serialised `ModelProto` to give it the card, sealed.
-
-    Only the ending, for the model before it may weigh half a gigabyte and stands on disk already.
-    """
-    entry = _field(1, KEY.encode()) + _field(2, card.to_json().encode())
-    metadata = _field(_METADATA_PROPS, entry)
-    return metadata + _onnx_seal(_sha256(content, metadata))
-
-
-def attach_zip(content: bytes, card: Card) -> bytes:
-    """A TorchScript or .pt2 archive with the card as its extra file `camcore`, sealed."""
-    archive = BytesIO(content)
-    with zipfile.ZipFile(archive, "a") as entries:
-        top = entries.namelist()[0].split("/")[0]
-        entries.writestr(f"{top}/extra/{KEY}", card.to_json())
-    return seal_zip(archive.getvalue())
-
-
-def seal_onnx(content: bytes) -> bytes:
-    """Serialised `ModelProto` bytes with the seal behind them.
-
-    Protobuf allows fields of a message to be appended in any order, so the seal is one more
-    `metadata_props` entry whose bytes come last: reading it back needs no protobuf library.
-    """
-    return content + _onnx_seal(_sha256(content))
-
-
-def onnx_is_sealed(file: BufferedIOBase) -> bool:
-    """Whether an ONNX file ends with the seal that fits it."""
-    return _is_sealed(file, _onnx_seal)
-
-
-def _onnx_seal(digest: str) -> bytes:
-    return _field(_METADATA_PROPS, _field(1, SEAL_KEY.encode()) + _field(2, digest.encode()))
-
-
-def _is_sealed(file: BufferedIOBase, seal: Callable[[str], bytes]) -> bool:
-    """Whether a file ends with the seal of the digest of all before it."""
-    left = file.seek(0, SEEK_END) - len(seal(_sha256()))
-    if left <= 0:
-        return False
-    file.seek(0)
-    digest = hashlib.sha256()
-    # In pieces that stay in the processor's cache: reading the file whole takes half as long again.
-    piece = memoryview(bytearray(_PIECE))
-    while left > 0:
-        read = file.readinto(piece[: min(left, _PIECE)])
-        if not read:  # the file was cut while it was read
-            return False
-        digest.update(piece[:read])
-        left -= read
-    return file.read() == seal(digest.hexdigest())
-
-
-_PIECE = 1 << 18
-
-
-def _sha256(*content: bytes) -> str:
-    """The digest of all parts in a row, without a copy of them."""
-    digest = hashlib.sha256()
-    for part in content:
-        digest.update(part)
-    return digest.hexdigest()
-
-
-_METADATA_PROPS = 14  # the field of ModelProto; an entry holds a key, field 1, and a value, field 2
-
-
-def _field(number: int, payload: bytes) -> bytes:
-    """A length-delimited protobuf field, https://protobuf.dev/programming-guides/encoding/."""
-    length = len(payload)
-    size = bytearray()
-    while length > 127:
-        size.append(length & 127 | 128)
-        length >>= 7
-    return bytes([number << 3 | 2, *size, length]) + payload
-
-
-def seal_zip(content: bytes) -> bytes:
-    """Bytes of a TorchScript or .pt2 archive with the seal behind them.
-
-    A zip archive ends with a comment and, just before it, the comment's length in two bytes. torch
-    writes no comment and ignores one, so the seal can cover every byte before itself, headers and
-    directory included.
-    """
-    size = len(_zip_seal(_sha256()))
-    unsealed = content[:-2] + size.to_bytes(2, "little")
-    return unsealed + _zip_seal(_sha256(unsealed))
-
-
-def zip_is_sealed(file: BufferedIOBase) -> bool:
-    """Whether an archive ends with the seal that fits it."""
-    return _is_sealed(file, _zip_seal)
-
-
-def _zip_seal(digest: str) -> bytes:
-    return f"{SEAL_KEY}={digest}".encode()
-
-
-def read_extra(entries: zipfile.ZipFile, name: str) -> str | None:
-    """The text of the archive's extra file of that name, None where it has none."""
-    found = [entry for entry in entries.namelist() if entry.endswith(f"/extra/{name}")]
-    return entries.read(found[0]).decode() if found else None

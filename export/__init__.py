@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from camcore.card import Card, ImageSpec, attach_zip, onnx_ending
+from camcore.card import Card, ImageSpec
 from camcore.errors import FileError, InputError
 from camcore.export.compose import explain
 from camcore.export.detectors.whole import is_detector
@@ -23,6 +23,7 @@ from camcore.export.trace.modes import plain_modes
 from camcore.export.trace.targets import TARGETS, Target
 from camcore.export.write.capture import capture
 from camcore.export.write.write import WRITERS
+from camcore.seal import attach_zip, onnx_ending
 
 __all__ = [
     "TARGETS",

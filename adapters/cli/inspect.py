@@ -3,7 +3,8 @@
 from camcore.adapters import tables
 from camcore.adapters.cli.arguments import ModelFile
 from camcore.adapters.cli.console import out
-from camcore.adapters.files import onnx_ports, opened
+from camcore.adapters.files import opened
+from camcore.adapters.onnx_content import onnx_ports
 
 
 def inspect(file: ModelFile) -> None:

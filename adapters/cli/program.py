@@ -9,7 +9,17 @@ import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from camcore.adapters.cli import compare, evaluate, export, inspect, kernels, layers, methods, run
+from camcore.adapters.cli import (
+    compare,
+    convert,
+    evaluate,
+    export,
+    inspect,
+    kernels,
+    layers,
+    methods,
+    run,
+)
 from camcore.adapters.cli.console import err, out
 from camcore.errors import CamcoreError, FileError, InputError, UnknownNameError
 
@@ -53,6 +63,7 @@ app.command()(export.export)
 app.command()(run.run)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
+app.command()(convert.convert)
 app.command()(inspect.inspect)
 app.command()(methods.methods)
 app.command()(layers.layers)

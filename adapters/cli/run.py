@@ -108,6 +108,10 @@ def run(
         ),
     ] = "jet",
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to run.")] = "cpu",
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many threads run the file.", show_default="every core"),
+    ] = None,
 ) -> None:
     """Predict and explain images with an exported file. Needs no PyTorch for .onnx.
 
@@ -143,7 +147,7 @@ def run(
     overlay.check_opacity(opacity)
     found = paths.find_images(images)
     pictures, map_files = _check_output(output, json_path, maps, maps_format, file, found)
-    runner = load(file, device)
+    runner = load(file, device, threads=threads)
     card = runner.card
     _check_inputs(file, card)
     # By whatever names a class was given, it is explained once.

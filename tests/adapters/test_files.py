@@ -12,16 +12,11 @@ import onnx
 import pytest
 import torch
 
-from camcore.adapters.files import (
-    Port,
-    check_reopenable,
-    onnx_ports,
-    opened,
-    read_card,
-    unchanged,
-)
-from camcore.card import KEY, SCHEMA, Card, seal_onnx
+from camcore.adapters.files import check_reopenable, opened, read_card, unchanged
+from camcore.adapters.onnx_content import onnx_ports
+from camcore.card import KEY, SCHEMA, Card
 from camcore.errors import FileError
+from camcore.seal import seal_onnx
 from tests.adapters.toy import CARD, onnx_content, write_toy
 
 SUFFIXES = [".onnx", ".pt", ".pt2"]
@@ -186,20 +181,6 @@ def test_card_behind_other_fields_is_found(tmp_path: Path) -> None:
     path = tmp_path / "more.onnx"
     path.write_bytes(seal_onnx(fixed32 + model.SerializeToString()))
     assert read_card(path) == CARD
-
-
-def test_onnx_ports(toy_folder: Path) -> None:
-    with opened(toy_folder / "toy.onnx") as (file, _):
-        inputs, outputs = onnx_ports(file)
-    assert inputs == (
-        Port("image", "float32", ("B", 3, "H", "W")),
-        Port("class_ids", "int64", ("I", "K"), optional=True),
-    )
-    assert outputs == (
-        Port("scores", "float32", ("B", 4)),
-        Port("classes", "int64", ("B", "K")),
-        Port("saliency_map", "float32", ("B", "K", "H", "W")),
-    )
 
 
 def test_card_type_is_the_core_one(toy_folder: Path) -> None:

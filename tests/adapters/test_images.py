@@ -333,3 +333,11 @@ def test_boxes_end_where_the_image_does_and_padding_stays() -> None:
     boxes = np.array([[0, 0, 30, 15], [10, 5, 20, 30], [0, 0, 5, 5], [-1, -1, -1, -1]])
     expected = [[0, 0, 40, 30], [10, 10, 30, 60], [0, 0, 0, 10], [-1, -1, -1, -1]]
     np.testing.assert_allclose(placement.boxes_to_original(boxes, (30, 30)), expected)
+
+
+@pytest.mark.parametrize(
+    "spec", [ImageSpec(10**6, 10**6), ImageSpec(None, None, crop=(10**5, 10**5))]
+)
+def test_sizes_that_no_memory_holds(spec: ImageSpec) -> None:
+    with pytest.raises(InputError, match=r"images of 10+ x 10+ pixels are more than memory is for"):
+        prepare(np.zeros((8, 8, 3), np.uint8), spec)

@@ -7,8 +7,8 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from camcore.adapters import tables
-from camcore.adapters.files import Port
 from camcore.adapters.images import prepare
+from camcore.adapters.onnx_content import Port
 from camcore.card import Card, ImageSpec, assume_image
 from camcore.export.find.layers import LayerInfo
 from camcore.export.trace.targets import TARGETS

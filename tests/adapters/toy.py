@@ -10,7 +10,8 @@ import onnx.parser
 import torch
 from numpy.typing import NDArray
 
-from camcore.card import KEY, Card, ImageSpec, seal_onnx, seal_zip
+from camcore.card import KEY, Card, ImageSpec
+from camcore.seal import seal_onnx, seal_zip
 
 CARD = Card(
     method="gradcam",
@@ -150,6 +151,7 @@ def write_toy(path: Path, card: Card = CARD) -> Path:
             (image, torch.zeros(3, 2, dtype=torch.int64)),
             dynamic_shapes=(sizes, {0: free, 1: free}),
         )
+        program.example_inputs = None  # pickled they would be, and refused
         torch.export.save(program, path, extra_files=extra)
     path.write_bytes(seal_zip(path.read_bytes()))
     return path

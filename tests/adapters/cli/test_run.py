@@ -277,7 +277,7 @@ def test_scores_and_maps_that_are_not_finite_stay_json(
         return Explanation({**given, "scores": scores, "saliency_map": saliency_map})
 
     broken.card = runner.card  # type: ignore[attr-defined]
-    monkeypatch.setattr("camcore.adapters.runner.load", lambda *_: broken)
+    monkeypatch.setattr("camcore.adapters.runner.load", lambda *_, **__: broken)
     text = camcore("run", file, photos[0], "-c", "boxer", "--json", "-").stdout
     assert "NaN" not in text
     assert "Infinity" not in text
@@ -438,3 +438,17 @@ def test_model_of_several_inputs_is_left_to_python(
     assert f"{file} takes table beside the image, which the command line cannot give." in message
     assert f"camcore.adapters.load('{file}')(image, table=...)" in message
     assert "image, table, class_ids" in done(camcore("inspect", file))
+
+
+def test_threads_reach_the_runtime(
+    toy_folder: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        asked.append(options)
+        return load(*arguments, **options)
+
+    monkeypatch.setattr("camcore.adapters.runner.load", noted)
+    done(camcore("run", toy_folder / "toy.onnx", photos[0], "--threads", "1"))
+    assert asked == [{"threads": 1}]

@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from camcore.card import KEY, Card, onnx_is_sealed, read_extra, zip_is_sealed
+from camcore.adapters.archives import find_extra
+from camcore.card import KEY, Card
 from camcore.export import Explained, explain, save
+from camcore.seal import onnx_is_sealed, zip_is_sealed
 from tests.export.conftest import LAYER
 from tests.export.models import Borders, SmallNet, build, images
 from tests.export.oracle import (
@@ -57,9 +59,10 @@ def test_the_card_and_the_seal(suffix: str, files: dict[str, Path], explained: E
         text = entries[KEY]
         assert onnx_is_sealed(io.BytesIO(content))
     else:
-        found = read_extra(zipfile.ZipFile(io.BytesIO(content)), KEY)
+        archive = zipfile.ZipFile(io.BytesIO(content))
+        found = find_extra(archive, KEY)
         assert found is not None
-        text = found
+        text = archive.read(found).decode()
         assert zip_is_sealed(io.BytesIO(content))
     card = Card.from_json(text)
     assert card.layer == explained.card.layer
