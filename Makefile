@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 FAMILIES := $(VENV)/.families
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint types bench bench-methods bench-passes matrix scenes demo-weights clean
+.PHONY: help setup demo web test test-slow lint types bench bench-methods bench-passes matrix scenes demo-weights clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -29,6 +29,13 @@ setup: $(INSTALLED)  ## make the virtual environment and install everything into
 # The README's picture is the demo's own, made again by adding --picture docs/demo.png.
 demo: $(INSTALLED)  ## export the shipped classifier, run it, write overlays to demo-output/
 	$(BIN)/python -m camcore.adapters.demo --output demo-output
+
+# Needs npm, which fetches onnxruntime-web.
+web: $(INSTALLED)  ## the shipped classifier in the browser: writes demo-output/page and serves it, until Ctrl-C
+	$(BIN)/python -m camcore export scenes --output demo-output/page.onnx
+	$(BIN)/python -m camcore.adapters.demo.dataset --output demo-output/scenes --count 8 --seed 7
+	$(BIN)/python -m camcore serve demo-output/page.onnx --web demo-output/page --example demo-output/scenes/images
+	$(BIN)/python -m http.server --directory demo-output/page --bind 127.0.0.1 8000
 
 test: $(INSTALLED)  ## the test suite
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'

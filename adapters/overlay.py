@@ -68,6 +68,23 @@ def heatmap(
     return picture if boxes is None else _draw_boxes(picture, boxes)
 
 
+def contrast(
+    image: NDArray[np.uint8], first: NDArray[Any], second: NDArray[Any]
+) -> NDArray[np.uint8]:
+    """An RGB image (H, W, 3), in grey, where one map (H, W) is above another: the first in red, the
+    second in blue, the stronger the more it is. Where a map is NaN, the image stays grey.
+
+    >>> grey, one, none = np.zeros((1, 1, 3), np.uint8), np.ones((1, 1)), np.zeros((1, 1))
+    >>> contrast(grey, one, none).tolist(), contrast(grey, none, one).tolist()
+    ([[[255, 0, 0]]], [[[0, 0, 255]]])
+    """
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    above = np.clip(np.nan_to_num(first - second), -1, 1)[..., None]
+    colours = np.where(above > 0, (255, 0, 0), (0, 0, 255))
+    blended = np.rint(grey * (1 - np.abs(above)) + colours * np.abs(above))
+    return np.asarray(blended, dtype=np.uint8)
+
+
 def colormap_code(name: str) -> int:
     """OpenCV's number for a colour map, by the name behind `COLORMAP_`, in any case.
 
@@ -119,6 +136,19 @@ def caption(
     strip = Image.new("RGB", (width, round(size * 1.6)), "black")
     ImageDraw.Draw(strip).text((smallest // 2, strip.height // 2), text, "white", font, anchor="lm")
     return np.concatenate([np.asarray(strip), picture])
+
+
+def shrunk(picture: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    """The picture, no wider than that.
+
+    >>> shrunk(np.zeros((80, 160, 3), np.uint8), 40).shape
+    (20, 40, 3)
+    """
+    height, had = picture.shape[:2]
+    if had <= width:
+        return picture
+    size = (width, max(1, round(height * width / had)))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def side_by_side(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:

@@ -138,6 +138,13 @@ def _prediction_notes(card: Card, scored: bool) -> Iterator[str]:
 def card_table(file: Path, card: Card) -> Table:
     """What a file says of itself."""
     table = Table("", "", title=escape(str(file)), show_header=False)
+    for name, value in card_rows(card).items():
+        table.add_row(name, escape(value))
+    return table
+
+
+def card_rows(card: Card) -> dict[str, str]:
+    """What a card says, by what that is called."""
     names = card.class_names or ("unnamed",)
     more = ", ..." if len(names) > 3 else ""
     space = card.image.space
@@ -166,10 +173,7 @@ def card_table(file: Path, card: Card) -> Table:
         "notes": "; ".join(card.notes) or "none",
         "versions": _pairs(card.versions) or "none",
     }
-    for name, value in rows.items():
-        if value:
-            table.add_row(name, escape(value))
-    return table
+    return {name: value for name, value in rows.items() if value}
 
 
 def _explained(card: Card) -> str:

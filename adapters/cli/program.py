@@ -18,7 +18,9 @@ from camcore.adapters.cli import (
     kernels,
     layers,
     methods,
+    report,
     run,
+    serve,
 )
 from camcore.adapters.cli.console import err, out
 from camcore.errors import CamcoreError, FileError, InputError, UnknownNameError
@@ -68,6 +70,8 @@ app.command()(inspect.inspect)
 app.command()(methods.methods)
 app.command()(layers.layers)
 app.command()(kernels.kernels)
+app.command()(report.report)
+app.command()(serve.serve)
 
 
 def main() -> None:

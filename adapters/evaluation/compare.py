@@ -26,7 +26,7 @@ from camcore.errors import CamcoreError
 
 _TIMED_RUNS = 7
 _TIMED_SECONDS = 2.0
-_PICTURE_WIDTH = 180  # pixels
+PICTURE_WIDTH = 180  # pixels
 
 
 @dataclass(frozen=True)
@@ -138,18 +138,7 @@ def picture(runner: Runner, path: Path) -> NDArray[np.uint8]:
     found = runner(array)
     raw = found.saliency_map[0, 0]
     placed = placement.map_to_original(raw)
-    return shrunk(overlay.heatmap(image, placed))
-
-
-def shrunk(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The picture, no wider than those of a report are."""
-    import cv2
-
-    height, width = image.shape[:2]
-    if width <= _PICTURE_WIDTH:
-        return image
-    size = (_PICTURE_WIDTH, max(1, round(height * _PICTURE_WIDTH / width)))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    return overlay.shrunk(overlay.heatmap(image, placed), PICTURE_WIDTH)
 
 
 def readable(images: Sequence[AnnotatedImage], count: int) -> list[Path]:

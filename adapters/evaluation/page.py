@@ -2,29 +2,15 @@
 table in Markdown.
 """
 
-from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from camcore.adapters.evaluation.compare import Compared, LeftOut, shrunk
+from camcore.adapters import html, overlay
+from camcore.adapters.evaluation.compare import PICTURE_WIDTH, Compared, LeftOut
 from camcore.adapters.evaluation.summary import FIGURES
 from camcore.adapters.images import read_image
-
-_STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem; color: #222; background: #fff }
-table { border-collapse: collapse; margin: 1rem 0 }
-th, td { padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right }
-th:first-child, td:first-child, td.text { text-align: left }
-td.best { font-weight: bold; background: #e7f4e4 }
-.pictures { overflow-x: auto } .pictures td { text-align: center } img { display: block }
-"""
 
 # Of which a low value is good.
 _LOW = {("faithfulness", "deletion"), ("faithfulness", "average_drop")}
@@ -35,18 +21,12 @@ def html_page(title: str, rows: Sequence[Compared | LeftOut], shown: Sequence[Pa
     compared = [row for row in rows if isinstance(row, Compared)]
     left_out = [row for row in rows if isinstance(row, LeftOut)]
     parts = [
-        f"<h1>{escape(title)}</h1>",
         _table(compared),
         _legend(compared),
         _pictures(compared, shown),
         _left_out(left_out),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</body></html>\n"
-    )
+    return html.document(title, parts)
 
 
 def measured(rows: Sequence[Compared]) -> list[tuple[str, str]]:
@@ -128,19 +108,14 @@ def _legend(rows: Sequence[Compared]) -> str:
 def _pictures(rows: Sequence[Compared], shown: Sequence[Path]) -> str:
     """The images in a row, and below each the maps of the methods for its best class."""
     lines = ['<h2>Maps of the best class</h2><div class="pictures"><table>']
-    originals = [_image(shrunk(read_image(path)), path.name) for path in shown]
+    originals = [
+        html.picture(overlay.shrunk(read_image(path), PICTURE_WIDTH), path.name) for path in shown
+    ]
     lines.append("<tr><td>image</td>" + "".join(f"<td>{each}</td>" for each in originals) + "</tr>")
     for row in rows:
-        cells = [f"<td>{_image(each, row.method)}</td>" for each in row.pictures]
+        cells = [f"<td>{html.picture(each, row.method)}</td>" for each in row.pictures]
         lines.append(f"<tr><td>{escape(row.method)}</td>{''.join(cells)}</tr>")
     return "\n".join([*lines, "</table></div>"])
-
-
-def _image(pixels: NDArray[np.uint8], text: str) -> str:
-    content = BytesIO()
-    Image.fromarray(pixels).save(content, "JPEG", quality=85)
-    encoded = b64encode(content.getvalue()).decode()
-    return f'<img alt="{escape(text)}" src="data:image/jpeg;base64,{encoded}">'
 
 
 def _left_out(rows: Sequence[LeftOut]) -> str:

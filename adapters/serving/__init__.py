@@ -1,0 +1,1 @@
+"""A file where others use it: in a browser, in a Triton server."""
