@@ -50,6 +50,17 @@ def image_record(
     }
 
 
+def failed_record(path: str | Path, reason: str) -> dict[str, Any]:
+    """The record of an image of which nothing came, and why."""
+    return {
+        "image": str(path),
+        "error": reason,
+        "predictions": [],
+        "explained": [],
+        "overlay": None,
+    }
+
+
 def _detections_record(
     path: str | Path, explanation: Explanation[Any], placement: Placement, card: Card
 ) -> dict[str, Any]:

@@ -51,6 +51,11 @@ class Runner:
     _graph: Graph
     _opening: Opening | None = None
 
+    @property
+    def seal(self) -> str | None:
+        """The seal of the file, that no other has; None of a runner that `load` did not make."""
+        return None if self._opening is None else self._opening.seal
+
     def __repr__(self) -> str:
         card = self.card
         return (

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from camcore.adapters.cli.choice import check_choice, explain_chosen
 from camcore.adapters.runner import Runner
+from camcore.adapters.running.choice import check_choice, explain_chosen
 from camcore.errors import InputError
 from tests.adapters.cli.calls import camcore, done
 from tests.adapters.cli.fake_export import FakeExport
