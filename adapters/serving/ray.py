@@ -137,20 +137,31 @@ def mapped(
 def _cluster() -> Iterator[float]:
     """How many CPUs the cluster has, which is left as it was found."""
     import ray
-    from ray.data import DataContext
 
     had = ray.is_initialized()
     if not had:
         ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
     try:
-        context = DataContext.get_current().copy()
-        context.execution_options.preserve_order = True
-        context.enable_progress_bars = False
-        with DataContext.current(context):
+        with _in_order():
             yield ray.cluster_resources().get("CPU", 1)
     finally:
         if not had:
             ray.shutdown()
+
+
+@contextmanager
+def _in_order() -> Iterator[None]:
+    """Rows come in the order in which they were given, and Ray draws no progress bars."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    options = context.execution_options
+    before = options.preserve_order, context.enable_progress_bars
+    options.preserve_order, context.enable_progress_bars = True, False
+    try:
+        yield
+    finally:
+        options.preserve_order, context.enable_progress_bars = before
 
 
 def _tasks(batch: Mapping[str, Any]) -> list[Task]:
