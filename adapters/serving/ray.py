@@ -1,7 +1,6 @@
 """Ray: a file explains images on many machines, a batch of rows at a time."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from camcore.adapters.running.entries import Entry, Kept, Task, entries
 from camcore.adapters.running.job import open_job
 from camcore.adapters.running.request import KeptMaps, Request
 from camcore.adapters.running.rows import as_entries, as_table, schema
+from camcore.adapters.serving.cluster import mapped
 from camcore.adapters.stream import Failed, Given
 from camcore.errors import InputError
 
@@ -21,10 +21,6 @@ from camcore.errors import InputError
 _IMAGE, _BYTES, _PATH = "image", "bytes", "path"
 _PICTURE, _MAPS = "overlay_to", "maps_to"
 _NUMBER = "number"
-
-# Rows that go to an actor together: at most so many, and so few that each gets some.
-_MOST_ROWS = 256
-_BLOCKS_EACH = 4
 
 
 class Explain:
@@ -109,59 +105,6 @@ def ray_entries(request: Request, tasks: Sequence[Task]) -> Iterator[Entry]:
         numbers = table[_NUMBER].to_pylist()
         for number, (record, kept) in zip(numbers, as_entries(table), strict=True):
             yield _as_asked(number, record, kept, tasks[number])
-
-
-def mapped(
-    actor: type, given: Any, columns: pa.Table, device: Device, threads: int
-) -> Iterator[pa.Table]:
-    """What actors, each made of what is given, make of the rows of a table, in their order."""
-    import ray
-    import ray.data
-
-    with _cluster() as cpus:
-        actors = max(1, int(cpus) // threads)
-        size = max(1, min(_MOST_ROWS, -(-len(columns) // (_BLOCKS_EACH * actors))))
-        blocks = [columns.slice(start, size) for start in range(0, len(columns), size)]
-        results = ray.data.from_arrow(blocks).map_batches(
-            actor,
-            fn_constructor_args=(given,),
-            batch_size=None,
-            concurrency=(1, min(actors, len(blocks))),
-            num_cpus=threads,
-            num_gpus=1 if device == "cuda" else 0,
-        )
-        yield from results.iter_batches(batch_size=None, batch_format="pyarrow")
-
-
-@contextmanager
-def _cluster() -> Iterator[float]:
-    """How many CPUs the cluster has, which is left as it was found."""
-    import ray
-
-    had = ray.is_initialized()
-    if not had:
-        ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
-    try:
-        with _in_order():
-            yield ray.cluster_resources().get("CPU", 1)
-    finally:
-        if not had:
-            ray.shutdown()
-
-
-@contextmanager
-def _in_order() -> Iterator[None]:
-    """Rows come in the order in which they were given, and Ray draws no progress bars."""
-    from ray.data import DataContext
-
-    context = DataContext.get_current()
-    options = context.execution_options
-    before = options.preserve_order, context.enable_progress_bars
-    options.preserve_order, context.enable_progress_bars = True, False
-    try:
-        yield
-    finally:
-        options.preserve_order, context.enable_progress_bars = before
 
 
 def _tasks(batch: Mapping[str, Any]) -> list[Task]:

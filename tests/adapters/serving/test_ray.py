@@ -20,7 +20,8 @@ from tests.adapters.toy import CARD, reference
 
 pa = pytest.importorskip("pyarrow")
 
-from camcore.adapters.serving.ray import Explain, mapped, ray_entries  # noqa: E402
+from camcore.adapters.serving.cluster import mapped  # noqa: E402
+from camcore.adapters.serving.ray import Explain, ray_entries  # noqa: E402
 
 # Ray sets options of its own that it has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:`use_:DeprecationWarning")
