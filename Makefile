@@ -6,9 +6,10 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 FAMILIES := $(VENV)/.families
+SITE := $(VENV)/.site
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo web test test-slow lint types bench bench-methods bench-passes matrix scenes demo-weights clean
+.PHONY: help setup demo web test test-slow lint types docs bench bench-methods bench-passes matrix scenes demo-weights demo-detectors clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -32,8 +33,8 @@ demo: $(INSTALLED)  ## export the shipped classifier, run it, write overlays to 
 
 # Needs npm, which fetches onnxruntime-web.
 web: $(INSTALLED)  ## the shipped classifier in the browser: writes demo-output/page and serves it, until Ctrl-C
-	$(BIN)/python -m camcore export scenes --output demo-output/page.onnx
 	$(BIN)/python -m camcore.adapters.demo.dataset --output demo-output/scenes --count 8 --seed 7
+	$(BIN)/python -m camcore export scenes --output demo-output/page.onnx
 	$(BIN)/python -m camcore serve demo-output/page.onnx --web demo-output/page --example demo-output/scenes/images
 	$(BIN)/python -m http.server --directory demo-output/page --bind 127.0.0.1 8000
 
@@ -73,6 +74,19 @@ matrix: $(FAMILIES)  ## which models, methods and formats work, a sample (an hou
 SCENES ?= --output scenes
 scenes: $(INSTALLED)  ## paint scenes and write them as a data set in COCO's format
 	$(BIN)/python -m camcore.adapters.demo.dataset $(SCENES)
+
+demo-detectors: $(INSTALLED)  ## train the demo's detectors again (minutes each on one core)
+	$(BIN)/python -m camcore.adapters.demo.train_detectors
+
+$(SITE): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
+# Pages link each other as they lie in the repository, so that is how they are laid out. A link to nothing fails.
+docs: $(SITE)  ## the README and docs/ as a site, in build/site
+	rm -rf build/pages && mkdir -p build/pages/benchmarks
+	cp -R README.md docs build/pages && cp benchmarks/*.md benchmarks/*.tsv build/pages/benchmarks
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 demo-weights: $(INSTALLED)  ## train the demo classifier again (minutes on two cores)
 	$(BIN)/python -m camcore.adapters.demo.train

@@ -107,6 +107,27 @@ def parse_output(text: str | None) -> str | int | None:
         return text
 
 
+def parse_detections(text: str | None) -> Any:
+    """A reading of detections by name; or, by `module:name`, a function of the model's output and
+    the image.
+
+    Raises:
+        UnknownNameError: no such module, or nothing of that name in it.
+        InputError: the module cannot be imported, or what was found is no function.
+    """
+    if text is None or ":" not in text:
+        return text
+    from camcore.adapters.sources.functions import find_object
+
+    found = find_object(text)
+    if not callable(found):
+        raise InputError(
+            f"--detections {text} is {type(found).__name__}; expected a function from the model's "
+            "output and the image to boxes, labels and scores"
+        )
+    return found
+
+
 def parse_target(text: str | None) -> Any:
     """A target by name; or, by `module:name`, a function of the model's output, or a `Target`.
 

@@ -11,6 +11,7 @@ from typing import Any
 from camcore.card import Card, ImageSpec
 from camcore.errors import FileError, InputError
 from camcore.export.compose import explain
+from camcore.export.detectors.readings import READINGS
 from camcore.export.detectors.whole import is_detector
 from camcore.export.explained import Detections, Explained, ExplainedDetector, Explanation
 from camcore.export.find.layers import LayerInfo, list_layers
@@ -26,6 +27,7 @@ from camcore.export.write.write import WRITERS
 from camcore.seal import attach_zip, onnx_ending
 
 __all__ = [
+    "READINGS",
     "TARGETS",
     "Card",
     "Detections",

@@ -53,22 +53,9 @@ def cut(module: fx.GraphModule, at: Sequence[fx.Node], kept: Sequence[fx.Node]) 
         ExportError: a size that the tail needs has no simple relation to the batch.
     """
     graph = module.graph
-    in_tail = dependents(at)
-    constant = _constants(graph)
-    dependent = [node for node in graph.nodes if node in in_tail and node not in at]
-    crossing: dict[fx.Node, None] = {}
-    needed = [value for node in dependent for value in node.all_input_nodes]
-    for value in needed:
-        if value in in_tail or value in constant:
-            continue
-        if not _counts_batch(value, at[0]):
-            crossing[value] = None
-        elif value.target is not _sym_size:
-            # The tail computes it anew, and needs what goes into it.
-            needed.extend(value.all_input_nodes)
-
+    crossing = crossing_of(graph, at)
     tail = _Copy(module, inputs=[*at, *crossing], recount=at[0])
-    for node in dependent:
+    for node in _behind(graph, at):
         tail.copy(node)
     placeholders = [
         node
@@ -81,6 +68,27 @@ def cut(module: fx.GraphModule, at: Sequence[fx.Node], kept: Sequence[fx.Node]) 
     batch = batch_symbol(at[0].meta["val"])
     axes = tuple(_batch_axis(value, batch) for value in values)
     return Cut(head.finish(), tail.finish(), values, axes)
+
+
+def crossing_of(graph: fx.Graph, at: Sequence[fx.Node]) -> list[fx.Node]:
+    """The values that cross beside the points of a cut, in order."""
+    in_tail, constant = dependents(at), _constants(graph)
+    crossing: dict[fx.Node, None] = {}
+    needed = [value for node in _behind(graph, at) for value in node.all_input_nodes]
+    for value in needed:
+        if value in in_tail or value in constant:
+            continue
+        if not _counts_batch(value, at[0]):
+            crossing[value] = None
+        elif value.target is not _sym_size:
+            # The tail computes it anew, and needs what goes into it.
+            needed.extend(value.all_input_nodes)
+    return list(crossing)
+
+
+def _behind(graph: fx.Graph, at: Sequence[fx.Node]) -> list[fx.Node]:
+    found = dependents(at)
+    return [node for node in graph.nodes if node in found and node not in at]
 
 
 def cut_with_inner(
@@ -140,14 +148,18 @@ def _batch_axis(value: Any, batch: Any) -> int | None:
 
 
 def batch_symbol(value: Tensor) -> Any:
-    """The symbol of the batch, read off a tensor whose first axis is the batch."""
+    """The symbol of the batch, read off a tensor whose first axis is the batch; None where a graph
+    is of one batch alone.
+    """
     size: Any = value.shape[0]
-    return size.node.expr
+    return size.node.expr if isinstance(size, torch.SymInt) else None
 
 
 def counts(size: Any, symbol: Any) -> bool:
-    """Whether a size is symbolic and grows with the symbol."""
-    return isinstance(size, torch.SymInt) and bool(size.node.expr.has(symbol))
+    """Whether a size is symbolic and grows with the symbol, of which there may be none."""
+    if symbol is None or not isinstance(size, torch.SymInt):
+        return False
+    return bool(size.node.expr.has(symbol))
 
 
 def dependents(starts: Sequence[fx.Node]) -> set[fx.Node]:

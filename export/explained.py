@@ -28,7 +28,8 @@ class Explanation(NamedTuple):
 class Explained(nn.Module):
     """A model that returns its prediction and the maps of the classes asked for.
 
-    Called with images (B, C, H, W), the model's other inputs if it has any, and optional class ids
+    Called with images (B, C, H, W), the model's other inputs if it has any, queries (Q, D) or
+    (B, Q, D) where its target takes some, and optional class ids
     (B or 1, K), int64, where -1 in column k stands for the class with the k-th highest score;
     without ids it explains the best class. An id that is no class's gives an empty map, and -1 in
     `classes`. With `class_ids="best"` or `"all"` it takes no ids. It is an ordinary module, which
@@ -60,6 +61,9 @@ class Explained(nn.Module):
                 f"class_ids were given to a model that explains {self.card.class_ids!r} by itself: "
                 "leave them out, or explain with class_ids='required'"
             )
+        if self.card.queries is not None and others and others[-1].ndim == 2:
+            *others, queries = others  # type: ignore[assignment]
+            others = (*others, queries[None])
         if class_ids is None:
             class_ids = torch.tensor([self.card.own_ids], device=image.device)
         return _record(self.card.outputs)(*self.body(image, *others, class_ids))
@@ -75,8 +79,9 @@ def _record(names: tuple[str, ...]) -> Callable[..., Any]:
 class Detections(NamedTuple):
     """What an explained detector returns of an image: what it finds, and a map of each.
 
-    Shapes: boxes (D, 4) as x1, y1, x2, y2 in pixels, labels (D,) int64, scores (D,), and
-    detection_maps (N, H, W) in [0, 1] of the first N.
+    One that finds more, as masks, returns a named tuple of all that. Shapes: boxes (D, 4) as x1,
+    y1, x2, y2 in pixels, labels (D,) int64, scores (D,), and detection_maps (N, H, W) in [0, 1] of
+    the first N.
     """
 
     boxes: Tensor
@@ -96,4 +101,6 @@ class ExplainedDetector(Explained):
             raise InputError(
                 "an explained detector takes an image alone: it explains what it finds"
             )
-        return Detections(*self.body(image))
+        names = self.card.outputs
+        record = Detections if names == Detections._fields else _record(names)
+        return record(*self.body(image))

@@ -34,7 +34,8 @@ class Request:
 
     `layers` are those that were named. `inputs` are of the shapes that the model takes; `pixels`,
     where it is not None, is how the graph prepares its images for that. `class_ids` and `top` are
-    those of the card.
+    those of the card. `detections` is what makes detections of a model's output, None where the
+    model does that itself, or finds none.
     """
 
     subject: Subject
@@ -53,6 +54,7 @@ class Request:
     class_ids: str
     top: int
     boxes: Boxes | None = None
+    detections: Callable[[Any, Tensor], tuple[Tensor, Tensor, Tensor]] | None = None
 
     @property
     def takes_ids(self) -> bool:
@@ -74,6 +76,8 @@ class Request:
         image, *others = inputs
         if self.pixels is not None:
             image = prepare(image, self.pixels, self.inputs[0].dtype)
+        if self.subject.takes_queries:  # one row of which serves any batch
+            others[-1] = others[-1] + image.new_zeros(image.shape[0], 1, 1)
         return [image, *others]
 
     def kernel(self, gram: Gram) -> Kernel:
@@ -111,7 +115,8 @@ class Found:
     products is the smaller one. For FullGrad and for guided gradients the first layer is the image,
     of no name; `biases` are those of FullGrad's others. LeGrad's layers are those that attend, each
     as often as it does, and the layouts are those of the keys. `place` is what the card calls them
-    all. `notes` are for the card, too.
+    all. `products` are the modules whose numbers become the scores of detections. `notes` are for
+    the card, too.
     """
 
     layers: tuple[str, ...]
@@ -120,6 +125,7 @@ class Found:
     grams: tuple[Gram, ...] = ()
     biases: tuple[Tensor, ...] = ()
     plan: Plan | None = None
+    products: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def by_layer(self) -> list["Found"]:

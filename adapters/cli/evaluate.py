@@ -14,9 +14,9 @@ from rich.table import Column, Table
 from camcore.adapters import paths
 from camcore.adapters.cli.arguments import AnnotationsFile, ImageFolder, ModelFile
 from camcore.adapters.cli.console import counting, err, out
-from camcore.adapters.cli.extras import needs
 from camcore.adapters.cli.run import SOME_FAILED, tell_failure
 from camcore.adapters.evaluation.summary import figure_rows
+from camcore.adapters.extras import needs
 from camcore.adapters.files import writing
 from camcore.card import Card
 
@@ -86,6 +86,9 @@ def evaluate(
     (exported with --boxes) is evaluated as a detector, too: COCO's mAP. Classes and categories are
     matched by their names.
 
+    Of a detector's file each object that it finds, with an IoU of at least 0.5, is compared with
+    the map of that detection; and its boxes give the mAP.
+
     With --faithfulness: insertion and deletion, average drop, increase in confidence, ADCC, ROAD.
 
     An image that cannot be read or run is told of and left out, and the exit code is 3.
@@ -110,7 +113,8 @@ def evaluate(
     measure = Measure(file, annotations is not None, faithfulness, above, batch, device, threads)
     runner, predict = open_measure(measure)
     stated = stated_annotations(annotations, images, runner.card)
-    with_boxes = annotations is not None and runner.card.boxes is not None
+    finds = runner.card.is_detector
+    with_boxes = annotations is not None and (finds or runner.card.boxes is not None)
     if annotations is not None and not with_boxes:
         out.print("the file finds no boxes, so there is no mAP; export it with --boxes")
     options = {"above": above, "faithfulness": faithfulness}
@@ -119,7 +123,7 @@ def evaluate(
         if done:
             out.print(f"going on behind {len(done)} images of {escape(str(path))}", soft_wrap=True)
         left = [image for image in stated.images if image.name not in done]
-        found = _by_ray(measure, left) if ray else evaluated(runner, left, predict, batch)
+        found = _by_ray(measure, left) if ray else evaluated(runner, left, predict, measure.batch)
         with counting("images", len(left)) as advance:
             failures = keep(found, path, Told(advance, tell_failure))
         with counting("figures", 1):
@@ -132,7 +136,8 @@ def evaluate(
     out.print(table)
     told = f"{measured['images']} images"
     if annotations is not None:
-        told += f", {measured['localisation']['objects']} classes in them"
+        what = "objects found" if finds else "classes"
+        told += f", {measured['localisation']['objects']} {what} in them"
     out.print(told, highlight=False)
     if json_path is not None:
         with writing(json_path):

@@ -18,7 +18,6 @@ from camcore.adapters.cli.arguments import (
     parse_size,
 )
 from camcore.adapters.cli.console import out, working
-from camcore.adapters.cli.extras import needs
 from camcore.adapters.cli.preparation import (
     Colour,
     Crop,
@@ -28,8 +27,15 @@ from camcore.adapters.cli.preparation import (
     Std,
     preparation_fields,
 )
+from camcore.adapters.extras import needs
 from camcore.adapters.files import check_suffix
-from camcore.adapters.options import add_channels, parse_options, parse_output, parse_target
+from camcore.adapters.options import (
+    add_channels,
+    parse_detections,
+    parse_options,
+    parse_output,
+    parse_target,
+)
 from camcore.errors import FileError
 from camcore.methods import METHODS
 
@@ -130,8 +136,9 @@ def export(
             metavar="NAME|MODULE:FUNCTION",
             help="What is explained, class by class: logit; probability (softmax); rest and finer "
             "(against the other classes); binary (one score, yes or no); value (regression); "
-            "segmentation (scores of pixels); or module:function, from the model's output to "
-            "scores (B, N).",
+            "segmentation (scores of pixels); similarity or dot (of embeddings with queries, which "
+            "come when the file runs); or module:function, from the model's output to scores (B, "
+            "N).",
             show_default="the method's own, mostly logit",
             rich_help_panel=_TARGET,
         ),
@@ -228,6 +235,17 @@ def export(
             rich_help_panel=_FILE,
         ),
     ] = False,
+    detections: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|MODULE:FUNCTION",
+            help="What makes detections of the output of a model that returns all its candidates: "
+            "yolo (YOLOv8, YOLO11), detr (DETR, YOLOS), rt-detr; or module:function, from output "
+            "and image to boxes, labels and scores.",
+            show_default="torchvision's detectors need none",
+            rich_help_panel=_TARGET,
+        ),
+    ] = None,
     photo: Annotated[
         Path | None,
         typer.Option(
@@ -273,9 +291,17 @@ def export(
 
     - `camcore export fasterrcnn_resnet50_fpn --example street.jpg -o detector.onnx`
 
+    - `camcore export mymodels:yolo --detections yolo --example street.jpg -o yolo.onnx`
+
     - `camcore export resnet18 --weights mine.safetensors --class-names names.txt -o mine.onnx`
 
     - `camcore export mymodels:build_net --size 96x128 --fixed-size --output net.pt2`
+
+    - `camcore export timm:convnext_tiny.fb_in1k --output convnext.onnx`
+
+    - `camcore export hf:./my-folder --method legrad --output mine.onnx`
+
+    - `camcore export hf:openai/clip-vit-base-patch32 --target similarity --output clip.onnx`
 
     - `camcore export model.onnx --layer layer4 --output explained.onnx`
 
@@ -293,7 +319,10 @@ def export(
     # What can be checked before torch is imported, and before minutes of work.
     check_suffix(output)
     paths.check_folder(output.parent, f"--output {output}")
-    paths.check_targets([("--output", output)], [Path(weights), Path(model)])
+    paths.check_targets(
+        [("--output", output)],
+        [Path(weights), Path(weights.rpartition(":")[0] or weights), Path(model)],
+    )
     names = None if class_names is None else read_names(class_names)
     height_width = parse_size(size)
     fields = preparation_fields(
@@ -310,6 +339,7 @@ def export(
             "output": parse_output(explain_output),
             "combine": combine,
             "relu": relu,
+            "detections": parse_detections(detections),
             "boxes": boxes,
             "box_confidence": box_confidence,
             "probabilities": probabilities,
@@ -321,7 +351,7 @@ def export(
         chosen["probabilities"] = probabilities or built.probabilities
     spec = built.image if height_width is None else with_size(built.image, height_width)
     spec = with_stated(spec, fields)
-    if is_detector(built.model):
+    if chosen["detections"] is not None or is_detector(built.model):
         images, spec = example_photo(replace(built, image=spec), photo, height_width)
         names = names or built.class_names
     else:
@@ -380,8 +410,11 @@ def default_output(model: str, method: str) -> Path:
     'build_net-gradcam++.onnx'
     >>> default_output("nets/mine.onnx", "gradcam").name
     'mine-gradcam.onnx'
+    >>> default_output("hf:microsoft/resnet-50", "gradcam").name
+    'resnet-50-gradcam.onnx'
     """
-    own = Path(model).stem if model.lower().endswith(".onnx") else model.rpartition(":")[2]
+    path = Path(model.rpartition(":")[2])
+    own = path.stem if model.lower().endswith(".onnx") else path.name
     name = re.sub(r"[^\w.+-]+", "_", own) or "model"
     return Path(f"{name}-{method}.onnx")
 

@@ -7,7 +7,7 @@ import typer
 from camcore.adapters import tables
 from camcore.adapters.cli.arguments import Model, Size, Weights, example, parse_size
 from camcore.adapters.cli.console import out, working
-from camcore.adapters.cli.extras import needs
+from camcore.adapters.extras import needs
 
 
 def layers(
@@ -28,11 +28,11 @@ def layers(
     """
     with needs("export"):
         from camcore.adapters.sources.build import build_model
-        from camcore.adapters.sources.scenes import SCENES
+        from camcore.adapters.sources.scenes import takes
         from camcore.export import list_layers
     height_width = parse_size(size)
     with working(f"building {model}"):
-        built = build_model(model, "DEFAULT" if model == SCENES else weights)
+        built = build_model(model, "DEFAULT" if takes(model) else weights)
     with working(f"tracing {built.name}"):
         found = list_layers(built.model, example(built, height_width))
     out.print(tables.layers_table(built.name, found, everything=everything, width=out.width))

@@ -63,15 +63,15 @@ app = typer.Typer(
 # As the help lists them.
 app.command()(export.export)
 app.command()(run.run)
+app.command()(report.report)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
 app.command()(convert.convert)
+app.command()(serve.serve)
 app.command()(inspect.inspect)
 app.command()(methods.methods)
 app.command()(layers.layers)
 app.command()(kernels.kernels)
-app.command()(report.report)
-app.command()(serve.serve)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from rich.markup import escape
 from camcore.adapters import paths, tables
 from camcore.adapters.cli.arguments import ModelFile
 from camcore.adapters.cli.console import err, out
-from camcore.adapters.cli.extras import needs
+from camcore.adapters.extras import needs
 from camcore.adapters.running.record import STDOUT
 from camcore.adapters.running.results import Results
 from camcore.card import Card
@@ -52,6 +52,19 @@ def run(
             metavar="NAME|INDEX",
             help="A class to explain, by name or index; repeatable.",
         ),
+    ] = None,
+    queries: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--query",
+            metavar="FILE",
+            help="For a file that compares embeddings: a .npy with a vector a row. All are "
+            "explained unless --class or --top says otherwise. Repeatable.",
+        ),
+    ] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--name", help="What a query is called, in their order; repeatable."),
     ] = None,
     top: Annotated[
         int | None,
@@ -153,6 +166,8 @@ def run(
 
     - `camcore run resnet18.onnx 'photos/**/*.jpg' --parquet results/ --resume --ray`
 
+    - `camcore run clip.onnx dog.jpg --query texts.npy --name "a dog" --name "a cat"`
+
     An image that cannot be read or run is told of, the others go on, and the exit code is 3.
 
     In the JSON, peak is where the map is highest, x and y in the pixels of the image, and null for
@@ -183,6 +198,8 @@ def run(
         parquet_maps,
         colormap,
         opacity,
+        tuple(queries or ()),
+        tuple(names or ()),
     )
     # All that can be checked before anything is computed.
     found = paths.find_placed_images(images)

@@ -1,6 +1,6 @@
-"""The demo: a small classifier of painted scenes whose every object is known.
+"""The demo: small classifiers and detectors of painted scenes whose every object is known.
 
-Importing this package imports no torch; `load_scene_net` does.
+Importing this package imports no torch; `load_scene_net` does, and so does `detectors`.
 """
 
 from importlib.resources import as_file, files
@@ -11,7 +11,9 @@ from camcore.adapters.demo.scenes import CLASS_NAMES
 if TYPE_CHECKING:
     from camcore.adapters.demo.network import SceneNet
 
-__all__ = ["CLASS_NAMES", "load_scene_net"]
+__all__ = ["CLASS_NAMES", "DETECTOR_NAMES", "load_scene_net"]
+
+DETECTOR_NAMES = ("retinanet", "faster_rcnn", "ssdlite")
 
 
 def load_scene_net() -> "SceneNet":

@@ -1,7 +1,7 @@
-"""The demo, `make demo`: export a classifier, then use the file alone.
+"""The demo, `make demo`: export a classifier and a detector, then use the files alone.
 
-A child process exports the shipped classifier and proves the file. Everything after that happens
-in a process that never imports PyTorch: pictures of what the file sees, and how well its maps find
+Child processes export the shipped models and prove the files. Everything after that happens in a
+process that never imports PyTorch: pictures of what the files see, and how well their maps find
 objects on scenes that nobody picked.
 """
 
@@ -41,6 +41,8 @@ EXTRAS = {
 EVALUATION_SEED = 3
 PAINTED_SEEDS = (19, 13, 21)
 PHOTOGRAPH_SEEDS = {"astronaut": 18, "chelsea": 18}
+# The detector's scene has two hearts and an arrow.
+DETECTOR_SEED, DETECTOR_LABELS = 2, (6, 6, 7)
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Exhibit:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the demo; wrong input ends it with one line that says what to do."""
     parser = argparse.ArgumentParser(
-        prog="python -m camcore.adapters.demo", description="Export a classifier and use the file."
+        prog="python -m camcore.adapters.demo", description="Export models and use the files."
     )
     parser.add_argument(
         "--output", type=Path, default=Path("demo-output"), help="the folder for what it makes"
@@ -84,37 +86,40 @@ def demonstrate(folder: Path, scene_count: int, picture: Path | None = None) -> 
     _check_installed()
     from rich.console import Console
 
-    from camcore.adapters.demo.export import export_scenes_apart
-    from camcore.adapters.demo.localize import evaluate
+    from camcore.adapters.demo.export import export_apart
+    from camcore.adapters.demo.localize import evaluate, evaluate_detector
     from camcore.adapters.files import read_card
     from camcore.adapters.runner import load
 
     console = Console(highlight=False)
-    path = folder / "scenes.onnx"
+    path, detector_path = folder / "scenes.onnx", folder / "detector.onnx"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FileError(f"folder {folder} cannot be made: {error.strerror}") from error
 
     console.rule("[bold]1. Export: PyTorch model in, one file out", align="left")
-    with console.status("tracing, writing and proving the file"):
-        export_scenes_apart(path)
-    _print_export(console, path, read_card(path))
+    with console.status("tracing, writing and proving the files of a classifier and a detector"):
+        export_apart(path, detector_path)
+    for written in (path, detector_path):
+        _print_export(console, written, read_card(written))
 
     console.print()
-    console.rule("[bold]2. Show: onnxruntime and the file, no PyTorch", align="left")
-    runner = load(path)
+    console.rule("[bold]2. Show: onnxruntime and the files, no PyTorch", align="left")
+    runner, detector = load(path), load(detector_path)
     with console.status("explaining pictures"):
         painted, on_photographs, photographs = _exhibits(runner)
-        _write_pictures(folder, painted, on_photographs, photographs)
+        found = _found_objects(detector)
+        _write_pictures(folder, painted, on_photographs, photographs, found)
         if picture is not None:
             _copy(folder / "overview.png", picture)
-    _print_pictures(console, folder, [*painted, *on_photographs, *photographs])
+    _print_pictures(console, folder, [*painted, *on_photographs, *photographs, found])
 
     console.print()
     console.rule("[bold]3. Measure: do the maps find the objects?", align="left")
     with console.status(f"explaining every object of {scene_count} scenes"):
-        figures = evaluate(runner, _evaluation_scenes(scene_count))
+        scenes = _evaluation_scenes(scene_count)
+        figures = evaluate(runner, scenes) | evaluate_detector(detector, scenes)
     _print_figures(console, scene_count, figures)
     _print_next(console, folder, painted[0])
 
@@ -162,16 +167,26 @@ def _exhibits(runner: "Runner") -> tuple[list[Exhibit], list[Exhibit], list[Exhi
     return painted, on_photographs, photographs
 
 
+def _found_objects(detector: "Runner") -> Exhibit:
+    """A scene with two objects of one class, and what the detector's file finds in it."""
+    from camcore.adapters.demo.pictures import find_objects, scene_with_large_objects
+
+    scene = scene_with_large_objects(DETECTOR_SEED, labels=DETECTOR_LABELS)
+    findings = find_objects(detector, scene.image)
+    return Exhibit("detections", "two of one class", scene.image, findings)
+
+
 def _write_pictures(
     folder: Path,
     painted: Sequence[Exhibit],
     on_photographs: Sequence[Exhibit],
     photographs: Sequence[Exhibit],
+    found: Exhibit,
 ) -> None:
     from camcore.adapters.demo import pictures
     from camcore.adapters.overlay import write_image
 
-    for exhibit in (*painted, *on_photographs, *photographs):
+    for exhibit in (*painted, *on_photographs, *photographs, found):
         row = pictures.strip(exhibit.image, exhibit.title, exhibit.findings)
         write_image(folder / f"{exhibit.name}.png", row)
     write_image(folder / "scene.png", painted[0].image)
@@ -214,7 +229,7 @@ def _print_pictures(console: "Console", folder: Path, exhibits: Sequence[Exhibit
             table.add_row(
                 f"{exhibit.name}.png" if i == 0 else "",
                 finding.name,
-                f"{finding.score:+.1f}",
+                f"{finding.score:+.1f}" if finding.box is None else f"{finding.score:.3f}",
                 f"{finding.peak[0]}, {finding.peak[1]}",
                 end_section=finding is exhibit.findings[-1],
             )
@@ -223,7 +238,8 @@ def _print_pictures(console: "Console", folder: Path, exhibits: Sequence[Exhibit
         "Scores are logits: above 0 the classifier says that the class is there. It knows eight "
         "painted shapes, no cats and no people, and neither photograph was part of its training: "
         "of an untouched one the table gives the class with the highest score, and the map shows "
-        "what it took for that shape."
+        "what it took for that shape. Those of detections.png are the detector's, probabilities: "
+        "each detection has a map of its own, two of one class too."
     )
     console.print(f"The best of them in one picture: [bold]{folder / 'overview.png'}")
 
@@ -248,7 +264,8 @@ def _print_figures(console: "Console", scenes: int, figures: "dict[str, Localisa
         "box: the map's highest pixel lies in the object's known box (pointing game). IoU: that "
         f"box against the one around all pixels of the map above {BOX_THRESHOLD}, a threshold "
         "chosen on other scenes. For comparison: the map of another object in the same scene, and "
-        "a blur in the middle, as large as the objects are on average."
+        "a blur in the middle, as large as the objects are on average. The last two rows are the "
+        "detector's, of the objects that it finds."
     )
     report = json.loads((files("camcore.adapters.demo") / "scene_net.json").read_text("utf-8"))
     stated = report["held_out_scenes"]

@@ -80,6 +80,33 @@ def evaluate(runner: Runner, scenes: Sequence[Scene]) -> dict[str, Localisation]
     }
 
 
+def evaluate_detector(runner: Runner, scenes: Sequence[Scene]) -> dict[str, Localisation]:
+    """The maps of a detector's file, each beside the object that its detection found, and beside
+    the object of another detection in the same scene.
+    """
+    own_maps, own_boxes, other_boxes, other_maps = [], [], [], []
+    for scene in scenes:
+        array, _ = prepare(scene.image, runner.card.image)
+        found = runner(array)
+        maps = found["detection_maps"]
+        pairs = [
+            (each, scene.boxes[place])
+            for each, box, label in zip(maps, found.boxes, found["labels"], strict=False)
+            for place in range(len(scene.labels))
+            if scene.labels[place] + 1 == label
+            and float(box_iou(box[None], scene.boxes[place][None])[0]) > GOOD_IOU
+        ]
+        own_maps += [each for each, _ in pairs]
+        own_boxes += [box for _, box in pairs]
+        if len(pairs) > 1:
+            other_maps += [each for each, _ in pairs]
+            other_boxes += [box for _, box in [*pairs[1:], pairs[0]]]
+    return {
+        "each detection's own": localisation(np.stack(own_maps), np.stack(own_boxes)),
+        "another detection's": localisation(np.stack(other_maps), np.stack(other_boxes)),
+    }
+
+
 def centred_blur(size: Sequence[int], side: float) -> NDArray[np.float32]:
     """A Gaussian (H, W) in the middle, 1 at its peak, above `BOX_THRESHOLD` on `side` pixels.
 

@@ -27,15 +27,18 @@ FONT_SIZE = 17
 
 @dataclass(frozen=True)
 class Finding:
-    """What the file says of one class of a picture: its score, and a map of the picture's size.
+    """What a file says of one class of a picture, or of one detection: its score, and a map of the
+    picture's size.
 
-    `peak` is where the map is highest, x and y in the picture's pixels.
+    `peak` is where the map is highest, x and y in the picture's pixels; `box` is a detection's, x1,
+    y1, x2, y2.
     """
 
     name: str
     score: float
     saliency_map: NDArray[np.float32]
     peak: tuple[int, int]
+    box: NDArray[np.float64] | None = None
 
 
 def find(runner: Runner, image: NDArray[np.uint8], class_ids: ClassIds = None) -> list[Finding]:
@@ -47,18 +50,43 @@ def find(runner: Runner, image: NDArray[np.uint8], class_ids: ClassIds = None) -
         explanation.classes[0], explanation.saliency_map[0], strict=True
     ):
         placed = placement.map_to_original(saliency_map)
-        y, x = divmod(int(np.nanargmax(placed)), placed.shape[1])
         name = (runner.card.class_names or ())[index]
-        findings.append(Finding(name, float(explanation.scores[0, index]), placed, (x, y)))
+        score = float(explanation.scores[0, index])
+        findings.append(Finding(name, score, placed, _highest(placed)))
     return findings
 
 
-def scene_with_large_objects(seed: int, photograph: NDArray[np.uint8] | None = None) -> Scene:
+def find_objects(runner: Runner, image: NDArray[np.uint8]) -> list[Finding]:
+    """What a detector's file finds in a picture (H, W, 3), each with its own map."""
+    array, placement = prepare(image, runner.card.image)
+    found = runner(array)
+    maps = found["detection_maps"]
+    boxes = placement.boxes_to_original(found.boxes, maps.shape[1:])
+    findings = []
+    for label, score, raw, box in zip(
+        found["labels"], found.scores, maps, boxes[: len(maps)], strict=False
+    ):
+        placed = placement.map_to_original(raw)
+        name = (runner.card.class_names or ())[label]
+        findings.append(Finding(name, float(score), placed, _highest(placed), box))
+    return findings
+
+
+def _highest(placed: NDArray[np.float32]) -> tuple[int, int]:
+    y, x = divmod(int(np.nanargmax(placed)), placed.shape[1])
+    return x, y
+
+
+def scene_with_large_objects(
+    seed: int,
+    photograph: NDArray[np.uint8] | None = None,
+    labels: Sequence[int] | None = None,
+) -> Scene:
     """The seed's first scene with three objects that are large enough to look at."""
     attempt = 0
     while True:
         rng = np.random.default_rng([seed, attempt])
-        scene = make_scene(rng, size=(SHOWN_SIDE, SHOWN_SIDE), photograph=photograph)
+        scene = make_scene(rng, size=(SHOWN_SIDE, SHOWN_SIDE), labels=labels, photograph=photograph)
         sides = scene.boxes[:, 2:] - scene.boxes[:, :2]
         if len(scene.labels) == MOST_OBJECTS and sides.max(axis=1).min() >= LARGE_OBJECT:
             return scene
@@ -71,8 +99,12 @@ def strip(
     """The picture and beside it a map for each finding, with captions; each `width` pixels wide."""
     panels = [overlay.caption(_widened(image, width), title, font_size=FONT_SIZE)]
     for finding in findings:
-        panel = overlay.heatmap(image, finding.saliency_map, colormap=COLORMAP, opacity=OPACITY)
-        text = f"{finding.name}  {finding.score:+.1f}"
+        boxes = None if finding.box is None else finding.box[None]
+        panel = overlay.heatmap(
+            image, finding.saliency_map, colormap=COLORMAP, opacity=OPACITY, boxes=boxes
+        )
+        score = f"{finding.score:+.1f}" if finding.box is None else f"{finding.score:.1%}"
+        text = f"{finding.name}  {score}"
         panels.append(overlay.caption(_widened(panel, width), text, font_size=FONT_SIZE))
     return overlay.side_by_side(panels)
 

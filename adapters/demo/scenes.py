@@ -42,9 +42,8 @@ _SHIFT = 6
 class Scene:
     """A picture and what is in it.
 
-    `image` is uint8 (H, W, 3), RGB; `labels` index `CLASS_NAMES`, one per object, all different;
-    `boxes` are int64 (n, 4), x1, y1, x2, y2 in pixels, half-open, tight around `masks`, bool
-    (n, H, W).
+    `image` is uint8 (H, W, 3), RGB; `labels` index `CLASS_NAMES`, one per object; `boxes` are int64
+    (n, 4), x1, y1, x2, y2 in pixels, half-open, tight around `masks`, bool (n, H, W).
     """
 
     image: NDArray[np.uint8]
@@ -60,15 +59,16 @@ def make_scene(
     labels: Sequence[int] | None = None,
     photograph: NDArray[np.uint8] | None = None,
 ) -> Scene:
-    """A scene of `size` (height, width) with one to three objects, or with exactly `labels`.
+    """A scene of `size` (height, width) with one to three objects of different classes, or with
+    exactly `labels`.
 
     An empty list of labels gives a scene without objects. With `photograph`, uint8 (h, w, 3), that
     picture is the background, cut about its middle to the scene's shape, and nothing but the
     objects is painted on it.
 
     Raises:
-        InputError: a side below 96 pixels, labels that are unknown, repeated or more than three,
-            or a photograph that is not uint8 RGB.
+        InputError: a side below 96 pixels, labels that are unknown or more than three, or a
+            photograph that is not uint8 RGB.
 
     >>> scene = make_scene(np.random.default_rng(0), labels=[CLASS_NAMES.index("star")])
     >>> scene.image.shape, scene.boxes.shape
@@ -79,9 +79,9 @@ def make_scene(
     if labels is None:
         count = int(rng.integers(1, MOST_OBJECTS + 1))
         labels = [int(label) for label in rng.permutation(len(CLASS_NAMES))[:count]]
-    elif len(set(labels)) < len(labels) or not set(labels) <= set(range(len(CLASS_NAMES))):
+    elif not set(labels) <= set(range(len(CLASS_NAMES))):
         raise InputError(
-            f"labels must be different numbers from 0 to {len(CLASS_NAMES) - 1}, got {list(labels)}"
+            f"labels must be numbers from 0 to {len(CLASS_NAMES) - 1}, got {list(labels)}"
         )
     elif len(labels) > MOST_OBJECTS:
         raise InputError(f"a scene holds at most {MOST_OBJECTS} objects, got {len(labels)}")

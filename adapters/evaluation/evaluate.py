@@ -13,6 +13,7 @@ from camcore.adapters import stream
 from camcore.adapters.evaluation import record
 from camcore.adapters.evaluation.annotations import AnnotatedImage, Annotations
 from camcore.adapters.evaluation.average_precision import average_precision
+from camcore.adapters.evaluation.detections import predict_detections
 from camcore.adapters.evaluation.faithfulness import check_card, faithfulness, mean_figures
 from camcore.adapters.evaluation.localisation import localisation
 from camcore.adapters.evaluation.predict import check_file, checked, predict_batch
@@ -61,7 +62,7 @@ def open_measure(measure: Measure) -> tuple[Runner, Predict]:
     check_file(runner.card, measure.above)
     predict = predicting(runner, measure.above) if measure.annotated else None
     if measure.faithfulness:
-        predict = judging(measure.file, runner, predict)
+        predict = judging(measure.file, runner, predict, measure.threads)
     if predict is None:
         raise InputError("nothing to measure: give --annotations, or --faithfulness, or both")
     return runner, predict
@@ -72,7 +73,7 @@ def evaluated(
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The record of each image and its path; it has an `error` where nothing else came."""
     prepared = stream.prepared_images([image.path for image in images], runner.card.image)
-    for group, unread in stream.batches(prepared, batch):
+    for group, unread in stream.batches(prepared, 1 if runner.card.is_detector else batch):
         good, misfits = checked(group, images)
         for failed in [*unread, *misfits]:
             yield failed.path, {"image": images[failed.number].name, "error": failed.reason}
@@ -94,18 +95,21 @@ def keep(found: Iterable[tuple[Path, dict[str, Any]]], path: Path, told: Told) -
 
 
 def predicting(runner: Runner, above: float) -> Predict:
-    """What is predicted of the classes above a probability."""
-    return lambda batch, annotated: predict_batch(runner, batch, annotated, above)
+    """What is predicted of the classes, or found by a detector, above a probability."""
+    predict = predict_detections if runner.card.is_detector else predict_batch
+    return lambda batch, annotated: predict(runner, batch, annotated, above)
 
 
-def judging(file: Path, runner: Runner, predict: Predict | None) -> Predict:
+def judging(
+    file: Path, runner: Runner, predict: Predict | None, threads: int | None = None
+) -> Predict:
     """What `predict` says, if anything, and how faithful the map of the best class is.
 
     Raises:
         InputError: the file's maps cannot be judged so.
     """
     check_card(runner.card)
-    scorer = open_scorer(file, runner)
+    scorer = open_scorer(file, runner, threads)
 
     def judge(
         batch: Sequence[stream.Prepared], annotated: Sequence[AnnotatedImage]

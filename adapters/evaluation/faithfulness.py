@@ -33,6 +33,8 @@ Confidence = Callable[[NDArray[np.float32]], NDArray[np.float64]]
 
 def check_card(card: Card) -> None:
     """Raises an `InputError` of a file whose images cannot be masked by its maps."""
+    if card.is_detector:
+        raise InputError("faithfulness is that of a class's map, and the file is a detector's")
     if card.image.dtype != "float32" or card.image.spatial_ndim != 2:
         raise InputError(
             "faithfulness is measured on normalised images (B, C, H, W), which the file does not "

@@ -23,7 +23,7 @@ _CLASSES_AT_ONCE = 16
 
 def check_file(card: Card, above: float) -> None:
     """Raises an `InputError` of a file that cannot be evaluated, or not with that threshold."""
-    if card.class_ids == "best":
+    if card.class_ids == "best" and not card.is_detector:
         raise InputError(
             "the file explains the best classes by itself, and which of the others are there "
             "cannot be asked; export the model with --class-ids required, or all"

@@ -22,10 +22,13 @@ Steps = Callable[[Sequence[Prepared]], AbstractContextManager[Progress | None]]
 
 @dataclass(frozen=True)
 class Task:
-    """An image to be explained, and where its overlay and its maps go, None for nowhere."""
+    """An image to be explained, and where its overlay and its maps go, None for nowhere.
+
+    A function is given the overlay as a picture.
+    """
 
     image: Path | Given
-    picture: Path | None = None
+    picture: Path | Callable[[NDArray[np.uint8]], object] | None = None
     maps: Path | None = None
 
 

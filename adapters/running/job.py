@@ -10,6 +10,7 @@ from typing import Any
 from camcore.adapters import overlay
 from camcore.adapters.runner import Explanation, Progress, Runner, class_index, load
 from camcore.adapters.running.choice import check_choice, explain_chosen
+from camcore.adapters.running.queries import with_queries
 from camcore.adapters.running.request import Request
 from camcore.card import Card, ImageSpec
 from camcore.errors import InputError
@@ -39,7 +40,9 @@ class Job:
         """What tells the entries of this file and request from those of another."""
         request = self.request
         what = [self.runner.seal, self.classes, request.top, request.full_size, request.maps]
-        return sha256(json.dumps(what).encode()).hexdigest()[:12]
+        vectors = [path.read_bytes() for path in request.queries]
+        parts = [json.dumps([*what, request.names]).encode(), *vectors]
+        return sha256(b"".join(parts)).hexdigest()[:12]
 
     def explain(self, images: Any, progress: Progress | None) -> Explanation[Any]:
         """What was asked for of a batch of images."""
@@ -57,10 +60,14 @@ def open_job(request: Request) -> Job:
     overlay.colormap_code(request.colormap)
     overlay.check_opacity(request.opacity)
     runner = load(request.file, request.device, threads=request.threads)
+    compares = runner.card.queries is not None
+    runner = with_queries(request.file, runner, request.queries, request.names)
     card = runner.card
     _check_inputs(request.file, card)
     # By whatever names a class was given, it is explained once.
     classes = list(dict.fromkeys(class_index(card, name) for name in request.classes))
+    if compares and not classes and request.top is None and card.takes_ids:
+        classes = list(range(card.num_classes))
     check_choice(request.file, card, classes, request.top)
     spec = _whole_images(request.file, card.image) if request.full_size else card.image
     return Job(request, runner, classes, spec)

@@ -16,7 +16,8 @@ class Request:
     """What is asked of a file; plain values, which other processes can be sent.
 
     `classes` are names or indices; without any, the `top` best are explained. `maps` is how maps
-    are kept in the entries, None for not at all.
+    are kept in the entries, None for not at all. `queries` are files of vectors, for a file that
+    compares embeddings, and `names` what they are called.
     """
 
     file: Path
@@ -29,6 +30,8 @@ class Request:
     maps: KeptMaps | None = None
     colormap: str = "jet"
     opacity: float = 0.5
+    queries: tuple[Path, ...] = ()
+    names: tuple[str, ...] = ()
 
     @property
     def listed(self) -> int:

@@ -1,7 +1,11 @@
 """Write: the overlay and the maps of an image, each to the file that it is to have."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from camcore.adapters import overlay, paths
 from camcore.adapters.results import for_show, maps_of, picture
@@ -23,9 +27,17 @@ def write_maps(job: Job, path: Path, result: Result, record: dict[str, Any]) -> 
         explained["map"] = str(own)
 
 
-def write_picture(job: Job, path: Path, result: Result, record: dict[str, Any]) -> str | None:
+def write_picture(
+    job: Job,
+    place: Path | Callable[[NDArray[np.uint8]], object],
+    result: Result,
+    record: dict[str, Any],
+) -> str | None:
     """Write the overlay, and its name into the image's record; what it does not show."""
-    shown = record["explained"][: overlay.most_panels(result.image)]
+    most = overlay.most_panels(result.image)
+    if callable(place) and job.card.is_detector:
+        most = 1  # the frames of a video are of one size, however much is found in each
+    shown = record["explained"][:most]
     drawn = picture(
         result.image,
         result.explanation,
@@ -35,9 +47,12 @@ def write_picture(job: Job, path: Path, result: Result, record: dict[str, Any]) 
         colormap=job.request.colormap,
         opacity=job.request.opacity,
     )
-    paths.make_folder(path.parent)
-    overlay.write_image(path, drawn)
-    record["overlay"] = str(path)
+    if callable(place):
+        place(drawn)
+    else:
+        paths.make_folder(place.parent)
+        overlay.write_image(place, drawn)
+        record["overlay"] = str(place)
     if len(shown) == len(record["explained"]):
         return None
     count = f"{len(shown)} of the {len(record['explained'])} explained classes"

@@ -92,7 +92,12 @@ def ray_entries(request: Request, tasks: Sequence[Task]) -> Iterator[Entry]:
 
     The cluster is that of `RAY_ADDRESS`, or this machine.
     """
-    by_actor = replace(request, file=request.file.absolute(), threads=request.threads or 1)
+    by_actor = replace(
+        request,
+        file=request.file.absolute(),
+        queries=tuple(path.absolute() for path in request.queries),
+        threads=request.threads or 1,
+    )
     columns = pa.table(
         {
             _NUMBER: range(len(tasks)),

@@ -11,7 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from camcore.adapters.files import Port, onnx_ports, opened, writing
+from camcore.adapters.files import opened, writing
+from camcore.adapters.onnx_content import Port, onnx_ports
 from camcore.adapters.paths import make_folder
 from camcore.card import Card
 from camcore.errors import InputError

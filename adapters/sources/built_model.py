@@ -12,6 +12,9 @@ from camcore.card import ImageSpec, Probabilities, assume_image
 if TYPE_CHECKING:
     from camcore.export import Explained
 
+# Of a detector as torchvision's are: it resizes and normalises by itself.
+PLAIN = ImageSpec(None, None, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
 
 @dataclass(frozen=True)
 class BuiltModel:

@@ -1,10 +1,10 @@
-"""The demo's classifier of painted shapes, by the name `scenes`."""
+"""The demo's models of painted shapes: `scenes`, the classifier, and `scenes-...`, detectors."""
 
 from collections.abc import Sequence
 
 from camcore.adapters import demo
 from camcore.adapters.demo import network
-from camcore.adapters.sources.built_model import BuiltModel
+from camcore.adapters.sources.built_model import PLAIN, BuiltModel
 from camcore.card import ImageSpec
 from camcore.errors import InputError
 
@@ -12,17 +12,19 @@ SCENES = "scenes"
 
 
 def names() -> Sequence[str]:
-    return [SCENES]
+    return [SCENES, *(f"{SCENES}-{name}" for name in demo.DETECTOR_NAMES)]
 
 
 def takes(name: str) -> bool:
-    return name == SCENES
+    return name in names()
 
 
 def build(name: str, weights: str) -> BuiltModel:
-    """The classifier with its own weights, which are DEFAULT."""
+    """The model with its own weights, which are DEFAULT."""
     if weights.upper() != "DEFAULT":
         raise InputError(f"{name} comes with its own weights; leave --weights {weights} out")
+    if name != SCENES:
+        return _detector(name)
     spec = ImageSpec(
         None,
         None,
@@ -32,3 +34,10 @@ def build(name: str, weights: str) -> BuiltModel:
         resize=network.IMAGE_SIDE,
     )
     return BuiltModel(demo.load_scene_net(), name, tuple(demo.CLASS_NAMES), spec)
+
+
+def _detector(name: str) -> BuiltModel:
+    from camcore.adapters.demo.detectors import LABEL_NAMES, load_scene_detector
+
+    detector = load_scene_detector(name.removeprefix(f"{SCENES}-"))
+    return BuiltModel(detector, name, LABEL_NAMES, PLAIN)

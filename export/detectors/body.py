@@ -5,17 +5,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx, nn
 
-from camcore.export.detectors.parts import Level, Regions
+from camcore.export.detectors.parts import Level, Passes, Regions
 
 
 class DetectorBody(nn.Module):
-    """From an image (1, C, H, W) to `boxes`, `labels`, `scores` and `detection_maps` (N, H, W).
+    """From an image (1, C, H, W) to `boxes`, `labels`, `scores`, what else the detector finds, and
+    `detection_maps` (N, H, W).
 
     The maps are those of the first `top` detections, or of all where there are fewer.
 
     Args:
-        detector: gives `(boxes, labels, scores, ids, *values)`, where `ids` say of which number of
-            which part a score came, and `values` is what the parts look at.
+        detector: gives `(*found, ids, *values)`, where `ids` say of which number of which part a
+            score came, and `values` is what the parts look at.
+        count: how many outputs are found.
         parts: of each product that scores: its maps, the id of its first number and how many it
             has, and which of the values it takes.
     """
@@ -23,7 +25,8 @@ class DetectorBody(nn.Module):
     def __init__(
         self,
         detector: fx.GraphModule,
-        parts: Sequence[Regions | Level],
+        count: int,
+        parts: Sequence[Regions | Level | Passes],
         spans: Sequence[tuple[int, int]],
         taken: Sequence[Sequence[int]],
         top: int,
@@ -31,14 +34,16 @@ class DetectorBody(nn.Module):
         super().__init__()
         self.detector = detector
         self.parts = nn.ModuleList(parts)
+        self._count = count
         self._spans, self._taken, self._top = spans, taken, top
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        boxes, labels, scores, ids, *values = self.detector(image)
+        returned = self.detector(image)
+        found, (ids, *values) = returned[: self._count], returned[self._count :]
         ids = ids[: self._top]
         given = [[values[n] for n in taken] for taken in self._taken]
         if len(self.parts) == 1:
-            return boxes, labels, scores, self.parts[0](ids, *given[0])
+            return *found, self.parts[0](ids, *given[0])
         # Each part's detections are explained together, then put back in order.
         maps, places = [], []
         for part, (start, end), inputs in zip(self.parts, self._spans, given, strict=True):
@@ -46,4 +51,4 @@ class DetectorBody(nn.Module):
             maps.append(part(ids.index_select(0, place) - start, *inputs))
             places.append(place)
         order = torch.cat(places).argsort()
-        return boxes, labels, scores, torch.cat(maps).index_select(0, order)
+        return *found, torch.cat(maps).index_select(0, order)

@@ -7,7 +7,8 @@ gradient is that of the whole detector, for a hundredth of its price.
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from itertools import product
+from typing import Any, NamedTuple
 
 import torch
 import torchvision  # noqa: F401  # which brings its operators
@@ -15,62 +16,128 @@ from torch import Tensor, fx, nn
 from torch.fx.graph import CodeGen
 
 from camcore.errors import ExportError
-from camcore.export.cut import cut, dependents
+from camcore.export.cut import crossing_of, cut
 from camcore.export.detectors.body import DetectorBody
 from camcore.export.detectors.geometry import Frame, over_level
 from camcore.export.detectors.local import Rows, Window
 from camcore.export.detectors.origins import Root, find_origins
-from camcore.export.detectors.parts import Explainer, Level, Regions
-from camcore.export.find.modules import returned_by_calls
+from camcore.export.detectors.parts import Explainer, Level, Passes, Regions
+from camcore.export.detectors.starts import likely_layers, starts_of
+from camcore.export.detectors.whole import OUTPUTS
 from camcore.export.gradient.gradient import gradient_of
 from camcore.export.request import Request
-from camcore.export.trace.graphs import outputs_of, shape_of
+from camcore.export.trace.graphs import module_of, outputs_of, shape_of
 from camcore.export.trace.trace import trace
+
+# How many detections are explained unless the caller says otherwise; of those that take a pass
+# each, fewer.
+DETECTIONS, FEW = 20, 5
 
 _ROI_ALIGN = torch.ops.torchvision.roi_align.default
 
 
-def compose_detector(
-    graph: fx.GraphModule, layers: Sequence[str], request: Request, frame: Frame
-) -> tuple[str, DetectorBody]:
-    """The body that explains the detections of a traced detector, and at which layer.
+class Composed(NamedTuple):
+    """The body that explains the first `top` detections, at which layers, and the modules of the
+    products whose numbers become scores, so many `channels` at a place. `local` says whether each
+    score looks at a region or a window alone.
+    """
 
-    It is the first of the layers behind which all is local.
+    body: DetectorBody
+    top: int
+    local: bool
+    layers: tuple[str, ...]
+    products: tuple[str, ...]
+    channels: int
+
+
+def compose_detector(
+    graph: fx.GraphModule,
+    choices: Sequence[tuple[str, ...]],
+    request: Request,
+    frame: Frame,
+    top: int | None,
+) -> Composed:
+    """The body that explains the detections of a traced detector.
+
+    It is explained at the first of the choices of layers behind which all is local, else at the
+    first by a pass back for each detection.
 
     Raises:
-        ExportError: the scores cannot be followed, or there is no such layer.
+        ExportError: the scores cannot be followed, or none of the layers will do.
     """
-    boxes, labels, scores = outputs_of(graph)
-    ids, roots = find_origins(graph.graph, scores)
-    for layer in layers:
+    returned = outputs_of(graph)
+    ids, roots = find_origins(graph.graph, returned[OUTPUTS.index("scores")])
+    choices = choices or likely_layers(graph.graph, roots)
+    refused: list[ExportError] = []
+    # A region's features are all that its scores look at.
+    ways = (True,) if any(map(_counts_regions, roots)) else (True, False)
+    for local, layers in product(ways, choices):
         try:
-            starts = _starts(graph.graph, roots, layer)
-            parts = [
-                _part(graph, start, root, request, frame)
+            starts = starts_of(graph.graph, roots, layers)
+            found = [
+                (_local_part if local else _passes)(graph, start, root, request, frame)
                 for root, start in zip(roots, starts, strict=True)
             ]
             break
-        except ExportError:
-            if layer == layers[-1]:
-                raise
+        except ExportError as error:
+            refused.append(error)
+    else:
+        raise refused[-1]
+    top = top or (DETECTIONS if local else FEW)
     values: list[fx.Node] = []
     taken: list[list[int]] = []
-    for root, start in zip(roots, starts, strict=True):
-        needed = [start, regions_of(graph.graph)] if _counts_regions(root) else [start]
+    for _, needed in found:
         values += [node for node in needed if node not in values]
         taken.append([values.index(node) for node in needed])
-    graph.graph.output_node().args = ((boxes, labels, scores, ids, *values),)
+    parts = [part for part, _ in found]
+    graph.graph.output_node().args = ((*returned, ids, *values),)
     # What the exporter knew of the inputs and outputs as they were is out of date.
     graph.graph.set_codegen(CodeGen())
     detector = fx.GraphModule(graph, graph.graph)
-    return layer, DetectorBody(detector, parts, list(map(_span, roots)), taken, request.top)
+    body = DetectorBody(detector, len(returned), parts, list(map(_span, roots)), taken, top)
+    products = tuple(dict.fromkeys(module_of(root.node) for root in roots))
+    return Composed(body, top, local, layers, products, max(map(_channels, roots)))
 
 
-def _part(
+# A part, and the values that it looks at.
+Part = tuple[Regions | Level | Passes, list[fx.Node]]
+
+
+def _local_part(
     graph: fx.GraphModule, start: fx.Node, root: Root, request: Request, frame: Frame
-) -> Regions | Level:
-    build = _regions if _counts_regions(root) else _level
-    return build(graph, start, root, request, frame)
+) -> Part:
+    if _counts_regions(root):
+        regions = regions_of(graph.graph)
+        return _regions(graph, start, root, request, frame), [start, regions]
+    return _level(graph, start, root, request, frame), [start]
+
+
+def _passes(
+    graph: fx.GraphModule, start: fx.Node, root: Root, request: Request, frame: Frame
+) -> Part:
+    """For a product of which each number looks at all that the layer gives."""
+    shape = start.meta["val"].shape
+    if len(shape) != 4:
+        raise ExportError(
+            f"the layer gives a value of shape ({', '.join(shape_of(start))}), expected a map "
+            "(1, C, h, w) of the image"
+        )
+    # With nothing behind the product.
+    whole = fx.Graph()
+    twins: dict[fx.Node, fx.Node] = {}
+    whole.graph_copy(graph.graph, twins)
+    scores = twins[root.node]
+    flat = whole.call_function(torch.ops.aten.reshape.default, (scores, [1, -1]))
+    flat.meta = scores.meta | {"val": scores.meta["val"].reshape(1, -1)}
+    whole.output((flat,))
+    whole.eliminate_dead_code()
+    at = twins[start]
+    parts = cut(fx.GraphModule(graph, whole), at=[at], kept=[at])
+    placement = [each.to(_device(graph)) for each in over_level(frame, tuple(shape[2:]))]
+    back = {twin: node for node, twin in twins.items()}
+    crossing = [back[node] for node in crossing_of(whole, [at])]
+    gradient = gradient_of(parts, [at])
+    return Passes(gradient, request, (placement[0], placement[1])), [start, *crossing]
 
 
 def _span(root: Root) -> tuple[int, int]:
@@ -78,6 +145,11 @@ def _span(root: Root) -> tuple[int, int]:
     shape: Any = root.node.meta["val"].shape
     count = sys.maxsize if _counts_regions(root) else shape.numel()
     return root.start, root.start + count
+
+
+def _channels(root: Root) -> int:
+    shape: Any = root.node.meta["val"].shape
+    return int(shape[1] if len(shape) == 4 else shape[-1])
 
 
 def _counts_regions(root: Root) -> bool:
@@ -103,12 +175,13 @@ def _regions(
 def _level(
     graph: fx.GraphModule, start: fx.Node, root: Root, request: Request, frame: Frame
 ) -> Level:
-    _, channels, height, width = map(int, start.meta["val"].shape)
-    if tuple(root.node.meta["val"].shape[2:]) != (height, width):
+    given, scores = start.meta["val"].shape, root.node.meta["val"].shape
+    if len(given) != 4 or given[2:] != scores[2:]:
         raise ExportError(
-            f"the layer gives a map of {height} x {width} points, the scores are of "
-            f"{tuple(root.node.meta['val'].shape[2:])}: choose a layer of the head"
+            f"the layer gives a value of shape ({', '.join(shape_of(start))}), the scores are of "
+            f"shape ({', '.join(shape_of(root.node))}): choose a layer of the head"
         )
+    channels, height, width = map(int, given[1:])
     head = Window(graph, start, root.node)
     points = 2 * head.radius + 1
     like = torch.zeros(2, channels, points, points, device=_device(graph))
@@ -129,34 +202,15 @@ def _device(graph: fx.GraphModule) -> torch.device:
     return next(graph.buffers()).device
 
 
-def _starts(graph: fx.Graph, roots: Sequence[Root], layer: str) -> list[fx.Node]:
-    """What a layer gives to each product: of several values, the one that it looks at last."""
-    returned = returned_by_calls(graph, layer)
-    return [_last_before(root.node, returned, layer) for root in roots]
-
-
-def _last_before(root: fx.Node, candidates: Sequence[fx.Node], layer: str) -> fx.Node:
-    reaching = [node for node in candidates if root in dependents([node])]
-    last = [
-        node
-        for node in reaching
-        if not any(other in dependents([node]) for other in reaching if other is not node)
-    ]
-    if len(last) != 1:
-        raise ExportError(
-            f"the layer {layer!r} gives {len(last)} values that the class scores look at, expected "
-            "one for each: choose another layer"
-        )
-    return last[0]
-
-
 def regions_of(graph: fx.Graph) -> fx.Node:
     """The regions (R, 5) whose features are aligned: batch, x1, y1, x2, y2.
 
     Raises:
         ExportError: the detector aligns no features.
     """
-    calls = graph.find_nodes(op="call_function", target=_ROI_ALIGN)
+    aligned = graph.find_nodes(op="call_function", target=_ROI_ALIGN)
+    # Masks have others, behind these.
+    calls = [node for node in aligned if module_of(node) == module_of(aligned[0])]
     if not calls:
         raise ExportError("the detector looks at regions whose features it does not align")
     given = calls[0].args[1]

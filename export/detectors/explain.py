@@ -11,13 +11,11 @@ from camcore.card import Card, ImageSpec
 from camcore.errors import InputError
 from camcore.export.detectors.compose import compose_detector
 from camcore.export.detectors.geometry import Frame
-from camcore.export.detectors.whole import OUTPUTS, trace_detector
+from camcore.export.detectors.whole import is_detector, outputs_of_detector, trace_detector
 from camcore.export.explained import ExplainedDetector
 from camcore.export.families import family_of
 from camcore.export.request import Found, Request, describe
-
-# How many detections are explained unless the caller says otherwise.
-DETECTIONS = 20
+from camcore.methods import METHODS
 
 # Where two-stage detectors look at regions, and one-stage ones at a pyramid.
 _REGIONS, _PYRAMID, _HEAD = "roi_heads.box_roi_pool", "backbone", "head.classification_head"
@@ -26,6 +24,7 @@ _REGIONS, _PYRAMID, _HEAD = "roi_heads.box_roi_pool", "backbone", "head.classifi
 def explain_detector(
     request: Request,
     *,
+    top: int | None,
     dynamic_size: bool | None,
     image_spec: ImageSpec | None,
     model_name: str,
@@ -33,35 +32,54 @@ def explain_detector(
 ) -> ExplainedDetector:
     """A detector with a map of each of its first `top` detections, for images of one size.
 
+    Where `top` is None that is `compose.DETECTIONS`, or `compose.FEW` if each takes a pass.
+
     Raises:
         InputError: an option that detectors do not have.
-        ExportError: the detector cannot be traced, its scores cannot be followed, or what is behind
-            the layer looks at more than a window of fixed size.
+        ExportError: the detector cannot be traced, its scores cannot be followed, or no gradient
+            leads back to the layer.
     """
     detector, image = request.subject.user_model, request.inputs[0]
-    _check(request, dynamic_size)
-    graph = trace_detector(detector, image)
-    layers = request.layers or default_layers(detector)
-    layer, body = compose_detector(graph, layers, request, frame_of(detector, image))
-    labels = count_labels(detector)
+    _check(request, top, dynamic_size)
+    graph = trace_detector(detector, image, request.detections)
+    choices = [request.layers] if request.layers else default_layers(detector)
+    composed = compose_detector(graph, choices, request, frame_of(detector, image), top)
+    request = replace(request, top=composed.top)
+    if request.detections is not None:
+        # How its reading counts labels is its own.
+        labels = composed.channels if class_names is None else len(class_names)
+    else:
+        labels = count_labels(detector)
     if class_names is not None and len(class_names) != labels:
         raise InputError(
             f"{len(class_names)} class names were given for a detector of {labels} labels, the "
             "background, label 0, among them"
         )
     notes = ["height and width are fixed, as those of all detectors are"]
-    if not request.layers and layer != layers[0]:
-        notes.append(f"explained at {layer!r}: what is before it looks at more than a window")
-    found = Found(layers=(layer,), layouts=(), place=layer, notes=tuple(notes))
+    place = ", ".join(composed.layers)
+    if choices and composed.layers != choices[0]:
+        notes.append(f"explained at {place!r}: what is before it looks at more than a window")
+    if not composed.local:
+        notes.append(
+            f"what follows {place!r} looks at all of it, so each of the {composed.top} detections "
+            "that are explained takes a pass back of its own"
+        )
+    found = Found(
+        layers=composed.layers,
+        layouts=(),
+        place=place,
+        products=composed.products,
+        notes=tuple(notes),
+    )
     _, channels, height, width = image.shape
-    # torchvision's detectors normalise by themselves, and take values in [0, 1].
+    # Detectors mostly normalise by themselves, and take values in [0, 1].
     spec = image_spec or ImageSpec(height, width, mean=(0.0,) * channels, std=(1.0,) * channels)
     card = Card(
         method=request.method.name,
-        layer=layer,
+        layer=place,
         image=replace(spec, height=height, width=width, channels=channels, dtype="float32"),
         num_classes=labels,
-        outputs=(*OUTPUTS, "detection_maps"),
+        outputs=(*outputs_of_detector(detector), "detection_maps"),
         inputs=("image",),
         explained="scores",
         class_ids="best",
@@ -72,23 +90,25 @@ def explain_detector(
         notes=found.notes,
         versions={"camcore": camcore.__version__, "torch": str(torch.__version__)},
     )
-    return ExplainedDetector(body, request, found, card).eval()
+    return ExplainedDetector(composed.body, request, found, card).eval()
 
 
-def _check(request: Request, dynamic_size: bool | None) -> None:
+def _check(request: Request, top: int | None, dynamic_size: bool | None) -> None:
     image = request.inputs[0]
     if len(request.inputs) > 1 or image.ndim != 4 or image.shape[0] != 1:
         raise InputError(
             f"a detector is explained for one image (1, C, H, W), got {tuple(image.shape)} and "
             f"{len(request.inputs) - 1} further inputs"
         )
-    if not family_of(request.method).of_detections or request.method.weights is None:
+    if not family_of(request.method).of_detections:
+        expected = [
+            name
+            for name, each in METHODS.items()
+            if family_of(each).of_detections and each.target == "logit"
+        ]
         raise InputError(
-            f"{request.method.name} is not for detections; expected gradcam, gradcam++, xgradcam, "
-            "hirescam, layercam or gradcam-elementwise"
+            f"{request.method.name} is not for detections; expected {', '.join(expected)}"
         )
-    if len(request.layers) > 1:
-        raise InputError(f"a detector is explained at one layer, got {', '.join(request.layers)}")
     if request.subject.target.name != "logit":
         raise InputError(
             f"a detection is explained by its class's logit, got target "
@@ -107,25 +127,31 @@ def _check(request: Request, dynamic_size: bool | None) -> None:
     given = [name for name, asked in refused.items() if asked]
     if given:
         raise InputError(f"the maps of a detector know no {', '.join(given)}: leave it out")
-    if not (isinstance(request.top, int) and request.top > 0):
-        raise InputError(f"expected top to be 1 or more, got {request.top!r}")
+    if top is not None and not (isinstance(top, int) and top > 0):
+        raise InputError(f"expected top to be 1 or more, got {top!r}")
 
 
-def default_layers(detector: nn.Module) -> tuple[str, ...]:
-    """Where a detector is explained, the first that will do: the earlier, the more is shown."""
+def default_layers(detector: nn.Module) -> list[tuple[str, ...]]:
+    """Where one of torchvision's detectors is explained, the first that will do: the earlier, the
+    more is shown. None of any other detector.
+    """
+    if not is_detector(detector):
+        return []
     names = [name for name, _ in detector.named_modules()]
     if _REGIONS in names:
-        return (_REGIONS,)
+        return [(_REGIONS,)]
     head = [name for name in names if name.startswith(f"{_HEAD}.")]
-    return (_PYRAMID, *head)
+    return [(name,) for name in (_PYRAMID, *head)]
 
 
 def frame_of(detector: nn.Module, image: Tensor) -> Frame:
-    """How the detector resizes and pads an image of that size."""
+    """How the detector resizes and pads an image of that size, if it does so by itself."""
+    _, _, height, width = image.shape
+    if not is_detector(detector):
+        return Frame((height, width), (height, width), (height, width))
     with torch.no_grad():
         batch, _ = detector.transform([image[0]])  # type: ignore[operator]
     (resized,) = batch.image_sizes
-    _, _, height, width = image.shape
     return Frame((height, width), tuple(resized), tuple(batch.tensors.shape[-2:]))
 
 

@@ -79,9 +79,17 @@ class _Origins:
             return self._item(node)
         if name in _PRODUCTS:
             return self._root(node)
-        if name == "cat":
+        if name == "select" and operator_name(_nodes(node.args[:1])[0]) == "stack":
+            picked = _picked(node)
+            if picked is not None:
+                return self.of(picked)
+        if name in ("cat", "stack"):
             parts = [self.of(part) for part in _nodes(node.args[0])]
             return self._call(node, node.target, (parts, *node.args[1:]))
+        if name == "slice":
+            narrowed = self._slice_of_parts(node)
+            if narrowed is not None:
+                return narrowed
         if name == "where":
             return self.of(_nodes(node.args[1:2])[0])
         if name in _POINTWISE:
@@ -105,10 +113,50 @@ class _Origins:
             return self._call(node, operator.getitem, (self.of(source), index))
         place = _SORTS[name]
         axis = source.args[place] if len(source.args) > place else -1
+        numbers = self.of(_nodes(source.args[:1])[0])
         chosen = self._call(node, operator.getitem, (source, 1))
-        return self._call(
-            chosen, aten.gather.default, (self.of(_nodes(source.args[:1])[0]), axis, chosen)
-        )
+        if name != "max" or True in source.args[2:]:
+            return self._call(chosen, aten.gather.default, (numbers, axis, chosen))
+        # It drops the axis along which it picks one.
+        chosen = self._call(chosen, aten.unsqueeze.default, (chosen, axis))
+        picked = self._call(chosen, aten.gather.default, (numbers, axis, chosen))
+        return self._call(picked, aten.squeeze.dim, (picked, axis))
+
+    def _slice_of_parts(self, node: fx.Node) -> fx.Node | None:
+        """The ids of a slice of what was put together, where it lies within one of the parts.
+
+        Beside the scores there may be boxes, of which nothing is to be followed.
+        """
+        given: Any = (*node.args, *(0, None, None, 1)[len(node.args) - 1 :])
+        source, axis, start, end, step = given
+        shape: Any = source.meta["val"].shape
+        axis %= len(shape)
+        if step != 1 or not isinstance(shape[axis], int):
+            return None
+        first, last, _ = slice(start, end).indices(shape[axis])
+        return self._narrowed(source, axis, first, last)
+
+    def _narrowed(self, node: fx.Node, axis: int, start: int, end: int) -> fx.Node | None:
+        name, shape = operator_name(node), node.meta["val"].shape
+        given: Any = node.args
+        if name == "select":
+            source, dropped, place = given
+            dropped %= len(shape) + 1
+            found = self._narrowed(source, axis + (axis >= dropped), start, end)
+            return found and self._call(found, node.target, (found, dropped, place))
+        if name != "cat" or (*given, 0)[1] % len(shape) != axis:
+            return None
+        before = 0
+        for part in _nodes(given[0]):
+            size = part.meta["val"].shape[axis]
+            if not isinstance(size, int):
+                return None
+            if before <= start and end <= before + size:
+                ids = self.of(part)
+                inside = (ids, axis, start - before, end - before)
+                return self._call(ids, aten.slice.Tensor, inside)
+            before += size
+        return None
 
     def _root(self, node: fx.Node) -> fx.Node:
         shape: Any = node.meta["val"].shape
@@ -134,6 +182,15 @@ class _Origins:
     def _call(self, after: fx.Node, target: Any, args: Any, kwargs: Any = None) -> fx.Node:
         with self._graph.inserting_after(after):
             return self._graph.call_function(target, args, kwargs)
+
+
+def _picked(node: fx.Node) -> fx.Node | None:
+    """Which of the values that were stacked is picked again, if that is all that is picked."""
+    given: Any = node.args
+    stacked, axis, place = given
+    along = (*stacked.args, 0)[1]
+    rank = stacked.meta["val"].ndim
+    return _nodes(stacked.args[0])[place] if axis % rank == along % rank else None
 
 
 def _nodes(values: Any) -> list[fx.Node]:

@@ -2,15 +2,20 @@
 
 A detector scores with one linear layer for all regions, or with a convolution for each level of
 its pyramid. Either way the maps come from a small classifier and its gradient; they differ in what
-it looks at and in where in the image that lies.
+it looks at and in where in the image that lies. Where a score looks at everything, its gradient
+takes a pass of its own.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from camcore.export.detectors.geometry import Frame, over_regions
 from camcore.export.gradient.gradient import Gradient
+from camcore.export.passes.loops import stack_chunks, weights_of
 from camcore.export.request import Request
 from camcore.scaling import normalize
 
@@ -63,6 +68,44 @@ class Regions(nn.Module):
         raw = request.method.kernel(chosen, gradients, **request.options)
         corners = regions.index_select(0, rows)[:, -4:]
         return scaled(request, over_regions(_rectified(request, raw), corners, self._frame))
+
+
+class Passes(nn.Module):
+    """Detections whose scores look at all of `activations` (1, C, h, w): a pass back for each.
+
+    The map of one covers the whole grid.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(
+        self, gradient: Gradient, request: Request, placement: tuple[Tensor, Tensor]
+    ) -> None:
+        super().__init__()
+        self.tail, self.backward_pass = gradient.forward, gradient.backward
+        self._request = (request,)
+        for name, matrix in zip(("rows", "columns"), placement, strict=True):
+            self.register_buffer(name, matrix)
+
+    def forward(self, ids: Tensor, activations: Tensor, *crossing: Tensor) -> Tensor:
+        """Maps (D, H, W) of the detections with these ids."""
+        _, *saved = self.tail(activations, *crossing)
+
+        def step(values: Any, numbers: Tensor) -> Tensor:
+            weights, ids, saved = values
+            number = ids.index_select(0, numbers)
+            (found,) = functional_call(self.backward_pass, weights, (number, *saved))
+            return found  # type: ignore[no-any-return]
+
+        # One more, for what is found may be nothing.
+        values = (weights_of(self.backward_pass), F.pad(ids, (0, 1)), saved)
+        count = ids.shape[0]
+        gradients = stack_chunks(step, values, count + 1, 1).narrow(0, 0, count)
+        (request,) = self._request
+        raw = request.method.kernel(activations.expand_as(gradients), gradients, **request.options)
+        placed = self.rows @ _rectified(request, raw) @ self.columns.transpose(0, 1)
+        return scaled(request, placed)
 
 
 class Level(nn.Module):
@@ -124,8 +167,12 @@ class Level(nn.Module):
         method, options = request.method, request.options
         if method.per_point:
             small = method.kernel(window, gradients, **options)
-            return self._put_back(small, y, x)
-        assert method.weights is not None
+            return self._put_back(small[:, None], y, x)[:, 0]
+        if method.weights is None:
+            # The component of a whole level is not that of its window.
+            whole = self._put_back(gradients, y, x)
+            found: Tensor = method.kernel(activations.expand_as(whole), whole, **options)
+            return found
         # One point more holds what the channels sum up to outside of the window.
         rest = activations.sum((2, 3)) - window.sum((2, 3))
         points = torch.cat([window.flatten(2), rest[..., None]], dim=2)
@@ -137,13 +184,13 @@ class Level(nn.Module):
         return maps.reshape(-1, height, width)
 
     def _put_back(self, small: Tensor, y: Tensor, x: Tensor) -> Tensor:
-        """Maps (D, n, n) of windows where they lie on the level, (D, h, w)."""
-        offsets = torch.arange(small.shape[1], device=y.device) - self._radius
+        """What windows (D, C, n, n) hold where they lie on the level, (D, C, h, w)."""
+        offsets = torch.arange(small.shape[-1], device=y.device) - self._radius
 
         def places(middle: Tensor, length: int) -> Tensor:
             all_places = torch.arange(length, device=middle.device)
             at = (middle[:, None] + offsets)[..., None] == all_places
-            return at.to(small.dtype)  # (D, n, length)
+            return at.to(small.dtype)[:, None]  # (D, 1, n, length)
 
         height, width = self._grid
-        return places(y, height).transpose(1, 2) @ small @ places(x, width)
+        return places(y, height).transpose(2, 3) @ small @ places(x, width)

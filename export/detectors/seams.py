@@ -1,7 +1,8 @@
-"""Seams: two functions of torchvision that no export passes, swapped while a detector is traced.
+"""Seams: functions of torchvision that no export passes, swapped while a detector is traced.
 
-Both ask how many boxes there are, which a graph cannot know. What takes their place computes the
-same without asking; a detector that runs in another thread meanwhile gives what it always gave.
+They ask how many boxes there are, or how large, which a graph cannot know. What takes their place
+computes the same without asking; a detector that runs in another thread meanwhile gives what it
+always gave.
 """
 
 import warnings
@@ -11,20 +12,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchvision.models.detection import roi_heads, transform
 from torchvision.ops import boxes, poolers, roi_align
+
+from camcore.export.detectors.geometry import Frame, over_regions
 
 
 @contextmanager
 def without_counting() -> Iterator[None]:
     """While it lasts, no box is counted; then torchvision's own functions are back."""
-    own = boxes.batched_nms, poolers._multiscale_roi_align
+    own = boxes.batched_nms, poolers._multiscale_roi_align, transform.paste_masks_in_image
     boxes.batched_nms = _batched_nms
     poolers._multiscale_roi_align = _multiscale_roi_align
+    transform.paste_masks_in_image = _paste_masks_in_image
     try:
         with unwarned():
             yield
     finally:
-        boxes.batched_nms, poolers._multiscale_roi_align = own
+        boxes.batched_nms, poolers._multiscale_roi_align, transform.paste_masks_in_image = own
 
 
 @contextmanager
@@ -42,6 +47,17 @@ def _batched_nms(found: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: flo
     moved = found + (idxs.to(found) * far)[:, None]
     kept: Tensor = torch.ops.torchvision.nms(moved, scores, iou_threshold)
     return kept
+
+
+def _paste_masks_in_image(
+    masks: Tensor, found: Tensor, img_shape: tuple[int, int], padding: int = 1
+) -> Tensor:
+    """Masks (D, 1, m, m) in the image, (D, 1, H, W), each over whole pixels of its box."""
+    masks, scale = roi_heads.expand_masks(masks, padding=padding)
+    corners = roi_heads.expand_boxes(found, scale).to(torch.int64)
+    low, sizes = corners[:, :2], (corners[:, 2:] - corners[:, :2] + 1).clamp(min=1)
+    covered = torch.cat([low, low + sizes], dim=1).to(masks.dtype)
+    return over_regions(masks[:, 0], covered, Frame(img_shape, img_shape, img_shape))[:, None]
 
 
 def _multiscale_roi_align(

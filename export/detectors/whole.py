@@ -1,4 +1,4 @@
-"""Whole: a detector as a function of one image, traced."""
+"""Whole: a detector as a function of one image, eager and traced."""
 
 import warnings
 from contextlib import redirect_stderr
@@ -10,9 +10,11 @@ from torch import Tensor, fx, nn
 from torchvision.models.detection.fcos import FCOS
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.retinanet import RetinaNet
+from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.ssd import SSD
 
-from camcore.errors import ExportError
+from camcore.errors import ExportError, InputError
+from camcore.export.detectors.readings import Reading
 from camcore.export.detectors.seams import without_counting
 from camcore.export.trace.checks import check_example, check_model
 from camcore.export.trace.graphs import first_line
@@ -22,22 +24,61 @@ from camcore.export.trace.trace import functional
 
 DETECTORS = (GeneralizedRCNN, RetinaNet, FCOS, SSD)
 
-# What a detector returns of each image, in the order of the graph's outputs.
+# What every detector returns of an image, in the order of the graph's outputs.
 OUTPUTS = ("boxes", "labels", "scores")
 
 
-class Whole(nn.Module):
-    """From an image (1, C, H, W) to `boxes` (D, 4), `labels` (D,) and `scores` (D,)."""
+def outputs_of_detector(detector: nn.Module) -> tuple[str, ...]:
+    """The names of all that a detector returns of an image.
 
-    def __init__(self, detector: nn.Module) -> None:
+    Raises:
+        ExportError: there is something among it that no graph can hold.
+    """
+    heads = getattr(detector, "roi_heads", None)
+    if not isinstance(heads, RoIHeads):
+        return OUTPUTS
+    if heads.has_keypoint():
+        raise ExportError(
+            "keypoints are placed by a loop over the boxes, each with a map of its own size, which "
+            "a graph cannot hold: set detector.roi_heads.keypoint_roi_pool = None (the model "
+            "finds people without it) and explain that"
+        )
+    return (*OUTPUTS, "masks") if heads.has_mask() else OUTPUTS
+
+
+class Whole(nn.Module):
+    """From an image (1, C, H, W) to `boxes` (D, 4), `labels` (D,) and `scores` (D,), and what else
+    the detector finds: `masks` (D, 1, H, W).
+
+    Args:
+        detector: the user's; it is held, not changed.
+        reading: what makes detections of its output; None of one of `DETECTORS`.
+    """
+
+    def __init__(self, detector: nn.Module, reading: Reading | None) -> None:
         super().__init__()
+        self._reading, self._names = reading, outputs_of_detector(detector)
         self.add_module(MODEL, detector)
         # Not `eval()`, which would change the user's model.
         self.training = False
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        (found,) = self.get_submodule(MODEL)([image[0]])
-        return tuple(found[name] for name in OUTPUTS)
+        detector = self.get_submodule(MODEL)
+        if self._reading is not None:
+            return _checked(self._reading(detector(image), image))
+        (found,) = detector([image[0]])
+        return tuple(found[name] for name in self._names)
+
+
+def _checked(found: Any) -> tuple[Tensor, ...]:
+    shapes = [tuple(map(str, each.shape)) for each in found] if isinstance(found, tuple) else []
+    if [len(shape) for shape in shapes] != [2, 1, 1] or shapes[0][1] != "4":
+        told = ", ".join(f"({', '.join(shape)})" for shape in shapes) or type(found).__name__
+        raise InputError(
+            f"the reading of detections returns {told}, expected a tuple of boxes (D, 4), labels "
+            "(D,) and scores (D,)"
+        )
+    return found  # type: ignore[no-any-return]
 
 
 def is_detector(model: Any) -> bool:
@@ -45,15 +86,18 @@ def is_detector(model: Any) -> bool:
     return isinstance(model, DETECTORS)
 
 
-def trace_detector(detector: nn.Module, image: Tensor) -> fx.GraphModule:
+def trace_detector(
+    detector: nn.Module, image: Tensor, reading: Reading | None = None
+) -> fx.GraphModule:
     """The graph of `Whole`, of the image's size; each node knows the module it stems from.
 
     Raises:
-        InputError: training mode, weights that are not finite, or no image.
+        InputError: training mode, weights that are not finite, no image, or a reading that gives
+            something else than detections.
         ExportError: `torch.export` cannot trace the detector.
     """
     check_model(detector)
-    whole = Whole(detector)
+    whole = Whole(detector, reading)
     with kept_state(detector), torch.no_grad(), without_counting(), warnings.catch_warnings():
         check_example(whole, (image,))
         warnings.filterwarnings("ignore", message="The tensor attribute.* assigned during export")

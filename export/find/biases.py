@@ -1,6 +1,6 @@
 """Biases: what a graph adds to channels, which FullGrad tells the score apart into."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
@@ -93,7 +93,9 @@ def _added(
         return None
     given = dict(zip(constant, values, strict=True))
     zeros = values[0].new_zeros(1, values[0].numel(), *[1] * spatial_ndim)
-    made = node.target(*fx.map_arg(node.args, lambda arg: given.get(arg, zeros)), **node.kwargs)
+    operator: Any = node.target
+    with_values: Any = fx.map_arg(node.args, lambda arg: given.get(arg, zeros))
+    made = operator(*with_values, **node.kwargs)
     return (made if isinstance(made, Tensor) else made[0]).flatten()
 
 

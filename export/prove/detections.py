@@ -4,7 +4,7 @@ Nothing of the traced graphs is used. Which number of which product a detection 
 by autograd: it is the one that raises its score the most.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from camcore.errors import ProofError
+from camcore.export.detectors.whole import Whole, is_detector
 from camcore.export.explained import ExplainedDetector
 from camcore.export.prove.eager import Recorded
 from camcore.export.prove.prove import (
@@ -29,7 +30,7 @@ from camcore.export.prove.prove import (
 )
 from camcore.export.prove.runtimes import load
 from camcore.export.prove.watch import SoundBatchNorms
-from camcore.export.request import Request
+from camcore.export.request import Found, Request
 from camcore.export.trace.state import kept_state
 from camcore.scaling import normalize
 
@@ -53,23 +54,27 @@ def prove_detector(path: Path, explained: ExplainedDetector) -> dict[str, Any]:
     Raises:
         ProofError: the file does not hold, or the detector found nothing to prove it with.
     """
-    request, layer = explained.request, explained.found.layers[0]
+    request, found = explained.request, explained.found
     runtime, run = load(path, explained.card)
     worst, detections, first_maps = 0.0, 0, []
     images = list(_images(request.inputs[0]))
     doubled = copied(request.subject).double().user_model
     for image in images:
-        found = results_of(runtime, run, [image], None)
-        eager = _Eager.of(request, layer, image)
-        places = _same_detections(found, eager.found, _allowed(doubled, eager), runtime)
-        maps = found[3]
-        expected_count = min(len(found[0]), request.top)
+        given = results_of(runtime, run, [image], None)
+        eager = _Eager.of(request, found, image)
+        places = _same_detections(given, eager.found, _allowed(doubled, eager), runtime)
+        for own, expected in zip(given[3:-1], eager.found[3:], strict=True):
+            off = float((own - expected.detach()[places]).abs().max()) if len(own) else 0.0
+            if off > TOLERANCE:
+                raise ProofError(f"{runtime} gives masks that are off by {off:.1e}")
+        maps = given[-1]
+        expected_count = min(len(given[0]), request.top)
         if tuple(maps.shape) != (expected_count, *image.shape[2:]):
             raise ProofError(
-                f"{runtime} gives maps of shape {tuple(maps.shape)} for {len(found[0])} detections"
+                f"{runtime} gives maps of shape {tuple(maps.shape)} for {len(given[0])} detections"
             )
-        for given, place in zip(maps, places[:expected_count], strict=True):
-            error = _error_of(given, eager, place, runtime)
+        for own_map, place in zip(maps, places[:expected_count], strict=True):
+            error = _error_of(own_map, eager, place, runtime)
             if error is not None:
                 worst = max(worst, error)
                 detections += 1
@@ -83,7 +88,9 @@ def prove_detector(path: Path, explained: ExplainedDetector) -> dict[str, Any]:
     if len(first_maps) > 1 and not any(
         bool((each - first_maps[0]).abs().max() > TOLERANCE) for each in first_maps[1:]
     ):
-        raise ProofError(f"the maps of {layer} are the same for every image: nothing is explained")
+        raise ProofError(
+            f"the maps of {found.place} are the same for every image: nothing is explained"
+        )
     return {
         "runtime": runtime,
         "images": len(images),
@@ -109,10 +116,10 @@ def _allowed(doubled: nn.Module, eager: "_Eager") -> tuple[float, float]:
     precision has eager PyTorch itself be off from double precision.
     """
     with torch.no_grad():
-        (exact,) = doubled([eager.image[0].double()])
+        exact = Whole(doubled, eager.request.detections)(eager.image.double())[:3]
     off = [TOLERANCE * max(eager.image.shape[2:]), TOLERANCE]
-    boxes, labels, scores = (each.detach() for each in eager.found)
-    for box, label, score in zip(exact["boxes"], exact["labels"], exact["scores"], strict=True):
+    boxes, labels, scores = (each.detach() for each in eager.found[:3])
+    for box, label, score in zip(*exact, strict=True):
         near = (labels == label) & ((scores - score).abs() < _NEAR)
         if bool(near.any()):
             distances = _distances(boxes, box, near)
@@ -132,7 +139,9 @@ def _same_detections(
         ProofError: one of them is not there, or there are more or fewer.
     """
     boxes, labels, scores = (each.cpu().double() for each in found[:3])
-    their_boxes, their_labels, their_scores = (each.detach().cpu().double() for each in expected)
+    their_boxes, their_labels, their_scores = (
+        each.detach().cpu().double() for each in expected[:3]
+    )
     if len(boxes) != len(their_boxes):
         raise ProofError(f"{runtime} finds {len(boxes)} objects, eager PyTorch {len(their_boxes)}")
     left = torch.ones(len(boxes), dtype=torch.bool)
@@ -177,8 +186,8 @@ def _error_of(given: Tensor, eager: "_Eager", place: int, runtime: str) -> float
         return error
     raise ProofError(
         f"detection_maps from {runtime} are off by {error:.1e} for detection {place} at "
-        f"{eager.layer!r}; a rounding error of the image moves that map by {moved:.1e}; allowed is "
-        f"{TOLERANCE:.0e}"
+        f"{eager.about.place!r}; a rounding error of the image moves that map by {moved:.1e}; "
+        f"allowed is {TOLERANCE:.0e}"
     )
 
 
@@ -187,7 +196,7 @@ class _Eager:
     """One run of the user's detector: what it found, what the layer and its products gave."""
 
     request: Request
-    layer: str
+    about: Found
     image: Tensor
     found: list[Tensor]
     values: list[Recorded]
@@ -196,7 +205,7 @@ class _Eager:
     regions: Tensor | None
 
     @classmethod
-    def of(cls, request: Request, layer: str, image: Tensor) -> "_Eager":
+    def of(cls, request: Request, about: Found, image: Tensor) -> "_Eager":
         detector = request.subject.user_model
         values: list[Recorded] = []
         products: list[Tensor] = []
@@ -204,15 +213,14 @@ class _Eager:
         with (
             kept_state(detector),
             SoundBatchNorms(),
-            _kept(_products(detector, "cls_score", "classification"), products),
+            _kept(_products(detector, "cls_score", "classification", about), products),
             _kept(_products(detector, "bbox_pred", "regression"), box_products),
-            _watched(detector, layer, values) as regions,
+            _watched(detector, about.layers, values) as regions,
             torch.enable_grad(),
         ):
-            (found,) = detector([image[0]])
-        named = [found["boxes"], found["labels"], found["scores"]]
+            found = list(Whole(detector, request.detections)(image))
         given = regions[0] if regions else None
-        return cls(request, layer, image, named, values, products, box_products, given)
+        return cls(request, about, image, found, values, products, box_products, given)
 
     @cached_property
     def _moved(self) -> list["_Eager"]:
@@ -222,7 +230,7 @@ class _Eager:
         for _ in range(_CHANGES):
             noise = torch.randn(self.image.shape, generator=generator).to(self.image)
             moved = self.image * (1 + ROUNDING * noise)
-            runs.append(_Eager.of(self.request, self.layer, moved))
+            runs.append(_Eager.of(self.request, self.about, moved))
         return runs
 
     def moved_maps(self, place: int) -> Iterator[NDArray[np.float64]]:
@@ -268,6 +276,8 @@ class _Eager:
         found = _most_moving(self.found[2][place], self.products)
         if found is not None:
             return found
+        if not self.box_products:
+            return None
         moving = _most_moving(self.found[0][place].sum(), self.box_products, either_way=True)
         if moving is None:
             return None
@@ -292,8 +302,11 @@ class _Eager:
     @cached_property
     def _frame(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """The size of the image as the detector resizes it, and with its padding."""
+        detector: Any = self.request.subject.user_model
+        if not is_detector(detector):
+            size = self.image.shape[2], self.image.shape[3]
+            return size, size
         with torch.no_grad():
-            detector: Any = self.request.subject.user_model
             batch, _ = detector.transform([self.image[0]])
         (resized,) = batch.image_sizes
         return tuple(resized), tuple(batch.tensors.shape[-2:])
@@ -364,8 +377,10 @@ def _kept(modules: list[nn.Module], values: list[Tensor]) -> Iterator[None]:
 
 
 @contextmanager
-def _watched(detector: nn.Module, layer: str, values: list[Recorded]) -> Iterator[list[Tensor]]:
-    """While it lasts, what the layer gives is noted, and the regions that are looked at."""
+def _watched(
+    detector: nn.Module, layers: Sequence[str], values: list[Recorded]
+) -> Iterator[list[Tensor]]:
+    """While it lasts, what the layers give is noted, and the regions that are looked at."""
     regions: list[Tensor] = []
 
     def note(module: nn.Module, arguments: Any, returned: Any) -> Any:
@@ -380,7 +395,7 @@ def _watched(detector: nn.Module, layer: str, values: list[Recorded]) -> Iterato
     def see(module: nn.Module, arguments: Any) -> None:
         regions.extend(arguments[1])
 
-    handles = [detector.get_submodule(layer).register_forward_hook(note)]
+    handles = [detector.get_submodule(layer).register_forward_hook(note) for layer in layers]
     pools = [module for name, module in detector.named_modules() if name == _REGIONS]
     handles += [module.register_forward_pre_hook(see) for module in pools]
     try:
@@ -393,8 +408,14 @@ def _watched(detector: nn.Module, layer: str, values: list[Recorded]) -> Iterato
 _REGIONS = "roi_heads.box_roi_pool"
 
 
-def _products(detector: nn.Module, of_regions: str, of_levels: str) -> list[nn.Module]:
-    """The modules whose numbers become scores, or boxes, by their names in torchvision."""
+def _products(
+    detector: nn.Module, of_regions: str, of_levels: str, about: Found | None = None
+) -> list[nn.Module]:
+    """The modules whose numbers become scores, or boxes, by their names in torchvision; in other
+    detectors those that the graph told, and none of boxes.
+    """
+    if not is_detector(detector):
+        return [detector.get_submodule(name) for name in about.products] if about else []
     known = dict(detector.named_modules())
     head = f"head.{of_levels}_head"
     for name in (f"roi_heads.box_predictor.{of_regions}", f"{head}.cls_logits", f"{head}.bbox_reg"):

@@ -1,7 +1,10 @@
 """ONNX files: of one opset, standard operators only, weights inside."""
 
+import logging
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import zip_longest
 
@@ -41,7 +44,7 @@ def to_onnx(program: ExportedProgram, card: Card) -> bytes:
     rewrite(program, partial(spell_out, rules=ONNX_RULES))
     decompose_by_node(program)
     try:
-        with unwarned():
+        with unwarned(), _untold():
             written = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -90,6 +93,18 @@ def to_onnx(program: ExportedProgram, card: Card) -> bytes:
         ) from error
     content: bytes = proto.SerializeToString()
     return content
+
+
+@contextmanager
+def _untold() -> Iterator[None]:
+    """While it lasts, the optimizer does not tell on stderr what it leaves as it is."""
+    log = logging.getLogger("onnxscript.optimizer._constant_folding")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -172,6 +187,10 @@ def _name_axes(graph: ir.Graph, card: Card) -> None:
     for value in [*further, *outputs]:
         _rename_free(value, [known.get(str(size), "") for size in value.shape or ()])
     _rename_free(image, names)
+    if card.queries is not None:
+        _rename_free(further[-1], ["queries_batch", "queries"])
+        _forget_rows(further[-1])
+        _rename_free(outputs[-1], ["batch", "queries"])
     if card.takes_ids:
         # Not `batch`: one row of ids serves any batch.
         class_ids = graph.inputs[len(card.inputs) - 1]

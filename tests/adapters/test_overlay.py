@@ -12,8 +12,10 @@ from camcore.adapters.overlay import (
     caption,
     check_format,
     colormap_code,
+    contrast,
     heatmap,
     most_panels,
+    shrunk,
     side_by_side,
     write_image,
     write_map,
@@ -218,3 +220,19 @@ def test_formats_that_cannot_be_written(suffix: str) -> None:
     """Unknown, read alone, listed without an encoder, without colours."""
     with pytest.raises(FileError, match=r"take \.png or \.jpg"):
         check_format(Path(f"a{suffix}"))
+
+
+def test_pictures_are_shrunk_and_not_enlarged() -> None:
+    wide, small = np.zeros((100, 360, 3), np.uint8), np.ones((30, 20, 3), np.uint8)
+    assert shrunk(wide, 180).shape == (50, 180, 3)
+    assert shrunk(small, 180) is small
+
+
+def test_contrast_shows_which_map_is_above_and_by_how_much() -> None:
+    image = np.full((1, 4, 3), (10, 20, 30), np.uint8)
+    first, second = np.array([[1.0, 0.0, 0.5, np.nan]]), np.array([[0.0, 0.5, 0.5, 1.0]])
+    only_first, half_second, same, unseen = contrast(image, first, second)[0].tolist()
+    assert only_first == [255, 0, 0]
+    grey = same[0]
+    assert half_second == np.rint([grey / 2, grey / 2, (grey + 255) / 2]).tolist()
+    assert same == unseen == [grey] * 3

@@ -174,3 +174,18 @@ def test_the_proof_of_a_file_that_takes_one_row_of_ids_alone_for_one_image(
     monkeypatch.setattr(proving, "load", load_narrow)
     with pytest.raises(ProofError, match="other maps for one row of class_ids"):
         proving.prove(files[".onnx"], explained)
+
+
+@pytest.mark.slow
+def test_openvino_takes_ids(files: dict[str, Path]) -> None:
+    """Two inputs, each of any batch, size and K, and none of them baked in."""
+    openvino = pytest.importorskip("openvino", reason="the extra [serving] is not installed")
+    core = openvino.Core()
+    model = core.read_model(files[".onnx"])
+    assert [port.any_name for port in model.inputs] == ["image", "class_ids"]
+    # Its default is half precision where the processor has it.
+    run = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for seed, shape, ids in ((1, (3, 17, 40), [[4, -1]]), (2, (1, 24, 24), [[0]])):
+        image, ids = images(seed, *shape), torch.tensor(ids)
+        given = run({"image": image.numpy(), "class_ids": ids.expand(len(image), -1).numpy()})
+        assert_same(Result(*map(given.__getitem__, range(3))), run_file(files[".onnx"], image, ids))

@@ -70,8 +70,8 @@ function listen() {
   element("camera").addEventListener("click", () => toggleCamera().catch(fail));
   element("opacity").addEventListener("input", redraw);
   element("class").addEventListener("change", ({ target }) => askByName(target));
-  if (!takesIds(model)) return;
   const { card } = model;
+  if (!takesIds(model) && card.class_ids !== "all") return;
   element("chooser").hidden = false;
   element("names").append(
     ...Array.from({ length: card.num_classes }, (_, index) => new Option(className(card, index))),
@@ -141,7 +141,10 @@ async function explainOnce() {
   );
   const ran = performance.now();
   view.found = explained(card, view.outputs);
-  view.chosen = Math.max(0, view.found.findIndex(({ index }) => index === view.asked));
+  // A file of all classes has them in their own order.
+  const scores = classScores(card, view.outputs);
+  const wanted = view.asked ?? (scores && best(scores, 1)[0]);
+  view.chosen = Math.max(0, view.found.findIndex(({ index }) => index === wanted));
   redraw();
   list();
   tell(`prediction and map in ${Math.round(ran - prepared)} ms, prepared in ${Math.round(prepared - began)} ms`);
@@ -171,7 +174,10 @@ function list() {
   view.found.forEach(({ index }, place) => {
     const row = isDetector(card) ? null : rows.find((each) => each.index === index);
     if (row) row.place = place;
-    else rows.push({ index, place });
+    // A file may explain a thousand classes.
+    else if (place === view.chosen || view.found.length <= LISTED || isDetector(card)) {
+      rows.push({ index, place });
+    }
   });
   element("results").replaceChildren(
     ...rows.map(({ index, place }) => {
@@ -194,7 +200,7 @@ function row(index, place, score, probability) {
     button.append(Object.assign(document.createElement("span"), { textContent: text }));
   }
   button.disabled = place < 0 && !takesIds(model);
-  button.addEventListener("click", () => (place < 0 ? ask(index) : choose(place)));
+  button.addEventListener("click", () => (isDetector(model.card) ? choose(place) : ask(index)));
   return button;
 }
 
@@ -202,14 +208,16 @@ const percent = (probability) => `${(100 * probability).toFixed(1)}%`;
 
 function choose(place) {
   view.chosen = place;
-  if (!isDetector(model.card)) view.asked = view.found[place].index;
   redraw();
   list();
 }
 
+/** Show the map of a class, which is computed unless it is there. */
 function ask(index) {
   view.asked = index;
-  update();
+  const place = view.found.findIndex((each) => each.index === index);
+  if (place < 0) update();
+  else choose(place);
 }
 
 /** Explain the class whose name or index was typed. */

@@ -44,6 +44,13 @@ def test_export_in_steps(fake_export: FakeExport, tmp_path: Path) -> None:
     assert fake_export.asked["stepwise"] is True
 
 
+def test_export_of_candidates(fake_export: FakeExport, tmp_path: Path) -> None:
+    arguments = ("--weights", "none", "--detections", "yolo", "-o", tmp_path / "m.onnx")
+    done(camcore("export", "squeezenet1_1", *arguments, "--size", "64x96"))
+    assert fake_export.asked["detections"] == "yolo"
+    assert fake_export.asked["example"].shape == (1, 3, 64, 96)
+
+
 def test_export_with_boxes(fake_export: FakeExport, tmp_path: Path) -> None:
     arguments = ("--weights", "none", "--boxes", "4", "-o", tmp_path / "m.onnx")
     done(camcore("export", "squeezenet1_1", *arguments))

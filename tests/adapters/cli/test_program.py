@@ -15,7 +15,19 @@ from tests.adapters.cli.calls import camcore, done, failed
 from tests.adapters.toy import write_toy
 
 # In the order of use.
-COMMANDS = ["export", "run", "evaluate", "compare", "inspect", "methods", "layers", "kernels"]
+COMMANDS = [
+    "export",
+    "run",
+    "report",
+    "evaluate",
+    "compare",
+    "convert",
+    "serve",
+    "inspect",
+    "methods",
+    "layers",
+    "kernels",
+]
 
 
 @pytest.mark.parametrize("command", [None, *COMMANDS])

@@ -56,6 +56,14 @@ def test_using_the_file_imports_no_torch(printed: list[str]) -> None:
     assert printed[-1] == "torch imported: False"
 
 
+def test_the_detector_s_file_is_proven(printed: list[str], folder: Path) -> None:
+    card = read_card(folder / "made/here/detector.onnx")
+    assert (card.model, card.method, card.layer) == ("scenes-retinanet", "hirescam", "backbone")
+    assert card.proof["detections"] >= 3
+    found = [line for line in printed if "detections.png" in line and "│" in line]
+    assert len(found) == 1
+
+
 def test_pictures(printed: list[str], folder: Path) -> None:
     sizes = {}
     for path in (folder / "made/here").glob("*.png"):
@@ -64,6 +72,7 @@ def test_pictures(printed: list[str], folder: Path) -> None:
     assert sizes.keys() == {
         "overview",
         "scene",
+        "detections",
         *(f"painted-{i}" for i in (1, 2, 3)),
         *(f"{name}{suffix}" for name in ("astronaut", "chelsea") for suffix in ("", "-objects")),
     }
@@ -81,6 +90,12 @@ def test_figures(printed: list[str]) -> None:
     assert own[0] == blur[0] > other[0] > 30
     assert own[1] > 90 > 50 > max(other[1], blur[1])
     assert own[2] > 0.5 > 0.2 > max(other[2], blur[2])
+    detections, others = (
+        [float(cell.strip("%")) for cell in cells(printed, name)[1:]]
+        for name in ("each detection's own", "another detection's")
+    )
+    assert detections[0] > 30
+    assert detections[1] > 95 > 5 > others[1]
     assert any("stated at training on 2000 other scenes" in line for line in printed)
 
 

@@ -24,6 +24,7 @@ CLASSIFIERS = {
     "scorecam": ("--method", "scorecam"),
     "stepwise": ("--method", "scorecam", "--stepwise"),
     "pixels": ("--pixels",),
+    "all": ("--class-ids", "all"),
     "boxes": ("--boxes", "3", "--class-ids", "best", "--top", "2"),
 }
 FILES = (*CLASSIFIERS, "detector")

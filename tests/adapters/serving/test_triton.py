@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from camcore.adapters import load
-from camcore.adapters.files import Port, onnx_ports, opened
+from camcore.adapters.files import opened
+from camcore.adapters.onnx_content import Port, onnx_ports
 from camcore.adapters.serving.triton import _text, config, write_repository
 from camcore.errors import InputError
 from tests.adapters.toy import CARD, write_toy

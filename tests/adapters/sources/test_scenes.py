@@ -3,6 +3,7 @@ import torch
 
 from camcore.adapters.sources.build import build_model
 from camcore.errors import InputError
+from camcore.export import is_detector
 
 
 def test_scenes() -> None:
@@ -14,3 +15,12 @@ def test_scenes() -> None:
     assert built.image.resize == 128
     with pytest.raises(InputError, match="its own weights"):
         build_model("scenes", "NONE")
+
+
+@pytest.mark.parametrize("name", ["scenes-retinanet", "scenes-faster_rcnn", "scenes-ssdlite"])
+def test_detectors_of_scenes(name: str) -> None:
+    built = build_model(name)
+    assert is_detector(built.model)
+    assert built.class_names is not None
+    assert built.class_names[0] == "background"
+    assert built.image.mean == (0.0, 0.0, 0.0)

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
+from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 
@@ -115,6 +116,84 @@ def faster_rcnn() -> nn.Module:
         box_detections_per_img=12,
     )
     return _made(model, model.roi_heads.box_predictor.cls_score, 0.2)
+
+
+def mask_rcnn() -> nn.Module:
+    model = MaskRCNN(
+        Pyramid(),
+        min_size=64,
+        max_size=96,
+        rpn_anchor_generator=AnchorGenerator(((12,), (24,), (48,)), ((0.5, 1.0),) * 3),
+        box_roi_pool=MultiScaleRoIAlign(["0", "1", "2"], output_size=5, sampling_ratio=2),
+        box_head=BoxHead(),
+        box_predictor=FastRCNNPredictor(16, LABELS),
+        mask_roi_pool=MultiScaleRoIAlign(["0", "1", "2"], output_size=7, sampling_ratio=2),
+        mask_head=MaskRCNNHeads(8, (8,), 1),
+        mask_predictor=MaskRCNNPredictor(8, 8, LABELS),
+        rpn_post_nms_top_n_test=30,
+        box_detections_per_img=6,
+    )
+    return _made(model, model.roi_heads.box_predictor.cls_score, 0.2)  # type: ignore[no-any-return]
+
+
+class Candidates(nn.Module):
+    """As Ultralytics' YOLO: all candidates of three levels, (1, 4 + N, A), and what they are of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.neck = Pyramid()
+        # Each level by a module of its own, as its layers are named.
+        self.levels = nn.ModuleList(nn.Conv2d(8, 8, 1) for _ in range(3))
+        self.classes = nn.ModuleList(self._head(LABELS) for _ in range(3))
+        self.sizes = nn.ModuleList(self._head(4) for _ in range(3))
+
+    @staticmethod
+    def _head(made: int) -> nn.Module:
+        norm = nn.BatchNorm2d(8)
+        return nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), norm, nn.SiLU(), nn.Conv2d(8, made, 1))
+
+    def forward(self, image: Tensor) -> Any:
+        levels = [own(x) for own, x in zip(self.levels, self.neck(image).values(), strict=True)]
+        scores = [head(x).flatten(2) for head, x in zip(self.classes, levels, strict=True)]
+        places = []
+        for level, (head, x) in enumerate(zip(self.sizes, levels, strict=True)):
+            stride = 4 * 2**level
+            rows, columns = torch.meshgrid(*map(torch.arange, x.shape[2:]), indexing="ij")
+            middle = torch.stack([columns, rows]).flatten(1) + 0.5
+            found = head(x)[0].flatten(1)
+            size = 2 + found[2:].sigmoid()
+            places.append(torch.cat([middle + found[:2].tanh(), size]) * stride)
+        every = torch.cat(scores, 2)
+        return torch.cat([torch.cat(places, 1)[None], every.sigmoid()], 1), {"scores": every}
+
+
+class Queries(nn.Module):
+    """As DETR: queries that look at all of a feature map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = Pyramid._block(3, 6, 4)
+        self.projection = nn.Conv2d(6, 8, 3, stride=2, padding=1)
+        self.queries = nn.Parameter(
+            3 * torch.randn(9, 8, generator=torch.Generator().manual_seed(2))
+        )
+        self.classes, self.places = nn.Linear(8, LABELS + 1), nn.Linear(8, 4)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        points = self.projection(self.backbone(image)).flatten(2).transpose(1, 2)
+        looks = (self.queries @ points.transpose(1, 2)).softmax(-1)
+        found = (looks @ points).tanh() + self.queries
+        return {"logits": self.classes(found), "pred_boxes": self.places(found).sigmoid()}
+
+
+def candidates() -> nn.Module:
+    model = Candidates()
+    return _made(model, model.classes, 0.5)  # type: ignore[no-any-return]
+
+
+def queries() -> nn.Module:
+    model = Queries()
+    return _made(model, model.classes, 1.0)  # type: ignore[no-any-return]
 
 
 DETECTORS = {"retinanet": retinanet, "fcos": fcos, "ssd": ssd, "faster_rcnn": faster_rcnn}

@@ -4,6 +4,8 @@ import pytest
 
 from camcore.errors import ExportError
 from camcore.export import explain
+from camcore.export.detectors.compose import FEW
+from tests.export.detectors.checks import check_maps
 from tests.export.detectors.conftest import GIVEN
 from tests.export.detectors.nets import faster_rcnn, fcos, image, retinanet
 
@@ -19,12 +21,20 @@ def test_the_first_layer_behind_which_all_is_local() -> None:
     ("layer", "told"),
     [
         ("head.regression_head", "gives 0 values that the class scores look at"),
-        ("backbone.blocks.0", "choose another layer|choose a layer"),
     ],
 )
 def test_layers_that_will_not_do(layer: str, told: str) -> None:
     with pytest.raises(ExportError, match=told):
         explain(retinanet(), image(0, GIVEN), layer=layer)
+
+
+@pytest.mark.slow
+def test_behind_which_not_all_is_local() -> None:
+    """The first block leads to every level, by way of the others."""
+    explained = explain(retinanet(), image(0, GIVEN), layer="backbone.blocks.0", method="hirescam")
+    assert explained.card.top == FEW
+    assert any("takes a pass back of its own" in note for note in explained.card.notes)
+    check_maps(explained, 1, FEW)
 
 
 def test_regions_want_their_features() -> None:

@@ -1,6 +1,7 @@
 """Explained detectors beside eager torchvision and autograd, and what they refuse."""
 
 import copy
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,26 +13,22 @@ from camcore.errors import ExportError, InputError
 from camcore.export import Detections, ExplainedDetector, explain
 from camcore.export.detectors.explain import count_labels, default_layers, frame_of
 from camcore.export.detectors.geometry import Frame
+from camcore.export.detectors.readings import detr, yolo
 from camcore.export.prove.detections import _Eager
+from tests.export.detectors.checks import check_maps
 from tests.export.detectors.conftest import GIVEN, TOP
-from tests.export.detectors.nets import LABELS, faster_rcnn, fcos, image, retinanet, ssd
-
-
-def check_maps(explained: ExplainedDetector, seed: int) -> None:
-    """Those of another image than the example, beside autograd on the untouched detector."""
-    given = explained(image(seed, GIVEN))
-    detector = explained.request.subject.user_model
-    (eager,) = detector([image(seed, GIVEN)[0]])
-    for name in ("boxes", "labels", "scores"):
-        torch.testing.assert_close(getattr(given, name), eager[name].detach(), rtol=0, atol=1e-4)
-    reference = _Eager.of(explained.request, explained.card.layer, image(seed, GIVEN))
-    assert given.detection_maps.shape == (TOP, *GIVEN)
-    for place, found in enumerate(given.detection_maps):
-        np.testing.assert_allclose(found.numpy(), reference.map_of(place), atol=1e-4)
-    # Of one image they may be alike: where one convolution is left, a label has the same weights
-    # everywhere on a level.
-    other = explained(image(seed + 5, GIVEN)).detection_maps
-    assert (given.detection_maps - other).abs().max() > 0.1
+from tests.export.detectors.nets import (
+    LABELS,
+    SIZE,
+    candidates,
+    faster_rcnn,
+    fcos,
+    image,
+    mask_rcnn,
+    queries,
+    retinanet,
+    ssd,
+)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -49,6 +46,7 @@ def test_detections_and_maps(explained: ExplainedDetector, seed: int) -> None:
         (faster_rcnn, "roi_heads.box_roi_pool", "gradcam++"),
         (faster_rcnn, "roi_heads.box_head.conv", "gradcam"),
         (ssd, "backbone", "gradcam-elementwise"),
+        pytest.param(faster_rcnn, "roi_heads.box_roi_pool", "eigengradcam", marks=pytest.mark.slow),
     ],
 )
 def test_methods_and_layers(make: Any, layer: str, method: str) -> None:
@@ -73,11 +71,53 @@ def test_the_card(explained: ExplainedDetector) -> None:
     assert set(card.image.mean) == {0.0}
 
 
-def test_a_head_that_normalises_is_explained_behind_it() -> None:
-    model = fcos()
-    assert default_layers(model)[0] == "backbone"
-    with pytest.raises(ExportError, match=r"window of fixed size.*group_norm.*behind it"):
-        explain(model, image(0, GIVEN), layer="backbone")
+@pytest.mark.slow
+def test_a_head_that_normalises_is_explained_behind_it_unless_asked_for() -> None:
+    """In front of it each detection takes a pass back."""
+    assert default_layers(fcos())[0] == ("backbone",)
+    explained = explain(fcos(), image(0, GIVEN), layer="backbone", method="hirescam", top=3)
+    check_maps(explained, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("make", "reading", "layers"),
+    [
+        (candidates, yolo, ("levels.0", "levels.1", "levels.2")),
+        (queries, partial(detr, score=0.2), ("projection",)),
+    ],
+)
+def test_models_that_return_all_their_candidates(make: Any, reading: Any, layers: Any) -> None:
+    how: dict[str, Any] = {"detections": reading, "method": "hirescam", "relu": False, "top": 3}
+    explained = explain(make(), image(0), **how)
+    assert explained.found.layers == layers
+    check_maps(explained, 1, 3, SIZE)
+
+
+@pytest.mark.slow
+def test_masks_stay_among_what_is_found() -> None:
+    explained = explain(mask_rcnn(), image(0, GIVEN), method="hirescam", relu=False)
+    given = explained(image(1, GIVEN))
+    assert given._fields == ("boxes", "labels", "scores", "masks", "detection_maps")
+    (eager,) = explained.request.subject.user_model([image(1, GIVEN)[0]])
+    assert 0 < given.masks.mean() < 1
+    torch.testing.assert_close(given.masks, eager["masks"].detach(), rtol=0, atol=1e-4)
+    reference = _Eager.of(explained.request, explained.found, image(1, GIVEN))
+    for place, found in enumerate(given.detection_maps):
+        np.testing.assert_allclose(found.numpy(), reference.map_of(place), atol=1e-4)
+
+
+def test_keypoints_are_refused() -> None:
+    model: Any = faster_rcnn()
+    for part in ("pool", "head", "predictor"):
+        name = "roi_pool" if part == "pool" else part
+        setattr(model.roi_heads, f"keypoint_{name}", nn.Identity().eval())
+    with pytest.raises(ExportError, match=r"set detector\.roi_heads\.keypoint_roi_pool = None"):
+        explain(model, image(0, GIVEN))
+
+
+def test_a_reading_must_give_detections() -> None:
+    with pytest.raises(InputError, match=r"returns \(1, 8, 504\), expected a tuple of boxes"):
+        explain(candidates(), image(0), detections=lambda output, image: (output[0],))
 
 
 def test_the_detector_is_left_as_it_is() -> None:
@@ -94,12 +134,12 @@ def test_the_detector_is_left_as_it_is() -> None:
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"method": "ablationcam"}, "ablationcam is not for detections; expected gradcam"),
-    ({"layer": ["backbone", "head"]}, "explained at one layer"),
     ({"target": "probability"}, "by its class's logit"),
     ({"aug_smooth": True}, "know no aug_smooth"),
     ({"dynamic_size": True}, "know no dynamic_size=True"),
     ({"class_ids": "all"}, "know no class_ids='all'"),
     ({"top": 0}, "1 or more, got 0"),
+    ({"detections": 3}, "expected yolo, detr, rt-detr, or a function"),
     ({"class_names": ["a", "b"]}, "2 class names were given for a detector of 4 labels"),
 ]
 

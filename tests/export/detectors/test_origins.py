@@ -78,6 +78,55 @@ def test_rows_that_the_image_decides() -> None:
     torch.testing.assert_close(product.softmax(1).flatten()[found], scores)
 
 
+class Parts(nn.Module):
+    """Scores behind boxes in one tensor, and the best label of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.boxes, self.scores = nn.Conv2d(2, 4, 1), nn.Conv2d(2, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        every = torch.cat([self.boxes(x).flatten(2), self.scores(x).flatten(2).sigmoid()], 1)
+        return every[0, 4:].max(dim=0)[0].topk(6)[0]
+
+
+def test_a_part_of_what_was_put_together() -> None:
+    model = Parts()
+    graph = graph_of(model)
+    ids, (root,) = find_origins(graph.graph, outputs_of(graph)[0])
+    assert root.node.meta["val"].shape[1] == 3  # of the boxes nothing is followed
+    graph.graph.output_node().args = ((*outputs_of(graph), ids, root.node),)
+    graph.graph.lint()
+    graph.recompile()
+    x = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(4))
+    scores, found, product = graph(x)
+    torch.testing.assert_close(product.flatten()[found].sigmoid(), scores)
+    torch.testing.assert_close(scores, model(x))
+
+
+def test_one_of_several_that_were_stacked() -> None:
+    """As the last of a decoder's layers; nothing of the others is followed."""
+
+    class Layers(Parts):
+        def forward(self, x: Tensor) -> Tensor:
+            first, last = self.scores(x).flatten(), self.scores(x.flip(-1)).flatten()
+            return torch.stack([first, last])[-1].sigmoid().topk(3)[0]
+
+    graph = graph_of(Layers())
+    _, roots = find_origins(graph.graph, outputs_of(graph)[0])
+    assert len(roots) == 1
+
+
+def test_a_slice_across_parts_is_followed_to_all() -> None:
+    class Across(Parts):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([self.boxes(x), self.scores(x)], 1)[:, 3:5].flatten()
+
+    graph = graph_of(Across())
+    _, roots = find_origins(graph.graph, outputs_of(graph)[0])
+    assert len(roots) == 2
+
+
 def test_an_operator_that_mixes_scores_is_named() -> None:
     class Mixed(nn.Module):
         def __init__(self) -> None:

@@ -17,7 +17,9 @@ from tests.export.detectors.test_local import Head, graph_of
 GRID = (7, 9)
 
 
-@pytest.mark.parametrize("name", ["gradcam", "gradcam++", "xgradcam", "hirescam", "layercam"])
+@pytest.mark.parametrize(
+    "name", ["gradcam", "gradcam++", "xgradcam", "hirescam", "layercam", "eigengradcam"]
+)
 def test_raw_maps_are_those_of_the_gradient_at_the_whole_level(name: str) -> None:
     head = Head()
     window = Window(*graph_of(head, 1, 4, *GRID))

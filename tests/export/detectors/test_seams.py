@@ -1,9 +1,10 @@
-"""What takes the place of two functions of torchvision computes the same, and only while asked."""
+"""What takes the place of functions of torchvision computes the same, and only while asked."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torchvision.models.detection import transform
 from torchvision.ops import MultiScaleRoIAlign, boxes, poolers
 
 from camcore.export.detectors.seams import without_counting
@@ -23,6 +24,18 @@ def test_suppression_by_class(seed: int, count: int, threshold: float) -> None:
     expected = boxes.batched_nms(found, scores, labels, threshold)
     with without_counting():
         assert torch.equal(boxes.batched_nms(found, scores, labels, threshold), expected)
+
+
+@given(seed=st.integers(0, 999), count=st.integers(0, 6))
+def test_masks_in_the_image(seed: int, count: int) -> None:
+    """Boxes are clipped to the image, and then enlarged by the masks' padding."""
+    generator = torch.Generator().manual_seed(seed)
+    found = (random_boxes(generator, count) - 10).clamp(0, 49)
+    masks = torch.rand(count, 1, 7, 7, generator=generator)
+    expected = transform.paste_masks_in_image(masks, found, (50, 60))
+    with without_counting():
+        given_back = transform.paste_masks_in_image(masks, found, (50, 60))
+    torch.testing.assert_close(given_back, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("levels", [1, 3])

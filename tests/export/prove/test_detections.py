@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,8 +16,21 @@ from torch import Tensor, nn
 from camcore.adapters import load
 from camcore.errors import InputError, ProofError
 from camcore.export import ExplainedDetector, explain, save
+from camcore.export.detectors.readings import detr
 from camcore.export.prove.detections import _Eager
-from tests.export.detectors.nets import DETECTORS, faster_rcnn, image, retinanet, ssd
+from camcore.export.request import Found
+from camcore.export.write.capture import capture
+from camcore.export.write.write import WRITERS
+from tests.export.detectors.nets import (
+    DETECTORS,
+    SIZE,
+    faster_rcnn,
+    image,
+    mask_rcnn,
+    queries,
+    retinanet,
+    ssd,
+)
 
 GIVEN = (50, 70)
 FORMATS = (".onnx", ".pt", ".pt2")
@@ -32,7 +47,7 @@ def check_file(explained: ExplainedDetector, path: Path) -> None:
     card = save(explained, path)
     assert card.proof["detections"] > 4
     given = load(path)(image(7, GIVEN).numpy())
-    eager = _Eager.of(explained.request, card.layer, image(7, GIVEN))
+    eager = _Eager.of(explained.request, explained.found, image(7, GIVEN))
     np.testing.assert_allclose(given.scores, eager.found[2].detach(), atol=1e-4)
     np.testing.assert_allclose(given.boxes, eager.found[0].detach(), atol=1e-2)
     assert len(given.detection_maps) == 4
@@ -45,12 +60,33 @@ def test_a_sound_file(suffix: str, explained: ExplainedDetector, tmp_path: Path)
     check_file(explained, tmp_path / f"ssd{suffix}")
 
 
+def test_a_pass_back_for_each_in_a_file(tmp_path: Path) -> None:
+    reading = partial(detr, score=0.2)
+    found: Any = explain(queries(), image(0), detections=reading, relu=False, top=3)
+    card = save(found, tmp_path / "queries.onnx")
+    assert card.proof["detections"] >= 6
+    blind: Any = explain(queries(), image(0), detections=partial(detr, score=0.9999))
+    # Not by `save`, for there is nothing to prove it with.
+    session = onnxruntime.InferenceSession(WRITERS[".onnx"](capture(blind), blind.card))
+    given = session.run(None, {"image": image(1).numpy()})
+    assert [each.shape for each in given] == [(0, 4), (0,), (0,), (0, *SIZE)]
+
+
 def test_regions_in_a_file(tmp_path: Path) -> None:
     found: Any = explain(faster_rcnn(), image(0, GIVEN), top=4, relu=False)
     check_file(found, tmp_path / "rcnn.onnx")
     two = np.concatenate([image(0, GIVEN).numpy()] * 2)
     with pytest.raises(InputError, match="a detector's file takes one"):
         load(tmp_path / "rcnn.onnx")(two)
+
+
+@pytest.mark.slow
+def test_masks_in_a_file(tmp_path: Path) -> None:
+    found: Any = explain(mask_rcnn(), image(0, GIVEN), top=4, relu=False)
+    save(found, tmp_path / "masks.onnx")
+    given = load(tmp_path / "masks.onnx")(image(7, GIVEN).numpy())
+    eager = _Eager.of(found.request, found.found, image(7, GIVEN))
+    np.testing.assert_allclose(given["masks"], eager.found[3].detach(), atol=1e-4)
 
 
 @pytest.mark.slow
@@ -109,9 +145,10 @@ def test_where_nothing_is_found_nothing_is_proven(tmp_path: Path) -> None:
 @pytest.mark.parametrize("make", [ssd, faster_rcnn, retinanet])
 def test_a_score_of_one_is_told_by_its_box(make: Any) -> None:
     """In single precision nothing raises it; its box is moved, unless that fills the image."""
-    request: Any = SimpleNamespace(subject=SimpleNamespace(user_model=make()))
+    request: Any = SimpleNamespace(subject=SimpleNamespace(user_model=make()), detections=None)
     layer = "roi_heads.box_roi_pool" if make is faster_rcnn else "backbone"
-    eager = _Eager.of(request, layer, image(1, GIVEN))
+    found = Found(layers=(layer,), layouts=(), place=layer)
+    eager = _Eager.of(request, found, image(1, GIVEN))
     flat = 1 + 0 * sum(product.sum() for product in eager.products)
     certain = replace(eager, found=[*eager.found[:2], flat * torch.ones_like(eager.found[2])])
     told = [certain.origin(place) for place in range(12)]

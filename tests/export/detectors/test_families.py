@@ -1,0 +1,84 @@
+"""Ultralytics' and transformers' detectors of random weights, in files; wherever they are there."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from camcore.export import READINGS, explain, save
+from tests.export.detectors.nets import image
+
+pytestmark = pytest.mark.slow
+
+SIZE = (128, 160)
+
+
+def yolo(name: str) -> nn.Module:
+    """Built from its yaml, with batch norms that know noise and class scores that differ."""
+    tasks = pytest.importorskip("ultralytics.nn.tasks")
+    torch.manual_seed(0)
+    model: Any = tasks.DetectionModel(name, verbose=False)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None  # the mean over all it sees
+        norm.reset_running_stats()
+    with torch.no_grad():
+        model(F.interpolate(torch.rand(4, 3, 9, 9), SIZE, mode="bicubic").clamp(0, 1))
+    for head in model.model[-1].cv3:
+        head[-1].weight.data *= 0.5
+        head[-1].bias.data.fill_(-2)
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def detr() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    backbone = transformers.ResNetConfig(
+        embedding_size=16,
+        hidden_sizes=[16, 24, 32, 48],
+        depths=[1, 1, 1, 1],
+        layer_type="basic",
+        out_features=["stage4"],
+    )
+    config = transformers.DetrConfig(
+        use_timm_backbone=False,
+        backbone_config=backbone,
+        backbone=None,
+        use_pretrained_backbone=False,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        num_queries=12,
+        num_labels=5,
+    )
+    model: Any = transformers.DetrForObjectDetection(config).eval()
+    nn.init.normal_(model.model.query_position_embeddings.weight, std=3.0)
+    for parameter in model.model.decoder.parameters():
+        if parameter.ndim == 2:
+            nn.init.xavier_uniform_(parameter, gain=2)
+    nn.init.xavier_uniform_(model.class_labels_classifier.weight, gain=6)
+    return model  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", ["yolov8n.yaml", "yolo11n.yaml"])
+@pytest.mark.parametrize("suffix", [".onnx", ".pt"])
+def test_ultralytics(name: str, suffix: str, tmp_path: Path) -> None:
+    explained = explain(yolo(name), image(5, SIZE), detections="yolo", method="hirescam", top=5)
+    assert len(explained.found.layers) == 3
+    assert save(explained, tmp_path / f"yolo{suffix}").proof["detections"] >= 5
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt"])
+def test_detr(suffix: str, tmp_path: Path) -> None:
+    reading = partial(READINGS["detr"], score=0.3)
+    explained = explain(detr(), image(5, SIZE), detections=reading, top=3)
+    assert explained.found.layers == ("model.input_projection",)
+    assert save(explained, tmp_path / f"detr{suffix}").proof["detections"] >= 6
