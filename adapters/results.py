@@ -94,12 +94,14 @@ def maps_of(explanation: Explanation[Any]) -> Any:
 
 
 def _peak(saliency_map: Any, placement: Placement) -> dict[str, float] | None:
-    """Where a map is highest, in the image's pixels; None where it has no highest point."""
+    """Where a map is highest, in the image's pixels, or which voxel of a volume that is; None where
+    it has no highest point.
+    """
     peak = placement.peak_to_original(saliency_map)
     if peak is None:
         return None
-    x, y = peak
-    return {"x": round(float(x), 1), "y": round(float(y), 1)}
+    axes = "xy" if len(peak) == 2 else "ijk"
+    return {axis: round(float(place), 1) for axis, place in zip(axes, peak, strict=True)}
 
 
 def _boxes(explanation: Explanation[Any], placement: Placement) -> list[Any] | None:
@@ -128,8 +130,8 @@ def caption_text(entry: Mapping[str, Any]) -> str:
 
 
 def for_show(raw: Any, card: Card) -> Any:
-    """A map (H, W) in [0, 1], also of a file that gives maps as they are."""
-    return raw if card.options.get("normalize", True) else normalize(raw)
+    """A map (*S) in [0, 1], also of a file that gives maps as they are."""
+    return raw if card.options.get("normalize", True) else normalize(raw, spatial_ndim=raw.ndim)
 
 
 def picture(

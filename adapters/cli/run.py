@@ -19,7 +19,9 @@ from camcore.card import Card
 
 if TYPE_CHECKING:
     from camcore.adapters.runner import Progress
-    from camcore.adapters.running.entries import Entry, Task
+    from camcore.adapters.running.entries import Entry, Steps, Task
+    from camcore.adapters.running.job import Job
+    from camcore.adapters.running.kinds import Kind
     from camcore.adapters.running.request import Request
     from camcore.adapters.stream import Failed, Prepared
 
@@ -186,6 +188,7 @@ def run(
     with needs("run"):
         from camcore.adapters.running import entries as road
         from camcore.adapters.running.job import open_job
+        from camcore.adapters.running.kinds import check_options, kind_of
         from camcore.adapters.running.request import Request
     request = Request(
         file,
@@ -203,10 +206,14 @@ def run(
     )
     # All that can be checked before anything is computed.
     found = paths.find_placed_images(images)
+    kind = kind_of([each.path for each in found])
+    asked = {"--parquet": parquet, "--resume": resume, "--ray": ray, "--full-size": full_size}
+    asked |= {"--maps": maps} if kind == "video" else {}
+    check_options(kind, [option for option, value in asked.items() if value])
     results = Results(json_path, parquet)
     with needs("parquet"):
         results.check(resume=resume, maps=parquet_maps)
-    pictures, map_files = _check_output(output, results, maps, maps_format, file, found)
+    pictures, map_files = _check_output(kind, output, results, maps, maps_format, file, found)
     job = open_job(request)
     done = results.done(job) if resume else Counter[str]()
     tasks = [
@@ -220,14 +227,14 @@ def run(
     failed = 0
     notes: dict[str, None] = {}
     with results.opened(job, append=resume) as record, _Bar(len(tasks), job.card.steps) as bar:
-        for entry in _ray_entries(request, tasks) if ray else road.entries(job, tasks, bar.steps):
+        for entry in _ray_entries(request, tasks) if ray else _entries(kind, job, tasks, bar.steps):
             record(entry)
             bar.advance(1)
             if entry.failed is not None:
                 failed += 1
                 tell_failure(entry.failed)
             elif json_path != STDOUT:
-                _show(entry.record, job.card, as_line=len(found) > _TABLES)
+                _show(entry.record, job.card, as_line=kind == "video" or len(found) > _TABLES)
             notes |= dict.fromkeys(filter(None, [entry.note]))
     for note in notes:
         err.print(escape(f"note: {note}"), soft_wrap=True)
@@ -235,6 +242,23 @@ def run(
         if len(tasks) > 1:
             err.print(f"camcore: {failed} of {len(tasks)} images failed", soft_wrap=True)
         raise typer.Exit(SOME_FAILED)
+
+
+def _entries(
+    kind: "Kind", job: "Job", tasks: "Sequence[Task]", steps: "Steps"
+) -> "Iterator[Entry]":
+    """The road of what is run, on this machine."""
+    from camcore.adapters.running.entries import entries
+    from camcore.adapters.running.video import video_entries
+    from camcore.adapters.running.volume_entries import check_takes_volumes, volume_entries
+
+    if kind == "video":
+        (video,) = tasks
+        return video_entries(job, video.image, video.picture, steps)
+    if kind == "volumes":
+        check_takes_volumes(job)
+        return volume_entries(job, tasks)
+    return entries(job, tasks, steps)
 
 
 def _taken(done: Counter[str], image: str) -> bool:
@@ -258,6 +282,7 @@ def _show(record: dict[str, Any], card: Card, *, as_line: bool) -> None:
 
 
 def _check_output(
+    kind: "Kind",
     output: Path | None,
     results: Results,
     maps: Path | None,
@@ -269,12 +294,17 @@ def _check_output(
     written.
     """
     from camcore.adapters.overlay import check_format
+    from camcore.adapters.running.video import check_video_format
 
-    names = [each.below for each in images]
+    # Of scan.nii.gz the name is scan.
+    names = [
+        each.below.with_suffix("") if each.below.suffix == ".gz" else each.below for each in images
+    ]
     pictures = [] if output is None else paths.picture_paths(output, names)
     targets = [("--output", picture) for picture in pictures]
     if output is not None:
-        check_format(pictures[0])  # they differ in their stem alone
+        # They differ in their stem alone.
+        (check_video_format if kind == "video" else check_format)(pictures[0])
         folder = output.parent if pictures == [output] else output
         paths.check_folder(folder, f"--output {output}", make=True)
     if maps is not None:

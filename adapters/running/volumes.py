@@ -1,5 +1,6 @@
 """Volumes: .npy, .npz and NIfTI files, their maps, and pictures of three slices."""
 
+import gzip
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from camcore.adapters import overlay
 from camcore.adapters.extras import needs
-from camcore.adapters.files import missing, replacing
+from camcore.adapters.files import missing, writing
 from camcore.card import ImageSpec
 from camcore.errors import FileError, InputError
 from camcore.scaling import resize
@@ -137,13 +138,14 @@ def write_volume_map(path: Path, saliency_map: NDArray[Any], affine: NDArray[Any
     Raises:
         FileError: the file cannot be written.
     """
-    with replacing(path) as scratch:
-        if path.suffix == ".npy":
-            np.save(scratch, saliency_map)
-        else:
-            import nibabel
+    if path.suffix == ".npy":
+        overlay.write_map(path, saliency_map)
+        return
+    import nibabel
 
-            nibabel.save(nibabel.Nifti1Image(saliency_map, affine), scratch)
+    content = nibabel.Nifti1Image(saliency_map, affine).to_bytes()
+    with writing(path):
+        path.write_bytes(gzip.compress(content))
 
 
 def slices(
