@@ -124,6 +124,20 @@ def test_files_are_written_where_the_batch_says(
     assert np.load(written).shape == read_image(photos[1]).shape[:2]
 
 
+def test_frames_of_pandas(photos: list[Path], toy_folder: Path) -> None:
+    """As Spark's mapInPandas has them."""
+    pd = pytest.importorskip("pandas")
+    explain = Explain(toy_folder / "toy.onnx", maps="uint8")
+    some = photos[:3]
+    frame = pd.DataFrame({"path": map(str, some), "bytes": [each.read_bytes() for each in some]})
+    found = explain(frame.to_dict("list")).to_pandas()
+    assert found["image"].tolist() == frame["path"].tolist()
+    for _, row in found.iterrows():
+        assert np.reshape(row.maps, row.map_shape).shape == (1, 32, 32)
+    for name, values in explain({"path": list(frame["path"])}).to_pydict().items():
+        assert values == explain(frame.to_dict("list")).to_pydict()[name]
+
+
 def test_what_explain_is_given(toy_folder: Path) -> None:
     file = toy_folder / "toy.onnx"
     with pytest.raises(UnknownNameError, match="class 'boxr'"):
