@@ -100,10 +100,35 @@ def batches(
         yield batch, failures
 
 
+def batches_by_shape(
+    images: Iterable[Prepared | Failed], most: int
+) -> Iterator[tuple[Sequence[Prepared], Sequence[Failed]]]:
+    """The same of images that need not be in a row: a few wait for others of their shape."""
+    waiting: dict[tuple[int, ...], list[Prepared]] = {}
+    for image in images:
+        if isinstance(image, Failed):
+            yield [], [image]
+            continue
+        batch = waiting.setdefault(image.array.shape, [])
+        batch.append(image)
+        full = len(batch) == most
+        if full or _pixels([each for held in waiting.values() for each in held]) > _MOST_PIXELS:
+            largest = batch if full else max(waiting.values(), key=_pixels)
+            yield waiting.pop(largest[0].array.shape), []
+    for batch in waiting.values():
+        yield batch, []
+
+
+def _pixels(images: Iterable[Prepared]) -> float:
+    """Pixels of images, as they are in their files and as they are run."""
+    return sum(each.image.size + each.array.size for each in images) / 3
+
+
 def _fits(batch: Sequence[Prepared], image: Prepared, most: int) -> bool:
-    pixels = sum(each.image.size + each.array.size for each in (*batch, image)) / 3
     return (
-        len(batch) < most and batch[0].array.shape == image.array.shape and pixels <= _MOST_PIXELS
+        len(batch) < most
+        and batch[0].array.shape == image.array.shape
+        and _pixels((*batch, image)) <= _MOST_PIXELS
     )
 
 

@@ -254,7 +254,7 @@ def _entries(
 
     if kind == "video":
         (video,) = tasks
-        return video_entries(job, video.image, video.picture, steps)
+        return video_entries(job, video.path, video.picture, steps)
     if kind == "volumes":
         check_takes_volumes(job)
         return volume_entries(job, tasks)

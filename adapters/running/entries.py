@@ -13,7 +13,7 @@ from camcore.adapters import stream
 from camcore.adapters.results import failed_record, for_show, image_record, maps_of
 from camcore.adapters.runner import Progress
 from camcore.adapters.running.job import Job
-from camcore.adapters.running.write import write_maps, write_picture
+from camcore.adapters.running.write import Show, show_picture, write_maps, write_picture
 from camcore.adapters.stream import Failed, Given, Prepared, Result
 
 # Who is told of the steps of a batch, while it is run.
@@ -24,12 +24,18 @@ Steps = Callable[[Sequence[Prepared]], AbstractContextManager[Progress | None]]
 class Task:
     """An image to be explained, and where its overlay and its maps go, None for nowhere.
 
-    A function is given the overlay as a picture.
+    `show` is given the overlay as a picture, which then goes to no file.
     """
 
     image: Path | Given
-    picture: Path | Callable[[NDArray[np.uint8]], object] | None = None
+    picture: Path | None = None
     maps: Path | None = None
+    show: Show | None = None
+
+    @property
+    def path(self) -> Path:
+        """What the image is called."""
+        return self.image.path if isinstance(self.image, Given) else self.image
 
 
 @dataclass(frozen=True)
@@ -64,10 +70,8 @@ def entries(
     *,
     by_shape: bool = False,
 ) -> Iterator[Entry]:
-    """The entries of tasks, in order, with their files written.
-
-    `by_shape` has all tasks prepared before any is run, for batches that are as full as they can be
-    where shapes are mixed; the order is the batches'.
+    """The entries of tasks, with their files written, in order; or `by_shape`, in the order of
+    batches that are fuller where shapes are mixed.
     """
     begun: dict[int, Task] = {}
 
@@ -76,10 +80,9 @@ def entries(
             begun[number] = task
             yield task.image
 
-    prepared: Iterable[Prepared | Failed] = stream.prepared_images(images(), job.spec)
-    if by_shape:
-        prepared = sorted(prepared, key=_shape)
-    for batch, failures in stream.batches(prepared, job.at_once):
+    batches = stream.batches_by_shape if by_shape else stream.batches
+    prepared = stream.prepared_images(images(), job.spec)
+    for batch, failures in batches(prepared, job.at_once):
         with steps(batch) as progress:
             results = [*failures, *stream.explained(job.explain, batch, progress)]
         for result in sorted(results, key=lambda result: result.number):
@@ -91,17 +94,15 @@ def entries(
                 yield _entry(job, task, result)
 
 
-def _shape(image: Prepared | Failed) -> tuple[int, ...]:
-    return () if isinstance(image, Failed) else image.array.shape
-
-
 def _entry(job: Job, task: Task, result: Result) -> Entry:
     listed = job.request.listed
     record = image_record(result.path, result.explanation, result.placement, job.card, listed)
     note = None
     if task.maps is not None:
         write_maps(job, task.maps, result, record)
-    if task.picture is not None:
+    if task.show is not None:
+        note = show_picture(job, task.show, result, record)
+    elif task.picture is not None:
         note = write_picture(job, task.picture, result, record)
     return Entry(result.number, record, _kept(job, result), note=note)
 

@@ -30,7 +30,7 @@ def video_entries(job: Job, path: Path, output: Path | None, steps: Steps) -> It
         FileError: one of the two cannot be read or written.
     """
     with nullcontext() if output is None else writing_video(output, frame_rate(path)) as write:
-        yield from entries(job, (Task(frame, write) for frame in frames(path)), steps)
+        yield from entries(job, (Task(frame, show=write) for frame in frames(path)), steps)
 
 
 def is_video(path: Path) -> bool:

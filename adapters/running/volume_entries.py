@@ -33,25 +33,24 @@ def check_takes_volumes(job: Job) -> None:
 def volume_entries(job: Job, tasks: Iterable[Task]) -> Iterator[Entry]:
     """The entries of volumes, in order, with their files written."""
     for number, task in enumerate(tasks):
-        path = task.image
         try:
             yield Entry(number, _record(job, task))
         except CamcoreError as error:
-            failed = Failed(number, path, str(error))
-            yield Entry(number, failed_record(path, failed.reason), failed=failed)
+            failed = Failed(number, task.path, str(error))
+            yield Entry(number, failed_record(task.path, failed.reason), failed=failed)
 
 
 def _record(job: Job, task: Task) -> dict[str, Any]:
-    volume = read_volume(task.image, job.card.image.channels)
+    volume = read_volume(task.path, job.card.image.channels)
     array, placement = prepare_volume(volume, job.spec)
     explanation = job.explain(array, None)
-    record = image_record(task.image, explanation, placement, job.card, job.request.listed)
+    record = image_record(task.path, explanation, placement, job.card, job.request.listed)
     maps = [placement.map_to_original(raw) for raw in maps_of(explanation)]
     for saliency_map, explained in zip(maps, record["explained"], strict=True):
         if task.maps is not None:
             paths.make_folder(task.maps.parent)
             own = paths.of_class(task.maps, explained["class"])
-            own = own.with_name(own.name.removesuffix(own.suffix) + map_suffix(task.image))
+            own = own.with_name(own.name.removesuffix(own.suffix) + map_suffix(task.path))
             write_volume_map(own, saliency_map, volume.affine)
             explained["map"] = str(own)
     if task.picture is not None:

@@ -12,6 +12,9 @@ from camcore.adapters.results import for_show, maps_of, picture
 from camcore.adapters.running.job import Job
 from camcore.adapters.stream import Result
 
+# What takes an RGB picture.
+Show = Callable[[NDArray[np.uint8]], object]
+
 
 def write_maps(job: Job, path: Path, result: Result, record: dict[str, Any]) -> None:
     """Write the map of each explained class, and their names into the image's record."""
@@ -27,16 +30,27 @@ def write_maps(job: Job, path: Path, result: Result, record: dict[str, Any]) -> 
         explained["map"] = str(own)
 
 
-def write_picture(
-    job: Job,
-    place: Path | Callable[[NDArray[np.uint8]], object],
-    result: Result,
-    record: dict[str, Any],
-) -> str | None:
+def write_picture(job: Job, path: Path, result: Result, record: dict[str, Any]) -> str | None:
     """Write the overlay, and its name into the image's record; what it does not show."""
-    most = overlay.most_panels(result.image)
-    if callable(place) and job.card.is_detector:
-        most = 1  # the frames of a video are of one size, however much is found in each
+    drawn, note = _drawn(job, result, record, overlay.most_panels(result.image))
+    paths.make_folder(path.parent)
+    overlay.write_image(path, drawn)
+    record["overlay"] = str(path)
+    return note
+
+
+def show_picture(job: Job, show: Show, result: Result, record: dict[str, Any]) -> str | None:
+    """Hand on the overlay, which for images of one size is of one size; what it does not show."""
+    # A detector finds more in one image than in another.
+    most = 1 if job.card.is_detector else overlay.most_panels(result.image)
+    drawn, note = _drawn(job, result, record, most)
+    show(drawn)
+    return note
+
+
+def _drawn(
+    job: Job, result: Result, record: dict[str, Any], most: int
+) -> tuple[NDArray[np.uint8], str | None]:
     shown = record["explained"][:most]
     drawn = picture(
         result.image,
@@ -47,13 +61,7 @@ def write_picture(
         colormap=job.request.colormap,
         opacity=job.request.opacity,
     )
-    if callable(place):
-        place(drawn)
-    else:
-        paths.make_folder(place.parent)
-        overlay.write_image(place, drawn)
-        record["overlay"] = str(place)
     if len(shown) == len(record["explained"]):
-        return None
+        return drawn, None
     count = f"{len(shown)} of the {len(record['explained'])} explained classes"
-    return f"overlays show the first {count}; --maps writes all, each to a file"
+    return drawn, f"overlays show the first {count}; --maps writes all, each to a file"

@@ -101,7 +101,7 @@ def ray_entries(request: Request, tasks: Sequence[Task]) -> Iterator[Entry]:
     columns = pa.table(
         {
             _NUMBER: range(len(tasks)),
-            _PATH: [_absolute(task.image) for task in tasks],
+            _PATH: [_absolute(task.path) for task in tasks],
             _PICTURE: pa.array([_absolute(task.picture) for task in tasks], pa.string()),
             _MAPS: pa.array([_absolute(task.maps) for task in tasks], pa.string()),
         }
@@ -163,12 +163,12 @@ def _as_asked(number: int, record: dict[str, Any], kept: Kept | None, task: Task
     """An entry with the paths that this machine was asked with."""
     failed = None
     if "error" in record:
-        record["error"] = record["error"].replace(record["image"], str(task.image))
-        failed = Failed(number, task.image, record["error"])
-    record["image"] = str(task.image)
+        record["error"] = record["error"].replace(record["image"], str(task.path))
+        failed = Failed(number, task.path, record["error"])
+    record["image"] = str(task.path)
     if record["overlay"] is not None:
         record["overlay"] = str(task.picture)
     for explained in record["explained"]:
-        if explained["map"] is not None:
+        if task.maps is not None:
             explained["map"] = str(task.maps.with_name(Path(explained["map"]).name))
     return Entry(number, record, kept, failed)
