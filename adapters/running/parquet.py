@@ -4,6 +4,7 @@ A folder, as Spark and Ray write one, and not one file: a Parquet file can be re
 written to its end, and an interrupted run is to lose nothing.
 """
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,9 +24,10 @@ from camcore.errors import FileError
 
 _MARK = b"camcore_run"  # what tells the files of a run from those of another
 
-# A file is full with so many rows, or with so many bytes of maps.
+# A file is full with so many rows, with so many bytes of maps, or behind so many seconds.
 _MOST_ROWS = 1000
 _MOST_BYTES = 2**26
+_MOST_SECONDS = 60.0
 
 
 @contextmanager
@@ -41,20 +43,23 @@ def recording_rows(
     columns = schema(maps).with_metadata({_MARK: mark})
     waiting: list[Entry] = []
     size = 0
+    begun = time.monotonic()
 
     def flush() -> None:
+        nonlocal size, begun
         if waiting:
             with replacing(_next_file(folder)) as scratch:
                 pq.write_table(as_table(waiting, columns), scratch, compression="zstd")
             waiting.clear()
+        size, begun = 0, time.monotonic()
 
     def write(entry: Entry) -> None:
         nonlocal size
         waiting.append(entry)
         size += 0 if entry.kept is None else entry.kept.maps.nbytes
-        if len(waiting) == _MOST_ROWS or size >= _MOST_BYTES:
+        full = len(waiting) == _MOST_ROWS or size >= _MOST_BYTES
+        if full or time.monotonic() - begun > _MOST_SECONDS:
             flush()
-            size = 0
 
     try:
         yield write

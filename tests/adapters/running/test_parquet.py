@@ -64,6 +64,9 @@ def test_files_are_written_when_they_are_full(
     lengths = [len(pq.read_table(path)) for path in files_in(tmp_path / "by_size")]
     assert lengths == [1, 1, 1, 2, 1]
     assert len(by_size) == 6
+    monkeypatch.setattr(parquet, "_MOST_SECONDS", 0.0)
+    written(tmp_path / "by_time", file, images, None)
+    assert len(files_in(tmp_path / "by_time")) == 6
 
 
 def test_what_is_no_run(tmp_path: Path) -> None:
