@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,19 @@ from camcore.adapters.runner import Explanation, class_probabilities, class_scor
 from camcore.card import Card
 from camcore.scaling import normalize
 
+if TYPE_CHECKING:
+    from camcore.adapters.running.volumes import VolumePlacement
+
 
 def image_record(
-    path: str | Path, explanation: Explanation[Any], placement: Placement, card: Card, listed: int
+    path: str | Path,
+    explanation: Explanation[Any],
+    placement: "Placement | VolumePlacement",
+    card: Card,
+    listed: int,
 ) -> dict[str, Any]:
-    """What one image gave, as JSON takes it, with so many of its best classes."""
-    if card.is_detector:
+    """What one image or volume gave, as JSON takes it, with so many of its best classes."""
+    if card.is_detector and isinstance(placement, Placement):
         return _detections_record(path, explanation, placement, card)
     scores = class_scores(card, explanation)
     probabilities = None if scores is None else class_probabilities(card, scores)
@@ -35,7 +42,7 @@ def image_record(
     if scores is not None:
         best = np.argsort(-scores[0], kind="stable")[:listed]
     explained = []
-    boxes = _boxes(explanation, placement)
+    boxes = _boxes(explanation, placement) if isinstance(placement, Placement) else None
     for k, (index, saliency_map) in enumerate(
         zip(explanation.classes[0], explanation.saliency_map[0], strict=True)
     ):
@@ -93,7 +100,7 @@ def maps_of(explanation: Explanation[Any]) -> Any:
     return explanation.saliency_map[0]
 
 
-def _peak(saliency_map: Any, placement: Placement) -> dict[str, float] | None:
+def _peak(saliency_map: Any, placement: "Placement | VolumePlacement") -> dict[str, float] | None:
     """Where a map is highest, in the image's pixels, or which voxel of a volume that is; None where
     it has no highest point.
     """

@@ -60,9 +60,11 @@ class Results:
         """How often each image is done already; those that failed count as not done."""
         if self.json is not None:
             return done_lines(self.json, job.mark)
-        from camcore.adapters.running.parquet import done_rows
+        if self.parquet is not None:
+            from camcore.adapters.running.parquet import done_rows
 
-        return done_rows(self.parquet, job.mark)
+            return done_rows(self.parquet, job.mark)
+        return Counter()
 
     @contextmanager
     def opened(self, job: "Job", *, append: bool) -> Iterator[Callable[["Entry"], None]]:

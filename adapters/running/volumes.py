@@ -123,8 +123,10 @@ def prepare_volume(volume: Volume, spec: ImageSpec) -> tuple[NDArray[np.float32]
         raise InputError(
             f"the volume is {_by(shape)}, the file takes {_by(sizes)}; resample it first"
         )
-    mean, std = (np.reshape(each, (-1, 1, 1, 1)) for each in (spec.mean, spec.std))
-    prepared = (volume.values - mean.astype(np.float32)) / std.astype(np.float32)
+    mean, std = (
+        np.asarray(each, np.float32).reshape(-1, 1, 1, 1) for each in (spec.mean, spec.std)
+    )
+    prepared = (volume.values - mean) / std
     return prepared[None], VolumePlacement(shape)
 
 

@@ -92,11 +92,12 @@ def ray_entries(request: Request, tasks: Sequence[Task]) -> Iterator[Entry]:
 
     The cluster is that of `RAY_ADDRESS`, or this machine.
     """
+    threads = request.threads or 1
     by_actor = replace(
         request,
         file=request.file.absolute(),
         queries=tuple(path.absolute() for path in request.queries),
-        threads=request.threads or 1,
+        threads=threads,
     )
     columns = pa.table(
         {
@@ -106,7 +107,7 @@ def ray_entries(request: Request, tasks: Sequence[Task]) -> Iterator[Entry]:
             _MAPS: pa.array([_absolute(task.maps) for task in tasks], pa.string()),
         }
     )
-    for table in mapped(_Run, by_actor, columns, request.device, by_actor.threads):
+    for table in mapped(_Run, by_actor, columns, request.device, threads):
         numbers = table[_NUMBER].to_pylist()
         for number, (record, kept) in zip(numbers, as_entries(table), strict=True):
             yield _as_asked(number, record, kept, tasks[number])

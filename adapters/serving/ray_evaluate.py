@@ -23,10 +23,11 @@ def ray_evaluated(
 
     The cluster is that of `RAY_ADDRESS`, or this machine.
     """
-    by_actor = replace(measure, file=measure.file.absolute(), threads=measure.threads or 1)
+    threads = measure.threads or 1
+    by_actor = replace(measure, file=measure.file.absolute(), threads=threads)
     sent = [pickle.dumps(replace(image, path=image.path.absolute())) for image in images]
     columns = pa.table({_ANNOTATED: sent})
-    tables = mapped(_Evaluate, by_actor, columns, measure.device, by_actor.threads)
+    tables = mapped(_Evaluate, by_actor, columns, measure.device, threads)
     texts = (text for table in tables for text in table[_ENTRY].to_pylist())
     for image, text in zip(images, texts, strict=True):
         yield image.path, json.loads(text)
