@@ -1,5 +1,6 @@
 """Cluster: rows of a table through actors on a Ray cluster, in order."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,7 +29,7 @@ def mapped(
             actor,
             fn_constructor_args=(given,),
             batch_size=None,
-            concurrency=(1, min(actors, len(blocks))),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(actors, len(blocks))),
             num_cpus=threads,
             num_gpus=1 if device == "cuda" else 0,
         )
@@ -44,7 +45,7 @@ def _cluster() -> Iterator[float]:
     if not had:
         ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
     try:
-        with _in_order():
+        with _in_order_and_quiet():
             yield ray.cluster_resources().get("CPU", 1)
     finally:
         if not had:
@@ -52,10 +53,13 @@ def _cluster() -> Iterator[float]:
 
 
 @contextmanager
-def _in_order() -> Iterator[None]:
-    """Rows come in the order in which they were given, and Ray draws no progress bars."""
+def _in_order_and_quiet() -> Iterator[None]:
+    """Rows come in the order in which they were given, and Ray tells of errors alone."""
     from ray.data import DataContext
 
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     context = DataContext.get_current()
     options = context.execution_options
     before = options.preserve_order, context.enable_progress_bars
@@ -64,3 +68,4 @@ def _in_order() -> Iterator[None]:
         yield
     finally:
         options.preserve_order, context.enable_progress_bars = before
+        logger.setLevel(level)

@@ -48,7 +48,9 @@ class Explain:
         FileError, InputError, UnknownNameError: see `camcore.adapters.load`.
 
     >>> rows = ray.data.read_images("photos").map_batches(  # doctest: +SKIP
-    ...     Explain, fn_constructor_args=("resnet50.onnx",), concurrency=4, num_cpus=1
+    ...     Explain,
+    ...     fn_constructor_args=("resnet50.onnx",),
+    ...     compute=ray.data.ActorPoolStrategy(size=4),
     ... )
     """
 

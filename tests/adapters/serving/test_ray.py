@@ -202,7 +202,7 @@ def test_explain_in_a_data_set_of_ray(
         fn_constructor_args=(str(toy_folder / "toy.onnx"),),
         fn_constructor_kwargs={"maps": "uint8"},
         batch_size=16,
-        concurrency=2,
+        compute=ray.data.ActorPoolStrategy(size=2),
         num_cpus=0.5,  # the rest is for those that read
     )
     rows.write_parquet(str(tmp_path / "out"))

@@ -1,7 +1,9 @@
 """An evaluation by Ray beside the same in one process."""
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,25 +16,40 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("faithfulness", [False, True])
-def test_the_figures_are_the_same(
-    all_spots: Path, scenes: Path, tmp_path: Path, faithfulness: bool
-) -> None:
+def figures(folder: Path, file: Path, *options: str | Path) -> tuple[dict[str, Any], list[str]]:
+    """What an evaluation finds, and the names of the images in its record."""
+    found, record = folder / "figures.json", folder / "record.jsonl"
+    folder.mkdir()
+    done(camcore("evaluate", file, *options, "--json", found, "--predictions", record))
+    lines = [json.loads(line) for line in record.read_text().splitlines()[1:]]
+    return json.loads(found.read_text()), [line["image"] for line in lines]
+
+
+def check_same(one: dict[str, Any], other: dict[str, Any], part: str) -> None:
+    assert one[part]
+    for name, value in one[part].items():
+        if isinstance(value, int | float):
+            assert other[part][name] == pytest.approx(value, abs=1e-4), name
+
+
+def test_the_figures_are_the_same(all_spots: Path, scenes: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    pytest.importorskip("pyarrow")
     stated = ("--images", scenes / "images", "--annotations", scenes / "instances.json")
-    found = []
-    for name, options in (("plain", ()), ("ray", ("--ray", "--batch", "3"))):
-        figures, record = tmp_path / f"{name}.json", tmp_path / f"{name}.jsonl"
-        where = ("--json", figures, "--predictions", record)
-        more = ("--faithfulness",) if faithfulness else ()
-        done(camcore("evaluate", all_spots, *stated, *where, *options, *more))
-        lines = [json.loads(line) for line in record.read_text().splitlines()]
-        found.append((json.loads(figures.read_text()), [line.get("image") for line in lines]))
-    (plain, order), (by_ray, other_order) = found
+    plain, order = figures(tmp_path / "plain", all_spots, *stated)
+    by_ray, other_order = figures(tmp_path / "ray", all_spots, *stated, "--ray", "--batch", "3")
     assert order == other_order
-    for part in ("localisation", "boxes", "faithfulness"):
-        assert (plain[part] is None) == (by_ray[part] is None)
-        for name, value in (plain[part] or {}).items():
-            if isinstance(value, int | float):
-                assert by_ray[part][name] == pytest.approx(value, abs=1e-4), name
+    check_same(plain, by_ray, "localisation")
+    check_same(plain, by_ray, "boxes")
+
+
+def test_faithfulness_is_the_same(all_spots: Path, scenes: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for path in sorted((scenes / "images").iterdir())[:2]:
+        shutil.copy(path, folder)
+    measured = ("--images", folder, "--faithfulness")
+    plain, order = figures(tmp_path / "plain", all_spots, *measured)
+    by_ray, other_order = figures(tmp_path / "ray", all_spots, *measured, "--ray")
+    assert order == other_order
+    check_same(plain, by_ray, "faithfulness")
