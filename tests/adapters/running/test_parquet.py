@@ -5,16 +5,17 @@ import numpy as np
 import pytest
 
 from camcore.adapters.images import prepare, read_image
-from camcore.adapters.running import parquet
 from camcore.adapters.running.entries import Task, entries
 from camcore.adapters.running.job import open_job
-from camcore.adapters.running.parquet import done_rows, files_in, recording_rows
 from camcore.adapters.running.request import Request
 from camcore.errors import FileError
 from tests.adapters.toy import CARD, reference
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
+
+from camcore.adapters.running import parquet  # noqa: E402
+from camcore.adapters.running.parquet import done_rows, files_in, recording_rows  # noqa: E402
 
 
 def written(folder: Path, file: Path, images: list[Path], maps: Any) -> Any:
