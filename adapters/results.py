@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,19 @@ from camcore.adapters.runner import Explanation, class_probabilities, class_scor
 from camcore.card import Card
 from camcore.scaling import normalize
 
+if TYPE_CHECKING:
+    from camcore.adapters.running.volumes import VolumePlacement
+
 
 def image_record(
-    path: str | Path, explanation: Explanation[Any], placement: Placement, card: Card, listed: int
+    path: str | Path,
+    explanation: Explanation[Any],
+    placement: "Placement | VolumePlacement",
+    card: Card,
+    listed: int,
 ) -> dict[str, Any]:
-    """What one image gave, as JSON takes it, with so many of its best classes."""
-    if card.is_detector:
+    """What one image or volume gave, as JSON takes it, with so many of its best classes."""
+    if card.is_detector and isinstance(placement, Placement):
         return _detections_record(path, explanation, placement, card)
     scores = class_scores(card, explanation)
     probabilities = None if scores is None else class_probabilities(card, scores)
@@ -35,7 +42,7 @@ def image_record(
     if scores is not None:
         best = np.argsort(-scores[0], kind="stable")[:listed]
     explained = []
-    boxes = _boxes(explanation, placement)
+    boxes = _boxes(explanation, placement) if isinstance(placement, Placement) else None
     for k, (index, saliency_map) in enumerate(
         zip(explanation.classes[0], explanation.saliency_map[0], strict=True)
     ):
@@ -46,6 +53,17 @@ def image_record(
         "image": str(path),
         "predictions": [named(int(index)) for index in best],
         "explained": explained,
+        "overlay": None,
+    }
+
+
+def failed_record(path: str | Path, reason: str) -> dict[str, Any]:
+    """The record of an image of which nothing came, and why."""
+    return {
+        "image": str(path),
+        "error": reason,
+        "predictions": [],
+        "explained": [],
         "overlay": None,
     }
 
@@ -82,13 +100,15 @@ def maps_of(explanation: Explanation[Any]) -> Any:
     return explanation.saliency_map[0]
 
 
-def _peak(saliency_map: Any, placement: Placement) -> dict[str, float] | None:
-    """Where a map is highest, in the image's pixels; None where it has no highest point."""
+def _peak(saliency_map: Any, placement: "Placement | VolumePlacement") -> dict[str, float] | None:
+    """Where a map is highest, in the image's pixels, or which voxel of a volume that is; None where
+    it has no highest point.
+    """
     peak = placement.peak_to_original(saliency_map)
     if peak is None:
         return None
-    x, y = peak
-    return {"x": round(float(x), 1), "y": round(float(y), 1)}
+    axes = "xy" if len(peak) == 2 else "ijk"
+    return {axis: round(float(place), 1) for axis, place in zip(axes, peak, strict=True)}
 
 
 def _boxes(explanation: Explanation[Any], placement: Placement) -> list[Any] | None:
@@ -117,8 +137,8 @@ def caption_text(entry: Mapping[str, Any]) -> str:
 
 
 def for_show(raw: Any, card: Card) -> Any:
-    """A map (H, W) in [0, 1], also of a file that gives maps as they are."""
-    return raw if card.options.get("normalize", True) else normalize(raw)
+    """A map (*S) in [0, 1], also of a file that gives maps as they are."""
+    return raw if card.options.get("normalize", True) else normalize(raw, spatial_ndim=raw.ndim)
 
 
 def picture(

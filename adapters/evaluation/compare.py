@@ -15,9 +15,10 @@ from camcore.adapters.evaluation import record
 from camcore.adapters.evaluation.annotations import AnnotatedImage, Annotations
 from camcore.adapters.evaluation.evaluate import (
     Told,
-    evaluate_images,
+    evaluated,
     figures,
     judging,
+    keep,
     predicting,
 )
 from camcore.adapters.images import prepare, read_image
@@ -103,7 +104,7 @@ def compare_file(
         if done and time.monotonic() > end:
             break
         quiet = Told(lambda count: None, lambda failed: None)
-        evaluate_images(runner, [image], lines, set(), predict, batch=1, told=quiet)
+        keep(evaluated(runner, [image], predict, batch=1), lines, quiet)
         done.add(image.name)
     found = figures(annotations, lines, with_boxes=stated and runner.card.boxes is not None)
     first, _ = prepare(read_image(shown[0]), runner.card.image)

@@ -250,3 +250,12 @@ def test_export_over_what_it_reads_or_a_folder_fails_at_once(
     assert "--output folder.onnx is a folder; give a file" in message
     assert fake_export.asked == {}
     assert Path("mine.pt").read_text() == "weights"
+
+
+def test_export_hands_over_how_classes_are_chosen(fake_export: FakeExport, tmp_path: Path) -> None:
+    built = ("squeezenet1_1", "--weights", "none", "-o", tmp_path / "m.onnx")
+    done(camcore("export", *built, "--class-ids", "best", "--top", "3"))
+    assert (fake_export.asked["class_ids"], fake_export.asked["top"]) == ("best", 3)
+    done(camcore("export", *built))
+    assert (fake_export.asked["class_ids"], fake_export.asked["top"]) == ("required", None)
+    assert camcore("export", *built, "--class-ids", "any").exit_code == 2
