@@ -9,6 +9,9 @@ from camcore._arrays import Array, cast, check_channels, namespace, relu, workin
 from camcore.errors import InputError
 from camcore.noise import normal_noise
 
+# How often the factors are updated unless another number is given.
+DFF_ITERATIONS = 50
+
 
 class Concepts(NamedTuple):
     """Where the concepts of an image are, `maps` (..., K, *S), and which channels make each of
@@ -24,15 +27,15 @@ def dff(
     /,
     *,
     concepts: int = 4,
-    iterations: int = 50,
+    iterations: int = DFF_ITERATIONS,
     seed: int = 0,
     spatial_ndim: int = 2,
 ) -> Concepts:
     """Deep Feature Factorization: activations (..., C, *S) as the sum of K concepts.
 
     What is negative is cut off. The factors begin as `dff_start` gives them, and follow the
-    multiplicative updates for the Frobenius norm so many times, the maps first. A linear classifier
-    (N, C) scores each concept by `directions @ weights.T`.
+    multiplicative updates for the Frobenius norm so many times, the maps first. What they
+    add to the scores of a linear classifier tells `concept_scores`.
 
     Sources: Collins, Achanta and Süsstrunk 2018, https://arxiv.org/abs/1806.10206; Lee and Seung
     2001, equation 4 of https://papers.nips.cc/paper/1861, as in scikit-learn's NMF with
@@ -61,6 +64,30 @@ def dff(
         H = H * _ratio(xp, W @ xp.matrix_transpose(V), (W @ xp.matrix_transpose(W)) @ H)
     maps = xp.reshape(W, start.maps.shape)
     return Concepts(cast(xp, maps, dtype), cast(xp, H, dtype))
+
+
+def concept_scores(concepts: Concepts, weights: Array, /, *, spatial_ndim: int = 2) -> Array:
+    """What each concept adds to each class's score, (..., K, N), by a linear classifier.
+
+    `weights` (N, C) are those of a classifier that reads the mean of all points. Over the concepts
+    these add up to the scores of what the factors rebuild, less the classifier's bias.
+
+    Raises:
+        InputError: the classifier reads other channels than the concepts have.
+
+    >>> import numpy as np
+    >>> concept_scores(dff(np.ones((8, 7, 7)), concepts=3), np.ones((10, 8))).shape
+    (3, 10)
+    """
+    xp = namespace(weights)
+    maps, directions = concepts
+    if weights.shape[-1] != directions.shape[-1]:
+        raise InputError(
+            f"the classifier reads {weights.shape[-1]} channels, the concepts have "
+            f"{directions.shape[-1]}"
+        )
+    means = xp.mean(maps, axis=tuple(range(-spatial_ndim, 0)))
+    return means[..., None] * (directions @ xp.matrix_transpose(weights))
 
 
 def dff_start(

@@ -8,6 +8,7 @@ from typing import get_args
 
 from camcore.errors import InputError
 from camcore.export.boxes import check_boxes
+from camcore.export.concepts import check_concepts
 from camcore.export.families import (
     activations,
     attention,
@@ -58,6 +59,7 @@ def check_request(request: Request) -> None:
         )
     family.check(request)
     check_boxes(request)
+    check_concepts(request)
     if request.stepwise and not family.many_passes:
         raise InputError(
             f"{method.name} takes no many passes that could be taken in steps: leave out stepwise"
