@@ -153,6 +153,9 @@ def run(
 
     A file made with --boxes finds boxes, which are drawn on the overlays. In the JSON each has a
     score and a box, x1, y1, x2, y2 in the pixels of the image, x2 and y2 exclusive.
+
+    The concepts of a file made with --concepts stand beside the classes, each with the class that
+    it speaks for most, where the classifier is linear.
     """
     with needs("run"):
         from camcore.adapters import overlay, stream
@@ -232,7 +235,7 @@ class _Writer:
 
     def _write_maps(self, path: Path, result: "Result", entry: dict[str, Any]) -> None:
         from camcore.adapters import overlay
-        from camcore.adapters.results import for_show, maps_of
+        from camcore.adapters.results import concept_maps_of, for_show, maps_of
 
         paths.make_folder(path.parent)
         pairs = zip(maps_of(result.explanation), entry["explained"], strict=True)
@@ -244,14 +247,25 @@ class _Writer:
             values = raw if path.suffix == ".npy" else for_show(raw, self.card)
             overlay.write_map(own, result.placement.map_to_original(values))
             explained["map"] = str(own)
+        found = zip(concept_maps_of(result.explanation), entry.get("concepts", ()), strict=True)
+        for raw, concept in found:
+            own = paths.of_concept(path, concept["concept"])
+            values = raw if path.suffix == ".npy" else for_show(raw, self.card)
+            overlay.write_map(own, result.placement.map_to_original(values))
+            concept["map"] = str(own)
 
     def _write_picture(self, path: Path, result: "Result", entry: dict[str, Any]) -> None:
         from camcore.adapters import overlay
         from camcore.adapters.results import picture
 
-        shown = entry["explained"][: overlay.most_panels(result.image)]
+        most = overlay.most_panels(result.image)
+        shown = entry["explained"][:most]
+        concepts = entry.get("concepts", [])[: most - len(shown)]
         if len(shown) < len(entry["explained"]):
             count = f"{len(shown)} of the {len(entry['explained'])} explained classes"
+            self.notes[f"overlays show the first {count}; --maps writes all, each to a file"] = None
+        if len(concepts) < len(entry.get("concepts", ())):
+            count = f"{len(concepts)} of the {len(entry['concepts'])} concepts"
             self.notes[f"overlays show the first {count}; --maps writes all, each to a file"] = None
         drawn = picture(
             result.image,
@@ -259,6 +273,7 @@ class _Writer:
             result.placement,
             self.card,
             shown,
+            concepts,
             colormap=self.colormap,
             opacity=self.opacity,
         )

@@ -58,7 +58,7 @@ def prove_concepts(
 def expected_concepts(
     request: Request, found: Found, inputs: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor | None]:
-    """Maps (B, K, *S) and, where the classifier is linear, scores (B, K, N), in double precision."""
+    """Maps (B, K, *S) and, where the classifier is linear, scores (B, K, N), in double."""
     assert request.concepts is not None
     assert found.concepts is not None
     layer = found.concepts
