@@ -3,9 +3,11 @@
 Each image is factorized by itself, so that no image changes another one's concepts.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 from camcore._arrays import Array, cast, check_channels, namespace, relu, working_dtype
+from camcore._loops import repeat
 from camcore.errors import InputError
 from camcore.noise import normal_noise
 
@@ -58,10 +60,9 @@ def dff(
     V = xp.reshape(V, (*shape[:-spatial_ndim], -1))  # (..., C, P)
     W = xp.reshape(start.maps, (*start.maps.shape[:-spatial_ndim], -1))  # (..., K, P)
     H = start.directions
-    for _ in range(iterations):
-        # H V / H H^T W, and W V^T / W W^T H
-        W = W * _ratio(xp, H @ V, (H @ xp.matrix_transpose(H)) @ W)
-        H = H * _ratio(xp, W @ xp.matrix_transpose(V), (W @ xp.matrix_transpose(W)) @ H)
+    # In one array, as a loop repeats one.
+    factors = repeat(partial(_update, xp), iterations, xp.concat([H, W], axis=-1), V)
+    H, W = _parted(factors, V)
     maps = xp.reshape(W, start.maps.shape)
     return Concepts(cast(xp, maps, dtype), cast(xp, H, dtype))
 
@@ -117,6 +118,21 @@ def dff_start(
     flat = xp.reshape(size, (*values.shape[: -spatial_ndim - 1], 1, 1))
     directions = flat * abs(normal_noise(values, (concepts, channels), seed=seed + 1))
     return Concepts(maps, directions)
+
+
+def _update(xp: Any, factors: Array, activations: Array) -> Array:
+    """One update of each factor: H V / H H^T W, and W V^T / W W^T H."""
+    V = activations
+    H, W = _parted(factors, V)
+    W = W * _ratio(xp, H @ V, (H @ xp.matrix_transpose(H)) @ W)
+    H = H * _ratio(xp, W @ xp.matrix_transpose(V), (W @ xp.matrix_transpose(W)) @ H)
+    return xp.concat([H, W], axis=-1)
+
+
+def _parted(factors: Array, activations: Array) -> tuple[Array, Array]:
+    """Directions (..., K, C) and maps (..., K, P), for activations (..., C, P)."""
+    channels = activations.shape[-2]
+    return factors[..., :channels], factors[..., channels:]
 
 
 def _ratio(xp: Any, numerator: Array, denominator: Array) -> Array:
