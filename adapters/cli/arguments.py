@@ -132,7 +132,8 @@ def example_photo(
         array, _ = prepare(pixels, spec)
         return torch.from_numpy(array), spec
     noise = torch.rand(1, channels, 9, 9, generator=torch.Generator().manual_seed(0))
-    return torch.nn.functional.interpolate(noise, (height, width), mode="bicubic"), spec
+    smooth = torch.nn.functional.interpolate(noise, (height, width), mode="bicubic")
+    return smooth.clamp(0, 1), spec
 
 
 # That of a photograph of COCO's, height x width.

@@ -95,11 +95,11 @@ def _with_classes_of(state: State, name: str) -> nn.Module:
     """The model, with as many classes as the state's tensor for its last layer has rows."""
     import timm
 
-    model = timm.create_model(name)
+    model: nn.Module = timm.create_model(name)
     classes = last_rows(state, model)
-    if classes in (None, last_rows(model.state_dict(), model)):
-        return model
-    return timm.create_model(name, num_classes=classes)
+    if classes not in (None, last_rows(model.state_dict(), model)):
+        model = timm.create_model(name, num_classes=classes)
+    return model
 
 
 def _described(model: nn.Module, name: str) -> BuiltModel:
