@@ -72,14 +72,19 @@ def expected_concepts(
         for row in zip(activations, start.maps, start.directions, strict=True)
     ]
     maps, directions = (torch.from_numpy(np.stack(each)) for each in zip(*pairs, strict=True))
-    size = map_size(request, inputs[0])
-    options = {"relu": False, "normalize": request.normalize, "spatial_ndim": rank}
     scores = None
     if layer.weight is not None:
         weight = layer.weight.double().cpu()
         scores = torch.einsum("bkp,bkc,nc->bkn", maps.flatten(2), directions, weight)
         scores = scores / maps[0, 0].numel()
-    return postprocess(maps, size, **options), scores
+    shown = postprocess(
+        maps,
+        map_size(request, inputs[0]),
+        relu=False,
+        normalize=request.normalize,
+        spatial_ndim=rank,
+    )
+    return shown, scores
 
 
 def _factorized(
