@@ -47,6 +47,10 @@ def evaluate(
     json_path: Annotated[
         Path | None, typer.Option("--json", help="Where the figures and curves go as JSON.")
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.svg", help="Where MaxBoxAcc's curves go as a picture."),
+    ] = None,
     predictions: Annotated[
         Path | None,
         typer.Option(
@@ -93,21 +97,31 @@ def evaluate(
             judging,
             predicting,
         )
+        from camcore.adapters.evaluation.plot import write_curves
         from camcore.adapters.evaluation.predict import check_file
         from camcore.adapters.runner import load
-    for option, path in (("--json", json_path), ("--predictions", predictions)):
-        if path is not None:
-            paths.check_folder(path.parent, f"{option} {path}")
-            paths.check_targets([(option, path)], [file, *([annotations] if annotations else [])])
+    given = {"--json": json_path, "--plot": plot, "--predictions": predictions}
+    targets = [(option, path) for option, path in given.items() if path is not None]
+    for option, path in targets:
+        paths.check_folder(path.parent, f"{option} {path}")
+    paths.check_targets(targets, [file, *([annotations] if annotations else [])])
     paths.check_folder(images, f"--images {images}")
     runner = load(file, device)
     check_file(runner.card, above)
+    finds = runner.card.is_detector
+    best_alone = runner.card.class_ids == "best" and not finds
+    if plot is not None and (annotations is None or best_alone):
+        raise InputError(
+            "--plot shows how well maps find objects: it wants --annotations, and a file that is "
+            "told its classes, or explains all of them"
+        )
     stated = stated_annotations(annotations, images, runner.card)
     predict = None if annotations is None else predicting(runner, above)
-    finds = runner.card.is_detector
     with_boxes = annotations is not None and (finds or runner.card.boxes is not None)
     if annotations is not None and not with_boxes:
         out.print("the file finds no boxes, so there is no mAP; export it with --boxes")
+    if annotations is not None and best_alone:
+        out.print("the file explains the best classes alone, so that its boxes alone are evaluated")
     if faithfulness:
         predict = judging(file, runner, predict)
     elif predict is None:
@@ -135,7 +149,7 @@ def evaluate(
         table.add_row(*row)
     out.print(table)
     told = f"{found['images']} images"
-    if annotations is not None:
+    if found["localisation"]["objects"]:
         what = "objects found" if finds else "classes"
         told += f", {found['localisation']['objects']} {what} in them"
     out.print(told, highlight=False)
@@ -143,6 +157,11 @@ def evaluate(
         with writing(json_path):
             text = json.dumps(found, indent=2, allow_nan=False) + "\n"
             json_path.write_text(text, encoding="utf-8")
+    curves = found["localisation"]["curves"]
+    if plot is not None and curves is None:
+        out.print("no object was there to be found, so that there are no curves to plot")
+    elif plot is not None:
+        write_curves(plot, curves)
     if failures:
         err.print(
             f"[red]camcore: {failures} of {len(stated.images)} images were left out[/red]",

@@ -1,6 +1,6 @@
 """Evaluate: the road of a data set through a file, image by image, and the figures at its end."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from camcore.adapters import stream
 from camcore.adapters.evaluation import record
 from camcore.adapters.evaluation.annotations import AnnotatedImage, Annotations
-from camcore.adapters.evaluation.average_precision import average_precision
+from camcore.adapters.evaluation.average_precision import Counted, average_precision
 from camcore.adapters.evaluation.detections import predict_detections
-from camcore.adapters.evaluation.faithfulness import check_card, faithfulness, mean_figures
-from camcore.adapters.evaluation.localisation import localisation
+from camcore.adapters.evaluation.faithfulness import MeanFaithfulness, check_card, faithfulness
+from camcore.adapters.evaluation.localisation import Localisation
 from camcore.adapters.evaluation.predict import checked, predict_batch
 from camcore.adapters.evaluation.scorer import open_scorer
 from camcore.adapters.runner import Runner
@@ -116,10 +116,16 @@ def figures(annotations: Annotations, path: Path, *, with_boxes: bool) -> dict[s
     """The figures of a record: `images`, `localisation`; `faithfulness` where that was measured,
     and `boxes` where the file finds some.
     """
-    read: Callable[[], Iterable[Mapping[str, Any]]] = partial(record.entries, path)
+    found, faithful, counted = Localisation(), MeanFaithfulness(), Counted()
+    for entry in record.entries(path):
+        for part in (found, faithful, counted):
+            part.add(entry)
+    boxes = None
+    if with_boxes:
+        boxes = average_precision(annotations, counted, partial(record.entries, path))
     return {
-        "images": sum(1 for _ in read()),
-        "localisation": localisation(read()),
-        "faithfulness": mean_figures(read()),
-        "boxes": average_precision(annotations, read) if with_boxes else None,
+        "images": len(counted.images),
+        "localisation": found.figures(),
+        "faithfulness": faithful.figures(),
+        "boxes": boxes,
     }
