@@ -17,12 +17,11 @@ from camcore.errors import ExportError, InputError, unknown_name
 from camcore.export.body import Body
 from camcore.export.boxes import PORTS
 from camcore.export.concepts import PORTS as CONCEPT_PORTS
-from camcore.export.concepts import Factors, find_concept_layer, returning
 from camcore.export.detectors.explain import explain_detector
 from camcore.export.detectors.readings import Reading, get_reading
 from camcore.export.detectors.whole import is_detector
 from camcore.export.explained import Explained
-from camcore.export.families import check_request, family_of
+from camcore.export.families import check_request, compose
 from camcore.export.families.family import Composed
 from camcore.export.find.modules import Layer, name_layers
 from camcore.export.find.scores import find_probabilities, first_answer
@@ -269,26 +268,14 @@ def _check_pixels(spec: ImageSpec, image: Tensor) -> ImageSpec:
 def _compose(request: Request, traced: Trace, free: bool | None) -> tuple[Trace, Composed]:
     """What was found, and the body; and the trace, of one size where none of any size will do."""
     try:
-        return traced, _composed(request, traced)
+        return traced, compose(request, traced)
     except ExportError as error:
         if free is not None or not traced.dynamic_size:
             raise
         # What was traced for any size may still be impossible to cut or to turn round for any.
         note = f"height and width are fixed because of what free ones led to: {first_line(error)}"
     traced = replace(_trace(request, dynamic_size=False), notes=(note,))
-    return traced, _composed(request, traced)
-
-
-def _composed(request: Request, traced: Trace) -> Composed:
-    """What was found, and the body that explains, and looks for concepts where they are wanted."""
-    compose = family_of(request.method).compose
-    if request.concepts is None:
-        return compose(request, traced)
-    layer, activation = find_concept_layer(request, traced)
-    with returning(traced.graph, activation):
-        found, body = compose(request, traced)
-    body.factors = Factors(request, layer)
-    return replace(found, concepts=layer), body
+    return traced, compose(request, traced)
 
 
 def _describe(
