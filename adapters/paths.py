@@ -136,6 +136,15 @@ def of_detection(path: Path, number: int) -> Path:
     return path.with_name(f"{path.stem}.detection{number}{path.suffix}")
 
 
+def of_concept(path: Path, number: int) -> Path:
+    """Where the map of a concept goes.
+
+    >>> of_concept(Path("new/x.npy"), 3).as_posix()
+    'new/x.concept3.npy'
+    """
+    return path.with_name(f"{path.stem}.concept{number}{path.suffix}")
+
+
 def of_class(path: Path, index: int) -> Path:
     """Where the map of a class goes.
 

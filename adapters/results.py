@@ -15,6 +15,8 @@ from camcore.scaling import normalize
 if TYPE_CHECKING:
     from camcore.adapters.running.volumes import VolumePlacement
 
+_CLASSES_OF_A_CONCEPT = 3  # those to whose scores it adds most
+
 
 def image_record(
     path: str | Path,
@@ -49,12 +51,13 @@ def image_record(
         peak = _peak(saliency_map, placement)
         found = {} if boxes is None else {"boxes": boxes[k]}
         explained.append({**named(int(index)), "peak": peak, "map": None, **found})
-    return {
+    record = {
         "image": str(path),
         "predictions": [named(int(index)) for index in best],
         "explained": explained,
         "overlay": None,
     }
+    return record | _concepts(explanation, placement, card)
 
 
 def failed_record(path: str | Path, reason: str) -> dict[str, Any]:
@@ -100,6 +103,34 @@ def maps_of(explanation: Explanation[Any]) -> Any:
     return explanation.saliency_map[0]
 
 
+def concept_maps_of(explanation: Explanation[Any]) -> Any:
+    """The maps (K, H, W) of the concepts of the first image, which may be none."""
+    return explanation["concept_maps"][0] if "concept_maps" in explanation else ()
+
+
+def _concepts(
+    explanation: Explanation[Any], placement: "Placement | VolumePlacement", card: Card
+) -> dict[str, list[dict[str, Any]]]:
+    """The concepts of the first image, each with the classes to whose scores it adds most; nothing
+    of a file that looks for none.
+    """
+    entries: list[dict[str, Any]] = [
+        {"concept": number, "peak": _peak(each, placement), "map": None, "adds": []}
+        for number, each in enumerate(concept_maps_of(explanation))
+    ]
+    if "concept_scores" in explanation:
+        for entry, added in zip(entries, explanation["concept_scores"][0], strict=True):
+            entry["adds"] = [
+                {
+                    "class": int(index),
+                    "name": card.class_names[index] if card.class_names else str(index),
+                    "score": float(added[index]),
+                }
+                for index in np.argsort(-added, kind="stable")[:_CLASSES_OF_A_CONCEPT]
+            ]
+    return {"concepts": entries} if entries else {}
+
+
 def _peak(saliency_map: Any, placement: "Placement | VolumePlacement") -> dict[str, float] | None:
     """Where a map is highest, in the image's pixels, or which voxel of a volume that is; None where
     it has no highest point.
@@ -136,6 +167,15 @@ def caption_text(entry: Mapping[str, Any]) -> str:
     return f"{entry['name']} {probability:.1%} ({score:.2f})"
 
 
+def concept_text(entry: Mapping[str, Any]) -> str:
+    """A concept of a record with the class that it speaks for most, as `concept 0: boxer +2.31`."""
+    told = f"concept {entry['concept']}"
+    if not entry["adds"]:
+        return told
+    first = entry["adds"][0]
+    return f"{told}: {first['name']} {first['score']:+.2f}"
+
+
 def for_show(raw: Any, card: Card) -> Any:
     """A map (*S) in [0, 1], also of a file that gives maps as they are."""
     return raw if card.options.get("normalize", True) else normalize(raw, spatial_ndim=raw.ndim)
@@ -147,21 +187,27 @@ def picture(
     placement: Placement,
     card: Card,
     explained: Sequence[Mapping[str, Any]],
+    concepts: Sequence[Mapping[str, Any]] = (),
     *,
     colormap: str = "jet",
     opacity: float = 0.5,
 ) -> NDArray[np.uint8]:
-    """The overlays of the first explained classes of a record, side by side, with captions."""
+    """The overlays of the first explained classes of a record, and of its first concepts, side by
+    side, with captions.
+    """
     from camcore.adapters import overlay  # here, for OpenCV is slow to import
 
     panels = []
-    for raw, entry in zip(maps_of(explanation), explained, strict=False):
+    classes = [(each, caption_text(each)) for each in explained]
+    named = [*classes, *((each, concept_text(each)) for each in concepts)]
+    maps = [*maps_of(explanation)[: len(explained)], *concept_maps_of(explanation)]
+    for raw, (entry, text) in zip(maps, named, strict=False):
         saliency_map = placement.map_to_original(for_show(raw, card))
         boxes = np.array([box["box"] for box in entry.get("boxes", ())])
         panel = overlay.heatmap(
             image, saliency_map, colormap=colormap, opacity=opacity, boxes=boxes
         )
-        panels.append(overlay.caption(panel, caption_text(entry)))
+        panels.append(overlay.caption(panel, text))
     if not panels:  # a detector found nothing
         panels.append(overlay.caption(image, "nothing found"))
     return overlay.side_by_side(panels)

@@ -158,6 +158,7 @@ def card_rows(card: Card) -> dict[str, str]:
         "options": _pairs(_own_options(card)) or "none",
         "maps": _maps(card),
         "boxes": _boxes(card),
+        "concepts": "none" if card.concepts is None else f"{card.concepts} of the layer's",
         "classes": _classes(card),
         "explained": _explained(card),
         "image": f"{card.image.dtype} {_colours(card.image)}, {sizes}"

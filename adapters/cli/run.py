@@ -184,6 +184,9 @@ def run(
 
     A file made with --boxes finds boxes, which are drawn on the overlays. In the JSON each has a
     score and a box, x1, y1, x2, y2 in the pixels of the image, x2 and y2 exclusive.
+
+    The concepts of a file made with --concepts stand beside the classes, each with the class that
+    it speaks for most, where the classifier is linear.
     """
     with needs("run"):
         from camcore.adapters.running import entries as road

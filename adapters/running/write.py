@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camcore.adapters import overlay, paths
-from camcore.adapters.results import for_show, maps_of, picture
+from camcore.adapters.results import concept_maps_of, for_show, maps_of, picture
 from camcore.adapters.running.job import Job
 from camcore.adapters.stream import Result
 
@@ -28,6 +28,12 @@ def write_maps(job: Job, path: Path, result: Result, record: dict[str, Any]) -> 
         values = raw if path.suffix == ".npy" else for_show(raw, job.card)
         overlay.write_map(own, result.placement.map_to_original(values))
         explained["map"] = str(own)
+    found = zip(concept_maps_of(result.explanation), record.get("concepts", ()), strict=True)
+    for raw, concept in found:
+        own = paths.of_concept(path, concept["concept"])
+        values = raw if path.suffix == ".npy" else for_show(raw, job.card)
+        overlay.write_map(own, result.placement.map_to_original(values))
+        concept["map"] = str(own)
 
 
 def write_picture(job: Job, path: Path, result: Result, record: dict[str, Any]) -> str | None:
@@ -52,16 +58,21 @@ def _drawn(
     job: Job, result: Result, record: dict[str, Any], most: int
 ) -> tuple[NDArray[np.uint8], str | None]:
     shown = record["explained"][:most]
+    concepts = record.get("concepts", [])[: most - len(shown)]
     drawn = picture(
         result.image,
         result.explanation,
         result.placement,
         job.card,
         shown,
+        concepts,
         colormap=job.request.colormap,
         opacity=job.request.opacity,
     )
-    if len(shown) == len(record["explained"]):
+    if len(shown) < len(record["explained"]):
+        count = f"{len(shown)} of the {len(record['explained'])} explained classes"
+    elif len(concepts) < len(record.get("concepts", ())):
+        count = f"{len(concepts)} of the {len(record['concepts'])} concepts"
+    else:
         return drawn, None
-    count = f"{len(shown)} of the {len(record['explained'])} explained classes"
     return drawn, f"overlays show the first {count}; --maps writes all, each to a file"

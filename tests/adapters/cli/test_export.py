@@ -61,6 +61,12 @@ def test_export_with_boxes(fake_export: FakeExport, tmp_path: Path) -> None:
     assert camcore("export", "squeezenet1_1", *arguments, "--boxes", "0").exit_code == 2
 
 
+def test_export_with_concepts(fake_export: FakeExport, tmp_path: Path) -> None:
+    arguments = ("--weights", "none", "--concepts", "4", "-o", tmp_path / "m.onnx")
+    done(camcore("export", "squeezenet1_1", *arguments))
+    assert fake_export.asked["concepts"] == 4
+
+
 def test_export_defaults(fake_export: FakeExport, tmp_path: Path) -> None:
     done(camcore("export", "squeezenet1_1", "--weights", "none", "-o", tmp_path / "m.pt2"))
     assert fake_export.asked["dynamic_size"] is None
