@@ -150,7 +150,12 @@ class Card:
 
     @property
     def is_detector(self) -> bool:
-        """Whether what is explained are the detections of one image."""
+        """Whether the file is a detector's, which takes one image and knows no classes of it."""
+        return "classes" not in self.outputs
+
+    @property
+    def explains_detections(self) -> bool:
+        """Whether each detection has a map of its own, and not the image one for all."""
         return "detection_maps" in self.outputs
 
     @property

@@ -106,12 +106,12 @@ class Tampered(nn.Module):
 
 
 CHANGES: dict[str, tuple[Callable[..., Any], str]] = {
-    "maps turned over": (lambda b, n, s, m: (b, n, s, m.flip(-1)), "detection_maps .* off by"),
+    "maps turned over": (lambda b, n, s, m: (b, n, s, m.flip(-1)), "detection_maps of .* off by"),
     "maps of the neighbour": (
         lambda b, n, s, m: (b, n, s, m.flip(0)),
-        "detection_maps .* off by",
+        "detection_maps of .* off by",
     ),
-    "maps scaled": (lambda b, n, s, m: (b, n, s, m * 1.01), "detection_maps .* off by"),
+    "maps scaled": (lambda b, n, s, m: (b, n, s, m * 1.01), "detection_maps of .* off by"),
     "boxes moved": (lambda b, n, s, m: (b + 1, n, s, m), "which eager PyTorch does not"),
     "another label": (lambda b, n, s, m: (b, n + 1, s, m), "which eager PyTorch does not"),
     "one map less": (lambda b, n, s, m: (b, n, s, m[1:]), r"maps of shape \(3, 50, 70\)"),
