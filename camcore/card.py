@@ -154,9 +154,9 @@ class Card:
         return "classes" not in self.outputs
 
     @property
-    def explains_detections(self) -> bool:
-        """Whether each detection has a map of its own, and not the image one for all."""
-        return "detection_maps" in self.outputs
+    def shares_map(self) -> bool:
+        """Whether a detector's file has one map of the image, and not one of each detection."""
+        return self.is_detector and "detection_maps" not in self.outputs
 
     @property
     def takes_ids(self) -> bool:

@@ -98,6 +98,14 @@ def run(
     batch: Annotated[
         int, typer.Option(min=1, help="Images of one shape that are run together, at most.")
     ] = 8,
+    in_boxes: Annotated[
+        bool,
+        typer.Option(
+            "--in-boxes",
+            help="Of a detector's file: one overlay, each map stretched in the box of its "
+            "detection, and nothing outside of the boxes.",
+        ),
+    ] = False,
     opacity: Annotated[float, typer.Option(help="Of the colours over the image, 0 to 1.")] = 0.5,
     colormap: Annotated[
         str,
@@ -133,7 +141,8 @@ def run(
     of it.
 
     A detector's file explains what it finds, each detection by itself: --class keeps those of a
-    label, --top N the first N, and the JSON has their boxes.
+    label, --top N the first N, and the JSON has their boxes. Where it explains the image as a
+    whole, the overlay is one, and the map that the JSON names is the same for all.
 
     A file made with --boxes finds boxes, which are drawn on the overlays. In the JSON each has a
     score and a box, x1, y1, x2, y2 in the pixels of the image, x2 and y2 exclusive.
@@ -153,12 +162,14 @@ def run(
     # By whatever names a class was given, it is explained once.
     named = list(dict.fromkeys(class_index(card, name) for name in classes or ()))
     check_choice(file, card, named, top)
+    if in_boxes and not card.is_detector:
+        raise InputError(f"--in-boxes is for a detector's file, which {file} is not")
     spec = _whole_images(file, card.image) if full_size else card.image
 
     def explain(images: Any, progress: "Progress | None") -> "Explanation[Any]":
         return explain_chosen(runner, images, named, top, progress)
 
-    writer = _Writer(card, pictures, map_files, colormap, opacity)
+    writer = _Writer(card, pictures, map_files, colormap, opacity, in_boxes)
     failed = 0
     with recording(json_path, file, card) as record, _Bar(len(found), card.steps) as bar:
         prepared = stream.prepared_images(found, spec)
@@ -201,6 +212,7 @@ class _Writer:
     maps: Sequence[Path] | None
     colormap: str
     opacity: float
+    in_boxes: bool
     notes: dict[str, None] = field(default_factory=dict)
 
     def write(self, result: "Result", entry: dict[str, Any]) -> None:
@@ -218,8 +230,12 @@ class _Writer:
         pairs = zip(maps_of(result.explanation), entry["explained"], strict=True)
         for number, (raw, explained) in enumerate(pairs):
             own = paths.of_class(path, explained["class"])
-            if self.card.is_detector:  # of one class there may be several
+            if (
+                self.card.is_detector and not self.card.shares_map
+            ):  # of one class there may be several
                 own = paths.of_detection(path, number)
+            elif self.card.shares_map:
+                own = path
             # As values the file's own; grey levels have no others than those in [0, 1].
             values = raw if path.suffix == ".npy" else for_show(raw, self.card)
             overlay.write_map(own, result.placement.map_to_original(values))
@@ -229,7 +245,9 @@ class _Writer:
         from camcore.adapters import overlay
         from camcore.adapters.results import picture
 
-        shown = entry["explained"][: overlay.most_panels(result.image)]
+        is_one = self.in_boxes or self.card.shares_map
+        most = None if is_one else overlay.most_panels(result.image)
+        shown = entry["explained"][:most]
         if len(shown) < len(entry["explained"]):
             count = f"{len(shown)} of the {len(entry['explained'])} explained classes"
             self.notes[f"overlays show the first {count}; --maps writes all, each to a file"] = None
@@ -241,6 +259,7 @@ class _Writer:
             shown,
             colormap=self.colormap,
             opacity=self.opacity,
+            in_boxes=self.in_boxes,
         )
         paths.make_folder(path.parent)
         overlay.write_image(path, drawn)

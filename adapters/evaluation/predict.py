@@ -28,6 +28,11 @@ def check_file(card: Card, above: float) -> None:
             "the file explains the best classes by itself, and which of the others are there "
             "cannot be asked; export the model with --class-ids required, or all"
         )
+    if card.shares_map:
+        raise InputError(
+            "the file has one map of the image, which tells nothing of an object; export the "
+            "detector with a method that explains each detection, as hirescam"
+        )
     if card.further_inputs:
         raise InputError(f"the file takes {', '.join(card.further_inputs)} beside the image")
     if not 0 <= above <= 1:

@@ -67,22 +67,23 @@ def prove_detector(path: Path, explained: ExplainedDetector) -> dict[str, Any]:
             off = float((own - expected.detach()[places]).abs().max()) if len(own) else 0.0
             if off > TOLERANCE:
                 raise ProofError(f"{runtime} gives masks that are off by {off:.1e}")
-        maps, explains_each = given[-1], explained.card.explains_detections
+        maps, shared = given[-1], explained.card.shares_map
         count = min(len(given[0]), request.top)
-        shape = (count,) if explains_each else (1, 1)
+        shape = (1, 1) if shared else (count,)
         if tuple(maps.shape) != (*shape, *image.shape[2:]):
             raise ProofError(
                 f"{runtime} gives maps of shape {tuple(maps.shape)} for {len(given[0])} detections"
             )
-        if explains_each:
-            for own_map, place in zip(maps, places[:count], strict=True):
-                error = _error_of(own_map, eager, place, runtime)
-                if error is not None:
-                    worst = max(worst, error)
-                    detections += 1
-        else:
+        if shared:
             worst = max(worst, _error_of(maps[0, 0], eager, None, runtime) or 0.0)
             detections += len(places)
+            first_maps += list(maps[0])
+            continue
+        for own_map, place in zip(maps, places[:count], strict=True):
+            error = _error_of(own_map, eager, place, runtime)
+            if error is not None:
+                worst = max(worst, error)
+                detections += 1
         first_maps += list(maps[:1])
     if not detections:
         raise ProofError(

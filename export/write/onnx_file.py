@@ -173,7 +173,7 @@ def _name_axes(graph: ir.Graph, card: Card) -> None:
         *found, maps = graph.outputs
         for value in found:
             _rename_free(value, ["detections"])
-        if card.explains_detections:
+        if not card.shares_map:
             _rename_free(maps, ["explained"])
         return
     image, *further = graph.inputs[: 1 + len(card.further_inputs)]
