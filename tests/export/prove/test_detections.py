@@ -134,6 +134,20 @@ def test_a_tampered_file(name: str, explained: ExplainedDetector, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_map_of_an_image_in_a_file(tmp_path: Path) -> None:
+    found: Any = explain(ssd(), image(0, GIVEN), method="eigencam")
+    card = save(found, tmp_path / "eigen.onnx")
+    assert card.proof["detections"] > 4
+    given = load(tmp_path / "eigen.onnx")(image(7, GIVEN).numpy()).saliency_map
+    eager = _Eager.of(found.request, found.found, image(7, GIVEN))
+    np.testing.assert_allclose(given[0, 0], eager.map_of_image(), atol=1e-3)
+
+    turned = Tampered(found.body, lambda b, n, s, m: (b, n, s, m.flip(-1)))
+    wrong = ExplainedDetector(turned, found.request, found.found, found.card).eval()
+    with pytest.raises(ProofError, match=r"saliency_map from .* off by"):
+        save(wrong, tmp_path / "wrong.pt2")
+
+
 def test_where_nothing_is_found_nothing_is_proven(tmp_path: Path) -> None:
     model: Any = ssd()
     model.score_thresh = 0.9999999
