@@ -32,6 +32,8 @@ _TARGETS = {
     "binary": "the answer, 0 no and 1 yes",
     "value": "the model's value",
     "segmentation": "the class's pixels together",
+    "similarity": "the cosine of the image's embedding with the query",
+    "dot": "the inner product of the image's embedding with the query",
 }
 
 
@@ -145,8 +147,6 @@ def card_table(file: Path, card: Card) -> Table:
 
 def card_rows(card: Card) -> dict[str, str]:
     """What a card says, by what that is called."""
-    names = card.class_names or ("unnamed",)
-    more = ", ..." if len(names) > 3 else ""
     space = card.image.space
     sizes = f"{' x '.join(str(n or 'any') for n in space.values())} ({' x '.join(space)})"
     in_graph = card.image.dtype == "uint8"
@@ -158,7 +158,7 @@ def card_rows(card: Card) -> dict[str, str]:
         "options": _pairs(_own_options(card)) or "none",
         "maps": _maps(card),
         "boxes": _boxes(card),
-        "classes": f"{card.num_classes}: {', '.join(names[:3])}{more}",
+        "classes": _classes(card),
         "explained": _explained(card),
         "image": f"{card.image.dtype} {_colours(card.image)}, {sizes}"
         + (", channels last" if in_graph else ""),
@@ -174,6 +174,14 @@ def card_rows(card: Card) -> dict[str, str]:
         "versions": _pairs(card.versions) or "none",
     }
     return {name: value for name, value in rows.items() if value}
+
+
+def _classes(card: Card) -> str:
+    """How many there are and the first of their names, or what is there in their place."""
+    if card.queries is not None:
+        return f"the queries, vectors of {card.queries}"
+    names = card.class_names or ("unnamed",)
+    return f"{card.num_classes}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
 
 
 def _explained(card: Card) -> str:

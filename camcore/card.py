@@ -116,6 +116,9 @@ class Card:
     `scores` where they are that already, `none` where nothing does; None, of an older file, leaves
     it to the target.
 
+    A file that compares embeddings takes `queries` behind the model's inputs, vectors of so many
+    values, None where it takes none; its classes are the queries of each run, and `num_classes` 0.
+
     `class_ids` says how the file learns which classes to explain: by an input `class_ids`, which is
     `required` or `optional` (without it the best one is explained; a default that only ONNX has);
     or by itself, which takes the `top` `best` ones, or `all`.
@@ -144,6 +147,7 @@ class Card:
     state: tuple[int | str, ...] = ()
     boxes: int | None = None
     probabilities: Probabilities | None = None
+    queries: int | None = None
     proof: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
@@ -244,6 +248,8 @@ def _check_values(card: Card) -> None:
     for ports in (card.graph_inputs, card.graph_outputs):
         if len(set(ports)) < len(ports):
             raise ValueError(f"a name stands twice among {', '.join(ports)}")
+    if card.queries is not None and "queries" not in card.inputs:
+        raise ValueError(f"it takes queries, and none is among the inputs {card.inputs}")
     if card.class_names is not None and len(card.class_names) != card.num_classes:
         raise ValueError(f"{len(card.class_names)} class names for {card.num_classes} classes")
 
@@ -256,7 +262,9 @@ def _check_numbers(card: Card) -> None:
         "sizes": [image.height, image.width, image.depth],
         "resize": image.resize if isinstance(image.resize, tuple) else [image.resize],
         "crop": image.crop or [],
-        "num_classes": [card.num_classes],
+        # Of queries it is not known how many there will be.
+        "num_classes": [card.num_classes] if card.queries is None else [],
+        "queries": [card.queries],
         "top": [card.top],
         "steps": [card.steps],
         "boxes": [card.boxes],

@@ -106,6 +106,48 @@ def binary(scores: Array, /) -> Array:
     return namespace(scores).concat([-scores, scores], axis=-1)
 
 
+@floating_kernel
+def similarity(embeddings: Array, queries: Array, /) -> Array:
+    """The cosine of the angle between an embedding and each query, (..., Q).
+
+    Embeddings are (..., D), queries (..., Q, D), with leading axes that broadcast. One that is all
+    zeros is like none.
+
+    >>> import numpy as np
+    >>> similarity(np.asarray([[3.0, 4.0]]), np.asarray([[1.0, 0.0], [0.0, 2.0]]))
+    array([[0.6, 0.8]])
+    """
+    return dot(_unit(embeddings), _unit(queries))
+
+
+@floating_kernel
+def dot(embeddings: Array, queries: Array, /) -> Array:
+    """The inner product of an embedding with each query, (..., Q); shapes as in `similarity`.
+
+    >>> import numpy as np
+    >>> dot(np.asarray([[3.0, 4.0]]), np.asarray([[1.0, 0.0], [0.0, 2.0]]))
+    array([[3., 8.]])
+    """
+    xp = namespace(embeddings, queries)
+    if (
+        embeddings.ndim < 1
+        or queries.ndim < 2
+        or not agree(embeddings.shape[-1], queries.shape[-1])
+    ):
+        raise InputError(
+            "expected embeddings (..., D) and queries (..., Q, D), got "
+            f"{show(embeddings.shape)} and {show(queries.shape)}"
+        )
+    return xp.matmul(queries, embeddings[..., None])[..., 0]
+
+
+def _unit(vectors: Array) -> Array:
+    """Vectors (..., D) of length one, those of zeros as they are."""
+    xp = namespace(vectors)
+    squares = xp.sum(vectors * vectors, axis=-1, keepdims=True)
+    return vectors / xp.sqrt(xp.where(squares > 0, squares, 1.0))
+
+
 def finer(scores: Array, class_ids: Array, /, *, alpha: float = 1.0, comparisons: int = 3) -> Array:
     """Finer-CAM's contrast, (..., K): a class's score less `alpha` times that of similar classes.
 

@@ -25,15 +25,18 @@ from camcore.export.families.family import Composed
 from camcore.export.find.modules import Layer, name_layers
 from camcore.export.find.scores import find_probabilities, first_answer
 from camcore.export.request import Boxes, Found, Request, describe
-from camcore.export.trace.checks import check_model
+from camcore.export.trace.checks import check_example, check_model
 from camcore.export.trace.collection import no_garbage_collection
 from camcore.export.trace.graphs import first_line, outputs_of
 from camcore.export.trace.modes import plain_modes
-from camcore.export.trace.subject import MODEL, Subject, name_inputs, named_outputs
+from camcore.export.trace.subject import MODEL, QUERIES, Subject, name_inputs
 from camcore.export.trace.targets import Target, get_target
 from camcore.export.trace.trace import Trace, trace
 from camcore.methods import get_method
 from camcore.scaling import How
+
+# A number that no size of a model is likely to have, as a trace takes equal sizes for one.
+EXAMPLE_QUERIES = 19
 
 
 @no_garbage_collection()
@@ -80,7 +83,9 @@ def explain(
             attention in them; None takes all.
         target: what is explained: a name of `camcore.export.TARGETS`, or any function from
             the model's output to scores (B, N) or (B,); None takes the method's default, which is
-            the class's logit for most.
+            the class's logit for most. With `similarity` or `dot` the output is an embedding
+            (B, D), and the graph takes `queries` (B or 1, Q, D), whose cosines with it, or inner
+            products, are the scores (B, Q).
         output: the name or index of the model's output that is explained, by default the first.
         relu, normalize: post-processing; relu None takes the method's default.
         full_size: maps at image size, otherwise at the layer's own.
@@ -135,9 +140,10 @@ def explain(
     check_model(model)
     inputs = _as_inputs(example)
     spec = image_spec or _assumed(inputs[0])
+    subject = Subject(model, get_target(chosen.target if target is None else target), output)
     request = Request(
-        subject=Subject(model, get_target(chosen.target if target is None else target), output),
-        inputs=inputs,
+        subject=subject,
+        inputs=_with_queries(subject, inputs),
         method=chosen,
         layers=name_layers(model, layer),
         options=chosen.options | options,
@@ -157,6 +163,8 @@ def explain(
     finds = detections is not None or is_detector(model)
     if not finds:
         _check_class_ids(class_ids, top)
+        if subject.takes_queries:
+            _check_queries(subject, class_ids, class_names)
     check_request(request)
     if finds:
         return explain_detector(
@@ -167,13 +175,13 @@ def explain(
             model_name=model_name,
             class_names=class_names,
         )
-    answer = first_answer(request.subject, inputs)
+    answer = first_answer(subject, request.inputs)
     if answer is not None:  # what can be known before minutes of work
         _check_class_names(class_names, answer.shape[1])
     traced = _trace(request, dynamic_size)
-    num_classes = _count_classes(traced)
+    num_classes = _count_classes(traced, subject.takes_queries)
     _check_class_names(class_names, num_classes)
-    if request.top > num_classes:
+    if request.top > num_classes and not subject.takes_queries:
         raise InputError(f"top={top} classes were asked for, the model has {num_classes}")
     if aug_smooth:
         _check_rows(traced)
@@ -182,7 +190,7 @@ def explain(
         _describe(request, traced, found, body, spec),
         model=model_name or type(model).__name__,
         class_names=tuple(class_names) if class_names is not None else None,
-        probabilities=probabilities or find_probabilities(request.subject, inputs, answer),
+        probabilities=probabilities or find_probabilities(subject, request.inputs, answer),
     )
     _check_ports(card)
     return Explained(body, request, found, card).eval()
@@ -212,6 +220,32 @@ def _check_class_ids(class_ids: str, top: int | None) -> None:
         )
     if top is not None and not (isinstance(top, int) and top > 0):
         raise InputError(f"expected top to be 1 or more, got {top!r}")
+
+
+def _check_queries(subject: Subject, class_ids: str, class_names: Sequence[str] | None) -> None:
+    """Raises an `InputError` for what is not known before the queries are."""
+    name = subject.target.name
+    if class_ids == "all":
+        raise InputError(
+            f"class_ids='all' and the target {name!r} do not go together, whose queries come when "
+            "the file runs: name all of them then"
+        )
+    if class_names is not None:
+        raise InputError(
+            f"the target {name!r} has no classes but its queries: leave out class_names"
+        )
+
+
+def _with_queries(subject: Subject, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The inputs, and random queries behind them where the target takes some."""
+    if not subject.takes_queries:
+        return inputs
+    check_example(subject.user_model, inputs)
+    with torch.no_grad():
+        _, embedding = subject.embed(*inputs)
+    shape = (len(embedding), EXAMPLE_QUERIES, embedding.shape[1])
+    generator = torch.Generator().manual_seed(0)
+    return *inputs, torch.randn(shape, generator=generator).to(embedding)
 
 
 def _check_pixels(spec: ImageSpec, image: Tensor) -> ImageSpec:
@@ -245,7 +279,12 @@ def _describe(
     names, explained = _output_names(request)
     sizes = [] if traced.dynamic_size else traced.size
     depth, height, width = [None] * (3 - len(sizes)) + [*sizes]
-    further = name_inputs(request.subject.user_model, len(request.inputs) - 1, names)
+    subject = request.subject
+    others = request.inputs[1:]
+    queries = others[-1].shape[2] if subject.takes_queries else None
+    further = name_inputs(subject.user_model, len(others) - (queries is not None), names)
+    if queries is not None:
+        further = (*further, QUERIES)
     return Card(
         method=request.method.name,
         layer=found.place,
@@ -258,7 +297,7 @@ def _describe(
             channels=request.inputs[0].shape[1],
             dtype="float32" if request.pixels is None else "uint8",
         ),
-        num_classes=_count_classes(traced),
+        num_classes=_count_classes(traced, subject.takes_queries),
         outputs=(*names, "classes", "saliency_map", *(PORTS if request.boxes else ())),
         inputs=("image", *further, *(["class_ids"] if request.takes_ids else [])),
         explained=explained,
@@ -270,6 +309,7 @@ def _describe(
         steps=body.steps,
         state=body.state,
         boxes=None if request.boxes is None else request.boxes.most,
+        queries=queries,
         versions={"camcore": camcore.__version__, "torch": str(torch.__version__)},
     )
 
@@ -292,12 +332,21 @@ def _check_ports(card: Card) -> None:
 
 
 def _trace(request: Request, dynamic_size: bool | None) -> Trace:
-    return trace(request.subject, request.inputs, dynamic_size=dynamic_size, root=MODEL)
+    subject = request.subject
+    return trace(
+        subject,
+        request.inputs,
+        dynamic_size=dynamic_size,
+        root=MODEL,
+        queries=subject.takes_queries,
+    )
 
 
-def _count_classes(traced: Trace) -> int:
-    """The number of scores for each image."""
+def _count_classes(traced: Trace, queries: bool) -> int:
+    """The number of scores for each image; 0 where they are those of queries, a free number."""
     shape = outputs_of(traced.graph)[-1].meta["val"].shape
+    if queries:
+        return 0
     if not isinstance(shape[0], torch.SymInt) or not isinstance(shape[1], int):
         raise ExportError(
             f"what is explained has the shape ({', '.join(map(str, shape))}), expected scores "
@@ -321,9 +370,8 @@ def _check_rows(traced: Trace) -> None:
 def _output_names(request: Request) -> tuple[tuple[str, ...], str | None]:
     """The names of the model's own outputs, which only a run of it tells, and the explained one."""
     with torch.no_grad():
-        subject = request.subject
-        returned = subject.ask(*request.inputs)
-        return tuple(named_outputs(returned)), subject.explained_output(returned)
+        outputs, _, _ = request.subject.answer(*request.inputs)
+    return tuple(outputs), request.subject.explained_output(outputs)
 
 
 def _as_inputs(example: Any) -> tuple[Tensor, ...]:

@@ -28,7 +28,8 @@ class Explanation(NamedTuple):
 class Explained(nn.Module):
     """A model that returns its prediction and the maps of the classes asked for.
 
-    Called with images (B, C, H, W), the model's other inputs if it has any, and optional class ids
+    Called with images (B, C, H, W), the model's other inputs if it has any, queries (Q, D) or
+    (B, Q, D) where its target takes some, and optional class ids
     (B or 1, K), int64, where -1 in column k stands for the class with the k-th highest score;
     without ids it explains the best class. An id that is no class's gives an empty map, and -1 in
     `classes`. With `class_ids="best"` or `"all"` it takes no ids. It is an ordinary module, which
@@ -60,6 +61,9 @@ class Explained(nn.Module):
                 f"class_ids were given to a model that explains {self.card.class_ids!r} by itself: "
                 "leave them out, or explain with class_ids='required'"
             )
+        if self.card.queries is not None and others and others[-1].ndim == 2:
+            *others, queries = others  # type: ignore[assignment]
+            others = (*others, queries[None])
         if class_ids is None:
             class_ids = torch.tensor([self.card.own_ids], device=image.device)
         return _record(self.card.outputs)(*self.body(image, *others, class_ids))

@@ -76,6 +76,8 @@ class Request:
         image, *others = inputs
         if self.pixels is not None:
             image = prepare(image, self.pixels, self.inputs[0].dtype)
+        if self.subject.takes_queries:  # one row of which serves any batch
+            others[-1] = others[-1] + image.new_zeros(image.shape[0], 1, 1)
         return [image, *others]
 
     def kernel(self, gram: Gram) -> Kernel:

@@ -212,3 +212,27 @@ from numpy import nothing
 camcore.gradcam(camcore.gradcan)
 """
     assert missing_names(code) == ["camcore.gradcan", "camcore.adapters.lode", "camcore.nowhere"]
+
+
+def messages() -> str:
+    """Every text in the code, a line each, with `...` for what is filled in."""
+    texts = []
+    for folder in ("camcore", "export", "adapters"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.JoinedStr):
+                    parts = [getattr(part, "value", None) for part in node.values]
+                    texts.append(
+                        "".join(part if isinstance(part, str) else "..." for part in parts)
+                    )
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    texts.append(node.value)
+    return "\n".join(text.replace("\n", " ") for text in texts)
+
+
+def test_messages_that_are_explained_exist() -> None:
+    known = messages()
+    quoted = [row[0] for row in rows((ROOT / "docs" / "ERRORS.md").read_text())]
+    assert len(quoted) > 20
+    patterns = {q: ".*".join(map(re.escape, q.split("..."))) for q in quoted}
+    assert [q for q, pattern in patterns.items() if not re.search(pattern, known)] == []

@@ -17,16 +17,18 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A torchvision builder (resnet18), module:function (a function that returns an "
-        "nn.Module), an .onnx file, or scenes (the demo classifier).",
+        help="A torchvision builder (resnet18), timm:NAME, hf:NAME or hf:FOLDER (transformers), "
+        "module:function (a function that returns an nn.Module), an .onnx file, or scenes (the "
+        "demo classifier).",
     ),
 ]
 Weights = Annotated[
     str,
     typer.Option(
-        metavar="DEFAULT|none|NAME|FILE",
+        metavar="DEFAULT|none|NAME|FILE[:KEY]",
         help="DEFAULT, none, one of torchvision's names (IMAGENET1K_V2), or a file with a state "
-        "dict (.safetensors, .pt, .pth).",
+        "dict (.safetensors, .pt, .pth, or the .index.json of several); FILE:KEY for one of those "
+        "in a checkpoint.",
     ),
 ]
 Size = Annotated[
@@ -130,7 +132,8 @@ def example_photo(
         array, _ = prepare(pixels, spec)
         return torch.from_numpy(array), spec
     noise = torch.rand(1, channels, 9, 9, generator=torch.Generator().manual_seed(0))
-    return torch.nn.functional.interpolate(noise, (height, width), mode="bicubic"), spec
+    smooth = torch.nn.functional.interpolate(noise, (height, width), mode="bicubic")
+    return smooth.clamp(0, 1), spec
 
 
 # That of a photograph of COCO's, height x width.

@@ -22,8 +22,8 @@ from camcore.adapters.cli.arguments import (
 )
 from camcore.adapters.cli.console import counting, out, working
 from camcore.adapters.cli.evaluate import stated_annotations
-from camcore.adapters.cli.extras import needs
 from camcore.adapters.evaluation.summary import FIGURES
+from camcore.adapters.extras import needs
 from camcore.adapters.files import writing
 from camcore.errors import InputError
 from camcore.methods import METHODS, get_method

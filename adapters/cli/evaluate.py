@@ -14,9 +14,9 @@ from rich.table import Column, Table
 from camcore.adapters import paths
 from camcore.adapters.cli.arguments import AnnotationsFile, ImageFolder, ModelFile
 from camcore.adapters.cli.console import counting, err, out
-from camcore.adapters.cli.extras import needs
 from camcore.adapters.cli.run import SOME_FAILED, tell_failure
 from camcore.adapters.evaluation.summary import figure_rows
+from camcore.adapters.extras import needs
 from camcore.adapters.files import writing
 from camcore.card import Card
 from camcore.errors import InputError

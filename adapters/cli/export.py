@@ -18,7 +18,6 @@ from camcore.adapters.cli.arguments import (
     parse_size,
 )
 from camcore.adapters.cli.console import out, working
-from camcore.adapters.cli.extras import needs
 from camcore.adapters.cli.preparation import (
     Colour,
     Crop,
@@ -28,6 +27,7 @@ from camcore.adapters.cli.preparation import (
     Std,
     preparation_fields,
 )
+from camcore.adapters.extras import needs
 from camcore.adapters.files import check_suffix
 from camcore.adapters.options import (
     add_channels,
@@ -136,8 +136,9 @@ def export(
             metavar="NAME|MODULE:FUNCTION",
             help="What is explained, class by class: logit; probability (softmax); rest and finer "
             "(against the other classes); binary (one score, yes or no); value (regression); "
-            "segmentation (scores of pixels); or module:function, from the model's output to "
-            "scores (B, N).",
+            "segmentation (scores of pixels); similarity or dot (of embeddings with queries, which "
+            "come when the file runs); or module:function, from the model's output to scores (B, "
+            "N).",
             show_default="the method's own, mostly logit",
             rich_help_panel=_TARGET,
         ),
@@ -296,6 +297,12 @@ def export(
 
     - `camcore export mymodels:build_net --size 96x128 --fixed-size --output net.pt2`
 
+    - `camcore export timm:convnext_tiny.fb_in1k --output convnext.onnx`
+
+    - `camcore export hf:./my-folder --method legrad --output mine.onnx`
+
+    - `camcore export hf:openai/clip-vit-base-patch32 --target similarity --output clip.onnx`
+
     - `camcore export model.onnx --layer layer4 --output explained.onnx`
 
     - `camcore export mymodels:build_net --mean 0.5 --std 0.5 --resize 224x224 --colour bgr`
@@ -312,7 +319,10 @@ def export(
     # What can be checked before torch is imported, and before minutes of work.
     check_suffix(output)
     paths.check_folder(output.parent, f"--output {output}")
-    paths.check_targets([("--output", output)], [Path(weights), Path(model)])
+    paths.check_targets(
+        [("--output", output)],
+        [Path(weights), Path(weights.rpartition(":")[0] or weights), Path(model)],
+    )
     names = None if class_names is None else read_names(class_names)
     height_width = parse_size(size)
     fields = preparation_fields(
@@ -400,8 +410,11 @@ def default_output(model: str, method: str) -> Path:
     'build_net-gradcam++.onnx'
     >>> default_output("nets/mine.onnx", "gradcam").name
     'mine-gradcam.onnx'
+    >>> default_output("hf:microsoft/resnet-50", "gradcam").name
+    'resnet-50-gradcam.onnx'
     """
-    own = Path(model).stem if model.lower().endswith(".onnx") else model.rpartition(":")[2]
+    path = Path(model.rpartition(":")[2])
+    own = path.stem if model.lower().endswith(".onnx") else path.name
     name = re.sub(r"[^\w.+-]+", "_", own) or "model"
     return Path(f"{name}-{method}.onnx")
 

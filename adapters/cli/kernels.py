@@ -9,7 +9,7 @@ from rich.table import Table
 
 from camcore.adapters import paths
 from camcore.adapters.cli.console import counting, out
-from camcore.adapters.cli.extras import needs
+from camcore.adapters.extras import needs
 from camcore.adapters.files import writing
 from camcore.errors import unknown_name
 

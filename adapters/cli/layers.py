@@ -7,7 +7,7 @@ import typer
 from camcore.adapters import tables
 from camcore.adapters.cli.arguments import Model, Size, Weights, example, parse_size
 from camcore.adapters.cli.console import out, working
-from camcore.adapters.cli.extras import needs
+from camcore.adapters.extras import needs
 
 
 def layers(

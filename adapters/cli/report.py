@@ -9,7 +9,7 @@ from rich.markup import escape
 from camcore.adapters import paths
 from camcore.adapters.cli.arguments import ModelFile
 from camcore.adapters.cli.console import out
-from camcore.adapters.cli.extras import needs
+from camcore.adapters.extras import needs
 from camcore.adapters.files import writing
 
 

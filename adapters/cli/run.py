@@ -13,8 +13,9 @@ from camcore.adapters import paths, tables
 from camcore.adapters.cli.arguments import ModelFile
 from camcore.adapters.cli.choice import check_choice, explain_chosen
 from camcore.adapters.cli.console import err, out
-from camcore.adapters.cli.extras import needs
+from camcore.adapters.cli.queries import with_queries
 from camcore.adapters.cli.record import STDOUT, failed_record, recording
+from camcore.adapters.extras import needs
 from camcore.card import Card, ImageSpec
 from camcore.errors import InputError
 
@@ -52,6 +53,19 @@ def run(
             metavar="NAME|INDEX",
             help="A class to explain, by name or index; repeatable.",
         ),
+    ] = None,
+    queries: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--query",
+            metavar="FILE",
+            help="For a file that compares embeddings: a .npy with a vector a row. All are "
+            "explained unless --class or --top says otherwise. Repeatable.",
+        ),
+    ] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--name", help="What a query is called, in their order; repeatable."),
     ] = None,
     top: Annotated[
         int | None,
@@ -131,6 +145,8 @@ def run(
 
     - `camcore run resnet18.onnx list.txt --maps maps/ --maps-format png`
 
+    - `camcore run clip.onnx dog.jpg --query texts.npy --name "a dog" --name "a cat"`
+
     An image that cannot be read or run is told of, the others go on, and the exit code is 3.
 
     In the JSON, peak is where the map is highest, x and y in the pixels of the image, and null for
@@ -157,10 +173,14 @@ def run(
     found = paths.find_images(images)
     pictures, map_files = _check_output(output, json_path, maps, maps_format, file, found)
     runner = load(file, device, threads=threads)
+    compares = runner.card.queries is not None
+    runner = with_queries(file, runner, queries or (), names or ())
     card = runner.card
     _check_inputs(file, card)
     # By whatever names a class was given, it is explained once.
     named = list(dict.fromkeys(class_index(card, name) for name in classes or ()))
+    if compares and not named and top is None and card.takes_ids:
+        named = list(range(card.num_classes))
     check_choice(file, card, named, top)
     if in_boxes and not card.is_detector:
         raise InputError(f"--in-boxes is for a detector's file, which {file} is not")

@@ -12,7 +12,7 @@ from camcore.errors import InputError, UnknownNameError, unknown_name
 from camcore.targets import binary, probability
 
 # Those of camcore.export.TARGETS whose classes are the columns of the model's output.
-_TARGETS_BY_CLASS = ("logit", "probability", "value", "rest", "finer")
+_TARGETS_BY_CLASS = ("logit", "probability", "value", "rest", "finer", "similarity", "dot")
 # Whose two classes are made of the one column.
 _BINARY = "binary"
 

@@ -19,6 +19,10 @@ ClassIds = ArrayLike | None  # integers
 CPU, CUDA = 1, 2
 
 
+# The input of a file that compares embeddings.
+QUERIES = "queries"
+
+
 def checked_inputs(
     card: Card,
     device: Device,
@@ -38,9 +42,15 @@ def checked_inputs(
         batch = check_image(image, card.image)
     if card.is_detector and batch > 1:
         raise InputError(f"image holds {batch} images; a detector's file takes one, (1, ...)")
+    num_classes = card.num_classes
+    if card.queries is not None:
+        with _looking_at(QUERIES):
+            queries = check_queries(inputs[QUERIES], batch, card.queries)
+        inputs[QUERIES], num_classes = queries, queries.shape[1]
     for name, value in inputs.items():
-        with _looking_at(name):
-            _check_input(name, value, image, batch)
+        if name != QUERIES:
+            with _looking_at(name):
+                _check_input(name, value, image, batch)
     if not card.takes_ids and class_ids is not None:
         raise InputError(_takes_no_ids(card))
     for name, value in {"image": image, **inputs}.items():
@@ -48,7 +58,7 @@ def checked_inputs(
             _check_device(name, value, device)
     given = {"image": image, **inputs}
     if card.takes_ids:
-        given["class_ids"] = check_class_ids(class_ids, batch, card.num_classes)
+        given["class_ids"] = check_class_ids(class_ids, batch, num_classes)
     return given
 
 
@@ -215,6 +225,34 @@ def check_class_ids(class_ids: ClassIds, batch: int, num_classes: int) -> NDArra
     if outside.size:
         raise InputError(f"class_ids hold {outside[0]}; {expected}")
     return np.array(ids, dtype=np.int64, order="C")
+
+
+def check_queries(queries: ArrayLike, batch: int, length: int) -> NDArray[np.float32]:
+    """Queries as the graph takes them, float32 (1, Q, D) or (B, Q, D), with D the `length`.
+
+    Lists, and arrays of any library that lie in the CPU's memory.
+
+    Raises:
+        InputError: not floating point, a wrong shape, or not finite.
+
+    >>> check_queries([[0.5, 1.0]], batch=2, length=2).shape
+    (1, 1, 2)
+    """
+    expected = f"expected floats (Q, {length}), or (B, Q, {length}) with B = {batch}"
+    try:
+        found = _on_the_cpu(queries)
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        raise InputError(f"queries cannot become a NumPy array ({error}); {expected}") from error
+    given = f"queries are {found.dtype} {found.shape}"
+    if found.dtype.kind != "f":
+        raise InputError(f"{given}; {expected}")
+    if found.ndim == 2:
+        found = found[None]
+    if found.ndim != 3 or found.shape[0] not in (1, batch) or found.shape[2] != length:
+        raise InputError(f"{given}; {expected}")
+    if not found.size or not np.isfinite(found).all():
+        raise InputError(f"{given}, empty or with NaN or infinity; {expected}")
+    return np.ascontiguousarray(found, dtype=np.float32)
 
 
 def _on_the_cpu(class_ids: Any) -> NDArray[Any]:

@@ -7,10 +7,17 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from camcore.adapters.files import check_reopenable, read_sealed_card, unchanged
 from camcore.adapters.runner.explanation import Explanation
-from camcore.adapters.runner.inputs import ClassIds, checked_inputs, image_form
+from camcore.adapters.runner.inputs import (
+    QUERIES,
+    ClassIds,
+    check_queries,
+    checked_inputs,
+    image_form,
+)
 from camcore.adapters.runner.onnx_graph import open_onnx
 from camcore.adapters.runner.opening import Device, Graph, Opening, Provider
 from camcore.adapters.runner.torch_graph import open_exported, open_torchscript
@@ -39,6 +46,9 @@ class Runner:
     the k-th best. Ids may come last without their name. A file with `card.class_ids` of `best` or
     `all` chooses by itself and takes none.
 
+    A file that compares embeddings takes `queries` as well, float32 (Q, D) for all images or
+    (B, Q, D), with D of `card.queries`; its classes are the queries, by their number.
+
     A file that takes many passes in `card.steps` tells `progress` how many of them are done, before
     the first and then every half second or so; Ctrl-C stops it between two. Without `progress` all
     steps are one run, which is a little faster and gives the same.
@@ -53,9 +63,10 @@ class Runner:
 
     def __repr__(self) -> str:
         card = self.card
+        count = f"{card.num_classes} classes" if card.queries is None else "queries as classes"
         return (
             f"<{type(self).__name__}: {card.method} of {card.model or 'a model'} at {card.layer}, "
-            f"{card.num_classes} classes, on {self.device}; call it with {image_form(card.image)}>"
+            f"{count}, on {self.device}; call it with {image_form(card.image)}>"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -84,6 +95,35 @@ class Runner:
         given = checked_inputs(self.card, self.device, image, others, class_ids, named)
         outputs = self._run(given) if self.card.steps is None else self._steps(given, progress)
         return Explanation(dict(zip(self.card.outputs, outputs, strict=True)))
+
+    def with_queries(self, queries: ArrayLike, names: Sequence[str] | None = None) -> "Runner":
+        """The file with queries (Q, D) given once and for all, as a classifier of those.
+
+        Raises:
+            InputError: the file takes none, or they are not vectors of its length, or there is not
+                a name for each.
+
+        >>> load("clip.onnx").with_queries(texts, ["a dog", "a cat"])(image)  # doctest: +SKIP
+        """
+        if self.card.queries is None:
+            raise InputError("queries were given to a file that takes none")
+        given = check_queries(queries, 1, self.card.queries)
+        count = given.shape[1]
+        if names is not None and len(names) != count:
+            raise InputError(f"{len(names)} names were given for {count} queries")
+        card = replace(
+            self.card,
+            inputs=tuple(name for name in self.card.inputs if name != QUERIES),
+            num_classes=count,
+            class_names=None if names is None else tuple(names),
+            queries=None,
+        )
+
+        def graph(feeds: Mapping[str, Any]) -> Sequence[Any]:
+            known = {**feeds, QUERIES: given}
+            return self._graph({name: known[name] for name in self.card.graph_inputs})
+
+        return Runner(card, self.device, graph)
 
     def _run(self, given: Mapping[str, Any]) -> list[Any]:
         """The graph's outputs."""

@@ -10,6 +10,7 @@ from array_api_compat import array_namespace, is_numpy_array
 
 from camcore.adapters.archives import check_storages, check_unpickled
 from camcore.adapters.files import reading
+from camcore.adapters.runner.inputs import QUERIES
 from camcore.adapters.runner.opening import Device, Graph, Opening
 from camcore.card import Card
 from camcore.errors import FileError, InputError
@@ -57,9 +58,9 @@ def open_exported(opening: Opening, card: Card) -> Graph:
 
     def run(*values: Any) -> Any:
         named = dict(zip(card.graph_inputs, values, strict=True))
-        if card.takes_ids:
-            # One row of ids serves any batch; the archive's signature wants one an image.
-            named["class_ids"] = named["class_ids"].expand(len(values[0]), -1)
+        for name in {"class_ids", QUERIES} & named.keys():
+            # One row of these serves any batch; the archive's signature wants one an image.
+            named[name] = named[name].expand(len(values[0]), *named[name].shape[1:])
         return module(*named.values())
 
     return _torch_graph(run, opening)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from camcore.adapters.files import as_url, missing
-from camcore.adapters.sources import functions, scenes, torchvision
+from camcore.adapters.sources import functions, scenes, timm, torchvision, transformers
 from camcore.adapters.sources.built_model import BuiltModel
 from camcore.adapters.sources.onnx import source as onnx
 from camcore.adapters.sources.weights import check_finite
@@ -26,16 +26,17 @@ class Source(Protocol):
 
 
 # The first that takes a name builds the model.
-SOURCES: Sequence[Source] = (scenes, onnx, functions, torchvision)
+SOURCES: Sequence[Source] = (scenes, timm, transformers, onnx, functions, torchvision)
 
 
 def build_model(name: str, weights: str = "DEFAULT") -> BuiltModel:
     """The model of that name with these weights, in eval mode.
 
-    `name` is a torchvision builder, `module:function` (a function that returns an `nn.Module`), an
-    ONNX file, or `scenes`, the demo classifier. `weights` is DEFAULT, NONE, the name of one of the
-    builder's weights (IMAGENET1K_V2), or a state dict in a file (.safetensors, .pt, .pth, .bin,
-    .ckpt); what these mean to a source stands in its file.
+    `name` is a torchvision builder, `timm:NAME`, `hf:` and a name or folder of transformers',
+    `module:function` (a function that returns an `nn.Module`), an ONNX file, or `scenes`, the demo
+    classifier. `weights` is DEFAULT, NONE, the name of one of the builder's weights
+    (IMAGENET1K_V2), or a state dict in a file (.safetensors, .pt, .pth, .bin, .ckpt, or the
+    .index.json of several); what these mean to a source stands in its file.
 
     Raises:
         UnknownNameError: no such builder, module, function or weights.
@@ -46,9 +47,9 @@ def build_model(name: str, weights: str = "DEFAULT") -> BuiltModel:
     >>> build_model("resnet18", "NONE").image.crop
     (224, 224)
     """
-    if as_url(name) is not None:
-        raise missing(Path(name))
     source = next((source for source in SOURCES if source.takes(name)), None)
+    if source in (None, functions) and as_url(name) is not None:
+        raise missing(Path(name))
     if source is None:
         known = [known for source in SOURCES for known in source.names()]
         hint = "A model of your own is given as module:function."

@@ -36,7 +36,7 @@ def build(name: str, weights: str) -> BuiltModel:
     if not isinstance(model, nn.Module):
         raise InputError(f"{name}() returned {type(model).__name__}; expected a torch.nn.Module")
     if is_weights_file(weights):
-        load_state_dict(model, read_state_dict(Path(weights)), weights)
+        load_state_dict(model, read_state_dict(weights), weights)
     elif weights.upper() not in ("DEFAULT", "NONE"):
         raise InputError(f"{name}: weights {weights!r} are no file; expected DEFAULT, NONE or one")
     return described(model, name.partition(":")[2])

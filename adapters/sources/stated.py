@@ -36,7 +36,7 @@ def stated(model: nn.Module) -> Stated:
     found = [
         _of_own(model),
         _of_weights(getattr(model, "weights", None)),
-        _of_timm(getattr(model, "pretrained_cfg", None)),
+        timm_stated(getattr(model, "pretrained_cfg", None)),
         _of_transformers(getattr(model, "config", None)),
         Stated(class_names=as_names(getattr(model, "names", None))),
     ]
@@ -105,8 +105,10 @@ def _of_weights(weights: Any) -> Stated:
     return Stated(preset_fields(preset), class_names=as_names(meta.get("categories")))
 
 
-def _of_timm(cfg: Any) -> Stated:
-    """Of timm's `pretrained_cfg`, as its `resolve_data_config` and `create_transform` read it."""
+def timm_stated(cfg: Any) -> Stated:
+    """Of timm's `pretrained_cfg`, as its `resolve_data_config` and `create_transform` read it, or
+    of what the former returns.
+    """
     if not isinstance(cfg, Mapping):
         cfg = getattr(cfg, "__dict__", {})
     mean, std, size = (cfg.get(name) for name in ("mean", "std", "input_size"))

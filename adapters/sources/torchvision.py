@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -12,9 +11,11 @@ from torchvision import models
 from camcore.adapters.sources.built_model import PLAIN, BuiltModel
 from camcore.adapters.sources.stated import as_names, preset_fields
 from camcore.adapters.sources.weights import (
+    OF_DEFAULT,
     State,
     fitting,
     is_weights_file,
+    last_rows,
     load_state_dict,
     read_state_dict,
 )
@@ -23,9 +24,6 @@ from camcore.errors import CamcoreError, unknown_name
 
 _DETECTORS = models.list_models(models.detection)
 _ON_A_BACKBONE = [*models.list_models(models.segmentation), *_DETECTORS]
-
-# What is taken from the default weights where others are loaded.
-_OF_DEFAULT = ("mean", "std", "resize", "crop", "colour")
 
 
 def names() -> Sequence[str]:
@@ -48,11 +46,11 @@ def build(name: str, weights: str) -> BuiltModel:
     if is_weights_file(weights):
         with torch.device("meta"):  # names alone
             names = _without_weights(name, None).state_dict()
-        state = fitting(read_state_dict(Path(weights)), names)
+        state = fitting(read_state_dict(weights), names)
         model = _without_weights(name, state)
         load_state_dict(model, state, weights)
-        built = _described(model, name, default, classes=_last_weight(state, model))
-        return replace(built, image=replace(built.image, assumed=_OF_DEFAULT))
+        built = _described(model, name, default, classes=last_rows(state, model))
+        return replace(built, image=replace(built.image, assumed=OF_DEFAULT))
     if weights.upper() == "NONE":
         # It was never trained, and knows no class by name.
         return replace(_described(_without_weights(name, None), name, default), class_names=None)
@@ -84,17 +82,10 @@ def _without_weights(name: str, state: State | None) -> nn.Module:
         if state is not None and any(key.startswith("aux_classifier.") for key in state):
             options["aux_loss"] = True
     model = cast(nn.Module, models.get_model(name, weights=None, **options))
-    classes = None if state is None else _last_weight(state, model)
-    if classes in (None, _last_weight(model.state_dict(), model)):
+    classes = None if state is None else last_rows(state, model)
+    if classes in (None, last_rows(model.state_dict(), model)):
         return model
     return cast(nn.Module, models.get_model(name, weights=None, num_classes=classes, **options))
-
-
-def _last_weight(state: State, model: nn.Module) -> int | None:
-    """The number of classes, by a state dict's tensor for the last layer of the model."""
-    matrices = [key for key, value in model.state_dict().items() if value.ndim >= 2]
-    last = state.get(matrices[-1]) if matrices else None
-    return None if last is None else last.shape[0]
 
 
 def _described(model: nn.Module, name: str, weights: Any, classes: int | None = None) -> BuiltModel:

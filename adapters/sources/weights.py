@@ -1,5 +1,10 @@
-"""Weights in a file: read without running anything that is stored in it, and put into a model."""
+"""Weights in a file: read without running anything that is stored in it, and put into a model.
 
+A file may be the index of several, as transformers writes it (`model.safetensors.index.json`).
+Where it is a checkpoint with more than one set of weights, `FILE:KEY` says which.
+"""
+
+import json
 import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,30 +27,87 @@ _STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "net", "network",
 # DataParallel's, torch.compile's, and those that Lightning modules have.
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
 
+# The preprocessing that is taken from a model's own weights where a file's are loaded.
+OF_DEFAULT = ("mean", "std", "resize", "crop", "colour")
+
+# The end of the name of a file that tells which files hold the tensors.
+_INDEX = ".index.json"
+
 State = dict[str, torch.Tensor]
 
 
 def is_weights_file(weights: str) -> bool:
     """Whether these weights are a file's, by its suffix or because it is there.
 
-    >>> is_weights_file("mine.pt"), is_weights_file("IMAGENET1K_V2")
-    (True, False)
+    >>> is_weights_file("mine.pt"), is_weights_file("last.ckpt:ema"), is_weights_file("NONE")
+    (True, True, False)
     """
-    return Path(weights).suffix.lower() in WEIGHT_SUFFIXES or Path(weights).is_file()
+    return _is_file(split_key(weights)[0])
 
 
-def read_state_dict(path: Path) -> State:
-    """The tensors of a weights file, by name; nothing in the file is executed.
+def _is_file(path: Path) -> bool:
+    known = path.suffix.lower() in WEIGHT_SUFFIXES or path.name.endswith(_INDEX)
+    return known or path.is_file()
+
+
+def split_key(weights: str) -> tuple[Path, str | None]:
+    """The file of weights, and the key of the checkpoint in it that was asked for.
+
+    >>> split_key("last.ckpt:ema")[1]
+    'ema'
+    """
+    name, _, key = weights.rpartition(":")
+    if not name or Path(weights).is_file() or not _is_file(Path(name)):
+        return Path(weights), None
+    return Path(name), key
+
+
+def read_state_dict(weights: str | Path) -> State:
+    """The tensors of a weights file, or of `FILE:KEY`, by name; nothing in it is executed.
 
     Raises:
         FileError: the file is missing, unreadable, or holds more than tensors.
+        InputError: it holds several sets of weights, and no key says which.
     """
+    path, key = split_key(str(weights))
+    if path.name.endswith(_INDEX):
+        return _read_shards(path)
+    loaded = _load(path)
+    inside = _unpacked(loaded, path) if key is None else _of_key(loaded, key, path)
+    if not _is_state_dict(inside):
+        raise FileError(
+            f"{path} holds {_contents(loaded)}; expected a state dict (names and tensors), or one "
+            f"under {', '.join(_STATE_DICT_KEYS[:-1])} or {_STATE_DICT_KEYS[-1]}"
+        )
+    return dict(cast(State, inside))
+
+
+def _read_shards(index: Path) -> State:
+    """The tensors of all files that an index names, which lie beside it."""
+    if not index.is_file():
+        raise missing(index)
+    try:
+        files = {index.parent / Path(name).name for name in _weight_map(index).values()}
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise FileError(f"{index} is no index of weights: {error}") from error
+    state = {key: value for path in sorted(files) for key, value in read_state_dict(path).items()}
+    absent = _some("of it missing from its files", _weight_map(index).keys() - state.keys())
+    if absent:
+        raise FileError(f"{index}: {absent}")
+    return state
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+
+
+def _load(path: Path) -> object:
     if not path.is_file():
         raise missing(path)
     try:
         if path.suffix.lower() == ".safetensors":
             return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        return cast(object, torch.load(path, map_location="cpu", weights_only=True))
     except SafetensorError as error:
         raise FileError(f"{path} is not a safetensors file, or was cut off: {error}") from error
     except pickle.UnpicklingError as error:
@@ -56,23 +118,37 @@ def read_state_dict(path: Path) -> State:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise FileError(f"{path} is not a file that torch.load reads: {error}") from error
-    inside = _unpacked(loaded)
-    if not _is_state_dict(inside):
-        raise FileError(
-            f"{path} holds {_contents(loaded)}; expected a state dict (names and tensors), or one "
-            f"under {', '.join(_STATE_DICT_KEYS[:-1])} or {_STATE_DICT_KEYS[-1]}"
-        )
-    return dict(cast(State, inside))
 
 
-def _unpacked(loaded: object) -> object:
-    """What stands under the keys of a checkpoint for its state dict, if there are such."""
-    while isinstance(loaded, Mapping):
-        key = next((k for k in _STATE_DICT_KEYS if isinstance(loaded.get(k), Mapping)), None)
-        if key is None:
+def _unpacked(loaded: object, path: Path) -> object:
+    """What stands under the key of a checkpoint for its state dict, if there is one.
+
+    Raises:
+        InputError: there are several.
+    """
+    while isinstance(loaded, Mapping) and not _is_state_dict(loaded):
+        keys = [key for key, value in loaded.items() if _may_be_weights(key, value)]
+        if len(keys) > 1:
+            raise InputError(
+                f"{path} holds several sets of weights: {', '.join(keys)}. Say which, as in "
+                f"--weights {path}:{keys[-1]}"
+            )
+        if not keys:
             break
-        loaded = loaded[key]
+        loaded = loaded[keys[0]]
     return loaded
+
+
+def _may_be_weights(key: object, value: object) -> bool:
+    """Whether it is called as training scripts call a state dict; an average is, too."""
+    called = isinstance(key, str) and (key in _STATE_DICT_KEYS or "ema" in key.lower().split("_"))
+    return called and isinstance(value, Mapping) and bool(value)
+
+
+def _of_key(loaded: object, key: str, path: Path) -> object:
+    if not isinstance(loaded, Mapping) or key not in loaded:
+        raise FileError(f"{path} has nothing under {key!r}: it holds {_contents(loaded)}")
+    return _unpacked(loaded[key], path)
 
 
 def _contents(loaded: object) -> str:
@@ -128,6 +204,13 @@ def load_state_dict(model: nn.Module, state: State, source: str) -> None:
     if found:
         raise InputError(f"{source} does not fit {type(model).__name__}: {found}")
     model.load_state_dict(state)
+
+
+def last_rows(state: State, model: nn.Module) -> int | None:
+    """The number of classes, by a state dict's tensor for the last layer of the model."""
+    matrices = [key for key, value in model.state_dict().items() if value.ndim >= 2]
+    last = state.get(matrices[-1]) if matrices else None
+    return None if last is None else last.shape[0]
 
 
 def check_finite(model: nn.Module, name: str) -> None:

@@ -148,16 +148,16 @@ def _points(value: fx.Node, layout: Layout) -> int:
 
 
 def _unread(traced: Trace, layouts: Mapping[fx.Node, Layout]) -> set[fx.Node]:
-    """Those values most points of which have no influence on the prediction.
+    """Those values most points of which have no influence on what is explained.
 
     Told by one pass back from random scores to all of them, for it is the model's business how its
-    tokens meet.
+    tokens meet. A model may return its last tokens as well (CLIP), which is no reason to take them.
     """
     generator = torch.Generator().manual_seed(20182)
     run = _Perturbing(traced.graph, layouts)
     with torch.enable_grad():
-        outputs = tree_leaves(run.run(*_random_inputs(traced.graph, generator)))
-        score = sum((output * random_like(output, generator)).sum() for output in outputs)
+        *_, explained = tree_leaves(run.run(*_random_inputs(traced.graph, generator)))
+        score = (explained * random_like(explained, generator)).sum()
         deltas = [run.deltas[value] for value in layouts]
         gradients = torch.autograd.grad(score, deltas, allow_unused=True, materialize_grads=True)
     points = {

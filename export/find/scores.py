@@ -20,7 +20,7 @@ def first_answer(subject: Subject, inputs: Sequence[Tensor]) -> Tensor | None:
     """
     try:
         with torch.no_grad():
-            scores, _ = subject.scores_of(subject.ask(*inputs))
+            _, scores, _ = subject.answer(*inputs)
     except Exception:  # somebody else's model
         return None
     return scores

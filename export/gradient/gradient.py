@@ -141,14 +141,14 @@ def _at_the_seed(
     *_, seed = joint.graph.find_nodes(op="placeholder")
     parts = cut(joint, at=[seed], kept=outputs)
     axes = parts.batch_axes
-    if contrast is None:
+    if contrast is None and isinstance(seed.meta["val"].shape[1], int):
         return Gradient(parts.head, _seeded_by_class(parts.tail, seed.meta["val"]), axes)
-    # The seed depends on the scores then, so they are saved as well.
+    # The seed depends on the scores then, or on their number, so they are saved as well.
     scores = outputs[explained]
     forward = parts.head
     forward.graph.output_node().args = ((*outputs_of(forward), outputs_of(forward)[explained]),)
     forward.recompile()
-    seeds = _trace_seeds(contrast, scores.meta["val"])
+    seeds = _trace_seeds(contrast or _own_score, scores.meta["val"])
     return Gradient(forward, _SeededByContrast(seeds, parts.tail), (*axes, 0))
 
 
@@ -349,6 +349,12 @@ def _seeded_by_class(backward: fx.GraphModule, seed_value: Tensor) -> fx.GraphMo
     graph.erase_node(seed)
     backward.recompile()
     return backward
+
+
+def _own_score(scores: Tensor, classes: Tensor) -> Tensor:
+    """The score (B, 1) of classes (B, 1), in operators that hold for any number of scores."""
+    index = torch.arange(scores.shape[1], device=scores.device)
+    return torch.where(index == classes, scores, 0.0).sum(dim=1, keepdim=True)
 
 
 def _trace_seeds(contrast: Callable[[Tensor, Tensor], Tensor], scores: Tensor) -> fx.GraphModule:

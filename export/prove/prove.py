@@ -42,6 +42,9 @@ _SMALL = 96
 # What a file answers for an id that is no class's, and such an id.
 NO_CLASS, _NOBODYS = -1, -2
 
+# How many queries a file is proven with that takes any number.
+_QUERIES = 7
+
 # A map with a larger error than this, however excusable, tells no images apart.
 _TELLING = 0.05
 
@@ -146,6 +149,8 @@ def _compared(
         worst = max(worst, error)
     if len(class_ids) > 1:
         # One row of ids serves any batch: it is told the first image's.
+        if request.subject.takes_queries:
+            given_inputs = (*given_inputs[:-1], given_inputs[-1][:1])
         again = results_of(runtime, run, given_inputs, class_ids[:1])[own + 1]
         if not _error(again[0], maps[0]) <= TOLERANCE:
             raise ProofError(f"{runtime} gives other maps for one row of class_ids than for more")
@@ -198,6 +203,8 @@ def _fresh_inputs(explained: Explained) -> Iterator[tuple[tuple[Tensor, ...], Te
     """
     request, num_classes = explained.request, explained.card.num_classes
     like, *others = request.inputs
+    if request.subject.takes_queries:
+        num_classes = _QUERIES
     last = num_classes - 1
     spread = sorted({step * last // 4 for step in range(5)})
     cases = [(1, 0, [[-1]], []), (3, 16, [[-1], [0], [last]], spread)]
@@ -214,6 +221,9 @@ def _fresh_inputs(explained: Explained) -> Iterator[tuple[tuple[Tensor, ...], Te
         image = _random_images(batch, explained.card.image.channels, size, generator)
         image = image.to(like) if request.pixels is None else as_pixels(image.sigmoid())
         rows = [torch.cat([other] * batch)[:batch] for other in others]
+        if request.subject.takes_queries:
+            shape = (batch, _QUERIES, others[-1].shape[2])
+            rows[-1] = torch.randn(shape, generator=generator).to(others[-1])
         inputs = (image.to(like.device), *rows)
         if shared:
             with torch.no_grad():

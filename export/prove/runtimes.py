@@ -11,6 +11,7 @@ from torch import Tensor
 from camcore.card import Card
 from camcore.errors import CamcoreError, ExportError, ProofError
 from camcore.export.trace.graphs import first_line
+from camcore.export.trace.subject import QUERIES
 
 Runner = Callable[..., Sequence[Any]]
 
@@ -101,9 +102,9 @@ def _pt2(path: Path, card: Card) -> tuple[str, Runner]:
 
     def run(*inputs: Tensor) -> Sequence[Any]:
         named = dict(zip(card.graph_inputs, inputs, strict=True))
-        if card.takes_ids:
-            # The archive's signature wants a row of ids for each image.
-            named["class_ids"] = named["class_ids"].expand(len(inputs[0]), -1)
+        for name in {"class_ids", QUERIES} & named.keys():
+            # The archive's signature wants a row of these for each image.
+            named[name] = named[name].expand(len(inputs[0]), *named[name].shape[1:])
         outputs: Sequence[Any] = module(*named.values())
         return outputs
 

@@ -14,8 +14,14 @@ from camcore.errors import ExportError, UnknownNameError, unknown_name
 from camcore.export.trace.state import kept_state
 from camcore.export.trace.targets import Target
 
+# The input that a target with queries takes, behind the model's own.
+QUERIES = "queries"
+
 # Names of the graph that are the explanation's own.
-_CONTRACT = {"image", "class_ids", "classes", "saliency_map"}
+_CONTRACT = {"image", "class_ids", "classes", "saliency_map", QUERIES}
+
+# What the one output of a classifier is called, and what is made of queries.
+SCORES = "scores"
 
 # What a tuple or a mapping calls its methods: results have their outputs as fields.
 _METHODS = {"count", "index", "get", "items", "keys", "values"}
@@ -28,7 +34,8 @@ class Subject(nn.Module):
     """From the graph's inputs to `(*outputs, ranking, scores)`.
 
     `outputs` are the model's own, in a row; `ranking` (B, N) says which classes are the best,
-    `scores` (B, N) is what is explained. For a plain classifier all three are one tensor.
+    `scores` (B, N) is what is explained. For a plain classifier all three are one tensor. Where the
+    target takes queries, they are the last input, and their scores the last of the outputs.
 
     Args:
         model: the user's; it is held, not changed.
@@ -53,6 +60,10 @@ class Subject(nn.Module):
     def user_model(self) -> nn.Module:
         return self.get_submodule(MODEL)
 
+    @property
+    def takes_queries(self) -> bool:
+        return self.target.queries is not None
+
     def ask(self, *inputs: Tensor) -> Any:
         """What the user's model returns; neither its inputs nor its buffers are changed."""
         if torch.compiler.is_exporting():
@@ -61,16 +72,48 @@ class Subject(nn.Module):
             return self.user_model(*map(torch.clone, inputs))
 
     def forward(self, image: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-        returned = self.ask(image, *others)
-        outputs = named_outputs(returned)
-        ranking, scores = self.scores_of(returned)
+        outputs, ranking, scores = self.answer(image, *others)
         return *outputs.values(), ranking, scores
 
-    def explained_output(self, returned: Any) -> str | None:
+    def answer(self, *inputs: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """The outputs by their names, what the classes are ranked by, and what is explained."""
+        if self.target.queries is None:
+            returned = self.ask(*inputs)
+            return named_outputs(returned), *self.scores_of(returned)
+        *own, queries = inputs
+        outputs, embedding = self.embed(*own)
+        if SCORES in outputs:
+            raise ExportError(
+                f"an output of the model is called {SCORES!r}, as those of the queries are. Wrap "
+                "the model in a module that calls it otherwise"
+            )
+        scores = self.target.queries(embedding, queries)
+        return {**outputs, SCORES: scores}, scores, scores
+
+    def embed(self, *inputs: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The model's outputs by their names, and the embeddings (B, D) among them.
+
+        Raises:
+            ExportError: what is explained has other axes.
+        """
+        returned = self.ask(*inputs)
+        outputs = named_outputs(returned)
+        embedding = outputs[pick_output(outputs, self._output)]
+        shape = tuple(embedding.shape)
+        if len(shape) < 2 or any(size != 1 for size in shape[2:]):
+            raise ExportError(
+                f"the target {self.target.name!r} wants embeddings (B, D), one for each image, and "
+                f"the output has the shape {shape}. Choose another output"
+            )
+        if isinstance(returned, Tensor):
+            outputs = {"embedding": embedding}
+        return outputs, embedding.flatten(1)
+
+    def explained_output(self, outputs: Mapping[str, Tensor]) -> str | None:
         """The name of the output that is explained, None where the target makes its own of all."""
         if self.target.takes_everything:
             return None
-        return pick_output(named_outputs(returned), self._output)
+        return SCORES if self.takes_queries else pick_output(outputs, self._output)
 
     def scores_of(self, returned: Any) -> tuple[Tensor, Tensor]:
         """What the classes are ranked by, and what is explained, both (B, N).
@@ -116,7 +159,7 @@ def named_outputs(returned: Any) -> dict[str, Tensor]:
         ExportError: something in it is no tensor, or there is none.
     """
     if isinstance(returned, Tensor):
-        return {"scores": returned}
+        return {SCORES: returned}
     flat = _flatten("", returned)
     found = {_as_name(name): value for name, value in flat}
     if not found:

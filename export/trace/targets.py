@@ -25,6 +25,9 @@ class Target:
 
     Where it depends on the class what is explained, `contrast` takes the scores (B, N) and classes
     (B, 1) and gives (B, 1).
+
+    A target with `queries` takes them when the file runs: the function makes scores (B, Q) of
+    embeddings (B, D) and queries (B, Q, D).
     """
 
     name: str
@@ -32,6 +35,7 @@ class Target:
     explained: Callable[[Tensor], Tensor] = _as_it_is
     contrast: Callable[[Tensor, Tensor], Tensor] | None = None
     takes_everything: bool = False
+    queries: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 def segmentation(mask: Tensor | None = None) -> Target:
@@ -63,6 +67,8 @@ TARGETS: dict[str, Target] = {
         Target("rest", explained=targets.rest),
         Target("finer", contrast=targets.finer),
         segmentation(),
+        Target("similarity", queries=targets.similarity),
+        Target("dot", queries=targets.dot),
     )
 }
 

@@ -65,6 +65,7 @@ def trace(
     *,
     dynamic_size: bool | None = None,
     root: str = "",
+    queries: bool = False,
 ) -> Trace:
     """Trace a model in eval mode.
 
@@ -75,6 +76,7 @@ def trace(
         dynamic_size: True asks for free height and width, False fixes the example's, None frees
             them where the model allows it. The batch is always free.
         root: the submodule that names of modules are relative to.
+        queries: the last input is not that submodule's, and its second axis is free.
 
     Raises:
         InputError: training mode, weights that are not finite, or no batch of images.
@@ -84,12 +86,16 @@ def trace(
     check_model(user_model)
     inputs = example if isinstance(example, tuple) else (example,)
     with kept_state(user_model):
-        check_example(user_model, inputs)
-        return _trace(model, tuple(map(example_batch, inputs)), dynamic_size, root)
+        check_example(user_model, inputs[:-1] if queries else inputs)
+        return _trace(model, tuple(map(example_batch, inputs)), dynamic_size, root, queries)
 
 
 def _trace(
-    model: nn.Module, inputs: tuple[Tensor, ...], dynamic_size: bool | None, root: str
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    dynamic_size: bool | None,
+    root: str,
+    queries: bool,
 ) -> Trace:
     axes = range(2, inputs[0].ndim)
     size = tuple(inputs[0].shape[axis] for axis in axes)
@@ -98,7 +104,7 @@ def _trace(
         try:
             try_another_size(model, inputs, attention=dynamic_size is True)
             with nullcontext() if dynamic_size else simple_sizes():
-                graph, conditions = _capture(model, inputs, root, free=axes)
+                graph, conditions = _capture(model, inputs, root, queries, free=axes)
             check_steps(graph)
             check_other_sizes(model, graph, inputs, conditions)
             check_batches(model, graph, inputs, conditions)
@@ -113,7 +119,7 @@ def _trace(
                 ) from error
             reason = f"because the model fixes them: {first_line(error)}"
     try:
-        graph, conditions = _capture(model, inputs, root, free=())
+        graph, conditions = _capture(model, inputs, root, queries, free=())
         check_batches(model, graph, inputs, conditions)
     except CamcoreError:
         raise
@@ -149,13 +155,20 @@ def example_batch(example: Tensor) -> Tensor:
 
 
 def _capture(
-    model: nn.Module, inputs: tuple[Tensor, ...], root: str, *, free: Sequence[int]
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    root: str,
+    queries: bool,
+    *,
+    free: Sequence[int],
 ) -> tuple[fx.GraphModule, Conditions]:
     """The graph, and what it takes for granted of its inputs' sizes."""
     batch = {0: Dim.DYNAMIC}
     shapes: tuple[Any, ...] = (batch | dict.fromkeys(free, Dim.DYNAMIC),)
     if len(inputs) > 1:
         others = tuple(batch for _ in inputs[1:])
+        if queries:
+            others = (*others[:-1], batch | {1: Dim.DYNAMIC})
         rest = any(p.kind is p.VAR_POSITIONAL for p in signature(model.forward).parameters.values())
         shapes += (others,) if rest else others
     # The plain form of attention has gradient rules; the fused kernels have none.

@@ -36,11 +36,14 @@ def capture(explained: Explained) -> ExportedProgram:
     image, *others = map(example_batch, request.inputs)
     if request.pixels is not None:
         image = as_pixels(image)
-    k = min(2, card.num_classes) if card.takes_ids else len(card.own_ids)
+    most = len(others[-1][0]) if card.queries is not None else card.num_classes
+    k = min(2, most) if card.takes_ids else len(card.own_ids)
     class_ids = torch.full((len(image), k), -1, dtype=torch.int64, device=image.device)
     spatial = request.spatial_axes if card.image.is_any_size else ()
     free_image = dict.fromkeys([0, *spatial], Dim.DYNAMIC)
     free_others = [{0: Dim.DYNAMIC} for _ in others]
+    if card.queries is not None:
+        free_others[-1][1] = Dim.DYNAMIC
     # A model of one class can explain no more than that one.
     free_k = card.takes_ids and k > 1
     free_ids = dict.fromkeys([0, 1] if free_k else [0], Dim.DYNAMIC)
@@ -63,13 +66,7 @@ def capture(explained: Explained) -> ExportedProgram:
     # then the sizes of slices, which gradients may be made of, may not be seen to fit; and torch
     # 2.11 forgets them.
     keeps_sizes = torch.__version__ >= "2.12" or isinstance(explained.body, PassesBody)
-    ways = (
-        [True]
-        if card.takes_ids and k == card.num_classes
-        else [True, False]
-        if keeps_sizes
-        else [False]
-    )
+    ways = [True] if card.takes_ids and k == most else [True, False] if keeps_sizes else [False]
     try:
         with torch.no_grad():
             program = _exported(body, tuple(arguments), (tuple(free),), ways)

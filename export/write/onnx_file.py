@@ -188,6 +188,10 @@ def _name_axes(graph: ir.Graph, card: Card) -> None:
     for value in [*further, *outputs]:
         _rename_free(value, [known.get(str(size), "") for size in value.shape or ()])
     _rename_free(image, names)
+    if card.queries is not None:
+        _rename_free(further[-1], ["queries_batch", "queries"])
+        _forget_rows(further[-1])
+        _rename_free(outputs[-1], ["batch", "queries"])
     if card.takes_ids:
         # Not `batch`: one row of ids serves any batch.
         class_ids = graph.inputs[len(card.inputs) - 1]

@@ -94,7 +94,17 @@ ALIKE = [
 ]
 
 
-@pytest.mark.parametrize("method", ALIKE)
+# One that needs each kind of evidence, and one that is computed in a way of its own.
+TOLD_APART = ("cam", "gradcam", "gradcam++", "eigencam")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        method if method in TOLD_APART else pytest.param(method, marks=pytest.mark.slow)
+        for method in ALIKE
+    ],
+)
 def test_other_batch_image_and_feature_sizes(method: str) -> None:
     module, program = exported(method, dynamic=True)
     assert_same(module, program, example(1, batch=5, k=2, image=(97, 50), feature=(7, 3)))

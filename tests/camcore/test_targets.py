@@ -50,6 +50,29 @@ def test_without_leading_axes_and_with_several(backend: Backend) -> None:
     backend.assert_close(several, scores.argmax(-1)[..., None], "int64")
 
 
+@given(data=st.data())
+def test_queries_by_their_angle(backend: Backend, data: st.DataObject) -> None:
+    """Whatever their lengths; and by inner products, with them."""
+    batch, count, length = (data.draw(st.integers(1, 4)) for _ in range(3))
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    embeddings = rng.normal(size=(batch, length))
+    queries = rng.normal(size=(data.draw(st.sampled_from([1, batch])), count, length))
+    dtype = data.draw(st.sampled_from(sorted(backend.dtypes)))
+    given_ = (backend.array(embeddings, dtype), backend.array(queries, dtype))
+    products = np.sum(embeddings[:, None] * queries, axis=-1)
+    lengths = [np.linalg.norm(each, axis=-1) for each in (embeddings[:, None], queries)]
+    backend.assert_close(targets.dot(*given_), products, dtype)
+    backend.assert_close(targets.similarity(*given_), products / lengths[0] / lengths[1], dtype)
+
+
+def test_an_embedding_of_zeros_is_like_nothing(backend: Backend) -> None:
+    queries = backend.array(np.ones((2, 3)), "float32")
+    nothing = targets.similarity(backend.array(np.zeros((1, 3)), "float32"), queries)
+    backend.assert_close(nothing, [[0.0, 0.0]], "float32")
+    with pytest.raises(camcore.InputError, match=r"embeddings \(\.\.\., D\) and queries"):
+        targets.similarity(backend.array(np.zeros((1, 4)), "float32"), queries)
+
+
 def test_of_equal_scores_the_lower_class_comes_first(backend: Backend) -> None:
     top = camcore.select_classes(backend.array(np.zeros((1, 50))), backend.array([[-1] * 50]))
     if backend.name == "torch":  # no order promised, but each class once

@@ -41,6 +41,16 @@ def fast_in(fast: str) -> list[Any]:
     ]
 
 
+def first_fast(cases: Iterable[Any], count: int = 1) -> list[Any]:
+    """The cases, of which the first ones are tested always, the others if slow."""
+    return [
+        case
+        if n < count
+        else pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)
+        for n, case in enumerate(cases)
+    ]
+
+
 class Result(NamedTuple):
     scores: np.ndarray
     classes: np.ndarray

@@ -10,6 +10,7 @@ import pytest
 from camcore.adapters import load
 from camcore.adapters.images import prepare, read_image
 from tests.adapters.cli.calls import camcore, done
+from tests.export.oracle import fast_in
 
 MODULE = """
 from torch import nn
@@ -25,7 +26,7 @@ def build():
 """
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".pt", ".pt2"])
+@pytest.mark.parametrize("suffix", fast_in(".onnx"))
 def test_from_model_to_overlay(
     photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:

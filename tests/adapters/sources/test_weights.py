@@ -90,6 +90,19 @@ def test_weights_that_are_not_finite(
         build_model("resnet18", str(path))
 
 
+@pytest.mark.parametrize("average", ["ema", "state_dict_ema", "model_ema"])
+def test_of_two_sets_of_weights_the_user_chooses(tmp_path: Path, average: str) -> None:
+    first, second = (nn.Conv2d(3, 4, 3).state_dict() for _ in range(2))
+    path = tmp_path / "last.ckpt"
+    torch.save({"epoch": 3, "state_dict": first, average: {"state_dict": second}}, path)
+    with pytest.raises(InputError, match=rf"several sets of weights: state_dict, {average}\. Say"):
+        read_state_dict(path)
+    for key, expected in (("state_dict", first), (average, second)):
+        torch.testing.assert_close(read_state_dict(f"{path}:{key}"), expected)
+    with pytest.raises(FileError, match=r"nothing under 'mean': it holds a dict of 'epoch'"):
+        read_state_dict(f"{path}:mean")
+
+
 class _Bomb:
     def __init__(self, target: Path) -> None:
         self.target = target

@@ -1,5 +1,7 @@
 """The layer that is explained where none is named."""
 
+from typing import Any
+
 import pytest
 import torch
 import torchvision
@@ -10,6 +12,8 @@ from camcore.export import list_layers
 from camcore.export.find.default import default_layer
 from camcore.export.find.grids import Layout
 from camcore.export.find.modules import find_activation, layout_of
+from camcore.export.trace.subject import MODEL, Subject
+from camcore.export.trace.targets import get_target
 from camcore.export.trace.trace import Trace, trace
 from tests.export.models import EXAMPLE, Classifier, Transformer, build
 
@@ -36,6 +40,25 @@ def test_the_default_of_a_transformer_is_what_its_last_attention_reads(transform
     assert default_layer(transformer) == "blocks.1.norm1"
     layout = layout_of(transformer, find_activation(transformer, "blocks.1.norm1"))
     assert layout == Layout("tokens", 2, (4, 3), prefix=2)
+
+
+def test_tokens_that_are_returned_are_not_thereby_read() -> None:
+    """A tower gives its last tokens beside the embedding, which is made of one of them."""
+
+    class Tower(Transformer):
+        def forward(self, image: Tensor) -> Any:
+            kept: list[Tensor] = []
+            hook = self.blocks.register_forward_hook(lambda *call: kept.append(call[-1]))
+            embedding = super().forward(image)
+            hook.remove()
+            return embedding, kept[0]
+
+    traced = trace(
+        Subject(build(Tower, shape=(3, 32, 24)), get_target("logit")),
+        torch.zeros(1, 3, 32, 24),
+        root=MODEL,
+    )
+    assert default_layer(traced) == "blocks.1.norm1"
 
 
 def test_convolutions_may_make_queries_keys_and_values() -> None:

@@ -18,7 +18,14 @@ from camcore.export.find.grids import Layout, find_layout
 from camcore.export.find.modules import find_activation
 from camcore.export.trace.trace import trace
 from tests.export.models import Classifier, build, images
-from tests.export.oracle import TOLERANCE, fast_in, maps_by_hand, run_any_file, worst_error
+from tests.export.oracle import (
+    TOLERANCE,
+    fast_in,
+    first_fast,
+    maps_by_hand,
+    run_any_file,
+    worst_error,
+)
 
 IDS = [[4, 0], [2, 4], [1, 3]]
 
@@ -121,15 +128,18 @@ def as_grid(prefix: int, height: int, width: int) -> Callable[[Tensor], Tensor]:
 LAST_NORM = "blocks.1.norm1"
 
 
-@pytest.mark.parametrize("module", [True, False], ids=["module", "function"])
-@pytest.mark.parametrize("prefix", [1, 5])
+@pytest.mark.parametrize(
+    ("prefix", "module"), first_fast([(1, True), (5, False), (5, True), (1, False)], 2)
+)
 def test_vit(prefix: int, module: bool) -> None:
     model = build(lambda: ViT((24, 40), prefix=prefix, module=module))
     assert layout_at(model, LAST_NORM, 3, 24, 40) == Layout("tokens", 2, (3, 5), prefix)
     check(model, None, images(2, 3, 24, 40), as_grid(prefix, 3, 5), found=LAST_NORM)
 
 
-@pytest.mark.parametrize("layer", ["blocks.0", "blocks.0.mlp", "blocks.1.norm1", "blocks.0.norm2"])
+@pytest.mark.parametrize(
+    "layer", first_fast(["blocks.0.norm2", "blocks.0", "blocks.0.mlp", "blocks.1.norm1"])
+)
 def test_other_layers_of_a_vit(layer: str) -> None:
     check(build(lambda: ViT((40, 24))), layer, images(2, 3, 40, 24), as_grid(1, 5, 3))
 
@@ -200,22 +210,22 @@ def to_first(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2)
 
 
-@pytest.mark.parametrize("layer", ["norm", "mlp", "last", "mlp.0"])
-@pytest.mark.parametrize("size", [(24, 40), (24, 24)])
+@pytest.mark.parametrize("layer", first_fast(["mlp", "last", "norm", "mlp.0"], 2))
+@pytest.mark.parametrize("size", [(24, 40), pytest.param((24, 24), marks=pytest.mark.slow)])
 def test_channels_last(layer: str, size: tuple[int, int]) -> None:
     model = build(lambda: ChannelsLast(8))
     assert layout_at(model, layer, 3, *size) == Layout("channels_last", 2)
     check(model, layer, images(2, 3, *size), to_first)
 
 
-@pytest.mark.parametrize("layer", ["patches", "mix"])
+@pytest.mark.parametrize("layer", first_fast(["mix", "patches"]))
 def test_channels_first_in_the_same_model(layer: str) -> None:
     model = build(lambda: ChannelsLast(8))
     assert layout_at(model, layer, 3, 24, 40) == Layout("channels_first", 2)
     check(model, layer, images(2, 3, 24, 40), lambda x: x)
 
 
-@pytest.mark.parametrize("layer", ["patches", "norm", "mlp", "mlp.0", "mix", "last"])
+@pytest.mark.parametrize("layer", first_fast(["mlp", "mix", "patches", "norm", "mlp.0", "last"], 2))
 def test_where_all_sizes_are_equal_the_operators_decide(layer: str) -> None:
     """Six channels on 6 x 6 points, 12 x 6 x 6 inside of the mlp."""
     model = build(lambda: ChannelsLast(6))
@@ -250,8 +260,10 @@ class ScaledBlock(nn.Module):
         return x + self.scale * self.layer(x).tanh()  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("last", [True, False])
-@pytest.mark.parametrize("width", [5, 6, 7])
+@pytest.mark.parametrize(
+    ("width", "last"),
+    first_fast([(6, True), (6, False), (5, True), (5, False), (7, True), (7, False)], 2),
+)
 def test_the_operators_that_decide_may_be_further_off(width: int, last: bool) -> None:
     model = build(lambda: Scaled(width, last=last))
     assert layout_at(model, "block", 3, 24, 24).kind == "channels_" + ("last" if last else "first")

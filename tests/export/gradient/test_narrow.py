@@ -69,6 +69,10 @@ READS: dict[str, tuple[bool, Read]] = {
 }
 
 
+# Where the way back goes through a token, and where it does not.
+TOLD_APART = ("last token", "of the others", "mean", "two tokens")
+
+
 def tail_of(model: nn.Module, layer: str) -> fx.GraphModule:
     traced = trace(model, (EXAMPLE,), dynamic_size=False)
     node = find_activation(traced, layer)
@@ -93,7 +97,10 @@ def test_scores_by_way_of_one_token(name: str) -> None:
     torch.testing.assert_close(again, scores)
 
 
-@pytest.mark.parametrize("name", READS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in TOLD_APART else pytest.param(name, marks=pytest.mark.slow) for name in READS],
+)
 def test_maps(name: str) -> None:
     model = build(lambda: Tokens(READS[name][1]))
     image = images(3, 3, 24, 24)

@@ -7,14 +7,13 @@ from camcore.errors import InputError
 
 
 @contextmanager
-def needs(extra: str) -> Iterator[None]:
-    """Turns a missing package into the name of the extra that brings it."""
+def needs(extra: str, what: str = "this command") -> Iterator[None]:
+    """Turns a package that is missing for something into the name of the extra that brings it."""
     try:
         yield
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("camcore"):
             raise
         raise InputError(
-            f"this command needs {error.name}, which is not installed: pip install "
-            f"'camcore[{extra}]'"
+            f"{what} needs {error.name}, which is not installed: pip install 'camcore[{extra}]'"
         ) from error
