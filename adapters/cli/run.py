@@ -249,17 +249,18 @@ class _Writer:
         paths.make_folder(path.parent)
         pairs = zip(maps_of(result.explanation), entry["explained"], strict=True)
         for number, (raw, explained) in enumerate(pairs):
-            own = paths.of_class(path, explained["class"])
-            if (
-                self.card.is_detector and not self.card.shares_map
-            ):  # of one class there may be several
-                own = paths.of_detection(path, number)
-            elif self.card.shares_map:
+            if self.card.shares_map:
                 own = path
+            elif self.card.is_detector:  # of one class there may be several
+                own = paths.of_detection(path, number)
+            else:
+                own = paths.of_class(path, explained["class"])
+            explained["map"] = str(own)
+            if self.card.shares_map and number > 0:  # written already
+                continue
             # As values the file's own; grey levels have no others than those in [0, 1].
             values = raw if path.suffix == ".npy" else for_show(raw, self.card)
             overlay.write_map(own, result.placement.map_to_original(values))
-            explained["map"] = str(own)
 
     def _write_picture(self, path: Path, result: "Result", entry: dict[str, Any]) -> None:
         from camcore.adapters import overlay
