@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from camcore.adapters.images import Placement
 from camcore.adapters.runner import Explanation, class_probabilities, class_scores
+from camcore.boxes import renormalize_in_boxes
 from camcore.card import Card
 from camcore.scaling import normalize
 
@@ -75,7 +76,7 @@ def _detections_record(
     path: str | Path, explanation: Explanation[Any], placement: Placement, card: Card
 ) -> dict[str, Any]:
     """What a detector found in one image, each with the peak of its map and its box."""
-    maps = explanation["detection_maps"]
+    maps = maps_of(explanation)
     boxes = placement.boxes_to_original(explanation.boxes, maps.shape[1:])
     names = card.class_names
     explained = []
@@ -97,10 +98,15 @@ def _detections_record(
 
 
 def maps_of(explanation: Explanation[Any]) -> Any:
-    """The maps (K, H, W) of the first image, or of its detections."""
+    """The maps (K, H, W) of the first image's classes, or of the detections in it; those of a
+    detector that explains the image as a whole have one in common.
+    """
     if "detection_maps" in explanation:
         return explanation["detection_maps"]
-    return explanation.saliency_map[0]
+    maps = explanation.saliency_map[0]
+    if "classes" not in explanation:
+        maps = np.broadcast_to(maps, (len(explanation.boxes), *maps.shape[1:]))
+    return maps
 
 
 def concept_maps_of(explanation: Explanation[Any]) -> Any:
@@ -191,12 +197,25 @@ def picture(
     *,
     colormap: str = "jet",
     opacity: float = 0.5,
+    in_boxes: bool = False,
 ) -> NDArray[np.uint8]:
     """The overlays of the first explained classes of a record, and of its first concepts, side by
     side, with captions.
+
+    Those of a detector that explains the image as a whole are one overlay with all boxes; so are
+    they `in_boxes`, where each map is stretched in the box of its detection, and 0 outside.
     """
     from camcore.adapters import overlay  # here, for OpenCV is slow to import
 
+    if explained and (in_boxes or card.shares_map):
+        placed = [
+            placement.map_to_original(for_show(raw, card))
+            for raw, _ in zip(maps_of(explanation), explained, strict=False)
+        ]
+        boxes = np.array([entry["boxes"][0]["box"] for entry in explained])
+        shown = _in_boxes(np.stack(placed), boxes) if in_boxes else placed[0]
+        panel = overlay.heatmap(image, shown, colormap=colormap, opacity=opacity, boxes=boxes)
+        return overlay.caption(panel, ", ".join(map(caption_text, explained)))
     panels = []
     classes = [(each, caption_text(each)) for each in explained]
     named = [*classes, *((each, concept_text(each)) for each in concepts)]
@@ -211,3 +230,11 @@ def picture(
     if not panels:  # a detector found nothing
         panels.append(overlay.caption(image, "nothing found"))
     return overlay.side_by_side(panels)
+
+
+def _in_boxes(maps: NDArray[Any], boxes: NDArray[Any]) -> NDArray[Any]:
+    """Maps (N, H, W), each stretched in its box (N, 4), as one (H, W); NaN where no map is."""
+    edges = np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])], axis=1)
+    seen = np.isfinite(maps)
+    stretched = renormalize_in_boxes(np.where(seen, maps, 0), edges[:, None].astype(np.int64))
+    return np.where(seen.any(axis=0), stretched.max(axis=0), np.nan)

@@ -187,6 +187,8 @@ def _classes(card: Card) -> str:
 
 def _explained(card: Card) -> str:
     """How the file learns which classes to explain."""
+    if card.shares_map:
+        return "the image as a whole"
     if card.is_detector:
         return f"the first {card.top} detections"
     return {

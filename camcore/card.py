@@ -156,8 +156,13 @@ class Card:
 
     @property
     def is_detector(self) -> bool:
-        """Whether what is explained are the detections of one image."""
-        return "detection_maps" in self.outputs
+        """Whether the file is a detector's, which takes one image and knows no classes of it."""
+        return "classes" not in self.outputs
+
+    @property
+    def shares_map(self) -> bool:
+        """Whether a detector's file has one map of the image, and not one of each detection."""
+        return self.is_detector and "detection_maps" not in self.outputs
 
     @property
     def takes_ids(self) -> bool:

@@ -91,7 +91,8 @@ class Detections(NamedTuple):
 
 
 class ExplainedDetector(Explained):
-    """A detector that returns what it finds, and the maps of its first `top` detections.
+    """A detector that returns what it finds, and the maps of its first `top` detections; or, by a
+    method that knows no detection, one `saliency_map` (1, 1, H, W) of the image.
 
     Called with one image (1, C, H, W) of the example's size.
     """

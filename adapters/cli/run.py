@@ -141,6 +141,14 @@ def run(
     batch: Annotated[
         int, typer.Option(min=1, help="Images of one shape that are run together, at most.")
     ] = 8,
+    in_boxes: Annotated[
+        bool,
+        typer.Option(
+            "--in-boxes",
+            help="Of a detector's file: one overlay, each map stretched in the box of its "
+            "detection, and nothing outside of the boxes.",
+        ),
+    ] = False,
     opacity: Annotated[float, typer.Option(help="Of the colours over the image, 0 to 1.")] = 0.5,
     colormap: Annotated[
         str,
@@ -180,7 +188,8 @@ def run(
     of it.
 
     A detector's file explains what it finds, each detection by itself: --class keeps those of a
-    label, --top N the first N, and the JSON has their boxes.
+    label, --top N the first N, and the JSON has their boxes. Where it explains the image as a
+    whole, the overlay is one, and the map that the JSON names is the same for all.
 
     A file made with --boxes finds boxes, which are drawn on the overlays. In the JSON each has a
     score and a box, x1, y1, x2, y2 in the pixels of the image, x2 and y2 exclusive.
@@ -206,6 +215,7 @@ def run(
         opacity,
         tuple(queries or ()),
         tuple(names or ()),
+        in_boxes,
     )
     # All that can be checked before anything is computed.
     found = paths.find_placed_images(images)

@@ -32,6 +32,11 @@ def check_file(card: Card, above: float) -> None:
             "there cannot be asked for, and finds no boxes; export the model with --boxes, or with "
             "--class-ids required or all"
         )
+    if card.shares_map:
+        raise InputError(
+            "the file has one map of the image, which tells nothing of an object; export the "
+            "detector with a method that explains each detection, as hirescam"
+        )
     if card.further_inputs:
         raise InputError(f"the file takes {', '.join(card.further_inputs)} beside the image")
     if not 0 <= above <= 1:

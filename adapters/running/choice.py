@@ -68,8 +68,12 @@ def _chosen_detections(
     found: "Explanation[Any]", labels: Sequence[int], most: int | None
 ) -> "Explanation[Any]":
     """Of the detections that have maps those with one of the labels, if any are named."""
+    from camcore.adapters.results import maps_of
     from camcore.adapters.runner import Explanation
 
-    count = len(found["detection_maps"])
+    count = len(maps_of(found))
     kept = np.flatnonzero(np.isin(found["labels"][:count], labels) | (not labels))[:most]
-    return Explanation({name: value[kept] for name, value in found.items()})
+    # The map of the whole image stays as it is.
+    return Explanation(
+        {name: value if name == "saliency_map" else value[kept] for name, value in found.items()}
+    )

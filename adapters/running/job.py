@@ -69,6 +69,8 @@ def open_job(request: Request) -> Job:
     if compares and not classes and request.top is None and card.takes_ids:
         classes = list(range(card.num_classes))
     check_choice(request.file, card, classes, request.top)
+    if request.in_boxes and not card.is_detector:
+        raise InputError(f"--in-boxes is for a detector's file, which {request.file} is not")
     spec = _whole_images(request.file, card.image) if request.full_size else card.image
     return Job(request, runner, classes, spec)
 

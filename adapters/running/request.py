@@ -17,7 +17,8 @@ class Request:
 
     `classes` are names or indices; without any, the `top` best are explained. `maps` is how maps
     are kept in the entries, None for not at all. `queries` are files of vectors, for a file that
-    compares embeddings, and `names` what they are called.
+    compares embeddings, and `names` what they are called. `in_boxes` draws a detector's maps as
+    one, each stretched in the box of its detection.
     """
 
     file: Path
@@ -32,6 +33,7 @@ class Request:
     opacity: float = 0.5
     queries: tuple[Path, ...] = ()
     names: tuple[str, ...] = ()
+    in_boxes: bool = False
 
     @property
     def listed(self) -> int:

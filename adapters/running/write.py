@@ -21,13 +21,18 @@ def write_maps(job: Job, path: Path, result: Result, record: dict[str, Any]) -> 
     paths.make_folder(path.parent)
     pairs = zip(maps_of(result.explanation), record["explained"], strict=True)
     for number, (raw, explained) in enumerate(pairs):
-        own = paths.of_class(path, explained["class"])
-        if job.card.is_detector:  # of one class there may be several
+        if job.card.shares_map:
+            own = path
+        elif job.card.is_detector:  # of one class there may be several
             own = paths.of_detection(path, number)
+        else:
+            own = paths.of_class(path, explained["class"])
+        explained["map"] = str(own)
+        if job.card.shares_map and number > 0:  # written already
+            continue
         # As values the file's own; grey levels have no others than those in [0, 1].
         values = raw if path.suffix == ".npy" else for_show(raw, job.card)
         overlay.write_map(own, result.placement.map_to_original(values))
-        explained["map"] = str(own)
     found = zip(concept_maps_of(result.explanation), record.get("concepts", ()), strict=True)
     for raw, concept in found:
         own = paths.of_concept(path, concept["concept"])
@@ -57,6 +62,8 @@ def show_picture(job: Job, show: Show, result: Result, record: dict[str, Any]) -
 def _drawn(
     job: Job, result: Result, record: dict[str, Any], most: int
 ) -> tuple[NDArray[np.uint8], str | None]:
+    if job.request.in_boxes or job.card.shares_map:  # all in one
+        most = len(record["explained"])
     shown = record["explained"][:most]
     concepts = record.get("concepts", [])[: most - len(shown)]
     drawn = picture(
@@ -68,6 +75,7 @@ def _drawn(
         concepts,
         colormap=job.request.colormap,
         opacity=job.request.opacity,
+        in_boxes=job.request.in_boxes,
     )
     if len(shown) < len(record["explained"]):
         count = f"{len(shown)} of the {len(record['explained'])} explained classes"

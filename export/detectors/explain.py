@@ -9,8 +9,9 @@ from torch import Tensor, nn
 import camcore
 from camcore.card import Card, ImageSpec
 from camcore.errors import InputError
-from camcore.export.detectors.compose import compose_detector
+from camcore.export.detectors.compose import Composed, compose_detector
 from camcore.export.detectors.geometry import Frame
+from camcore.export.detectors.pyramid import compose_pyramid
 from camcore.export.detectors.whole import is_detector, outputs_of_detector, trace_detector
 from camcore.export.explained import ExplainedDetector
 from camcore.export.families import family_of
@@ -19,6 +20,8 @@ from camcore.methods import METHODS
 
 # Where two-stage detectors look at regions, and one-stage ones at a pyramid.
 _REGIONS, _PYRAMID, _HEAD = "roi_heads.box_roi_pool", "backbone", "head.classification_head"
+
+_FIXED = "height and width are fixed, as those of all detectors are"
 
 
 def explain_detector(
@@ -32,7 +35,8 @@ def explain_detector(
 ) -> ExplainedDetector:
     """A detector with a map of each of its first `top` detections, for images of one size.
 
-    Where `top` is None that is `compose.DETECTIONS`, or `compose.FEW` if each takes a pass.
+    Where `top` is None that is `compose.DETECTIONS`, or `compose.FEW` if each takes a pass. By a
+    method of activations alone it has one map of the image.
 
     Raises:
         InputError: an option that detectors do not have.
@@ -42,46 +46,32 @@ def explain_detector(
     detector, image = request.subject.user_model, request.inputs[0]
     _check(request, top, dynamic_size)
     graph = trace_detector(detector, image, request.detections)
-    choices = [request.layers] if request.layers else default_layers(detector)
-    composed = compose_detector(graph, choices, request, frame_of(detector, image), top)
-    request = replace(request, top=composed.top)
-    if request.detections is not None:
-        # How its reading counts labels is its own.
-        labels = composed.channels if class_names is None else len(class_names)
+    frame = frame_of(detector, image)
+    body: nn.Module
+    if family_of(request.method).of_pyramids:
+        layers = request.layers or ((_PYRAMID,) if is_detector(detector) else ())
+        body = compose_pyramid(graph, layers, request, frame)
+        found = Found(layers=layers, layouts=(), place=", ".join(layers), notes=(_FIXED,))
+        labels = _count(request, class_names, None)
+        explained, maps = None, "saliency_map"
     else:
-        labels = count_labels(detector)
-    if class_names is not None and len(class_names) != labels:
-        raise InputError(
-            f"{len(class_names)} class names were given for a detector of {labels} labels, the "
-            "background, label 0, among them"
-        )
-    notes = ["height and width are fixed, as those of all detectors are"]
-    place = ", ".join(composed.layers)
-    if choices and composed.layers != choices[0]:
-        notes.append(f"explained at {place!r}: what is before it looks at more than a window")
-    if not composed.local:
-        notes.append(
-            f"what follows {place!r} looks at all of it, so each of the {composed.top} detections "
-            "that are explained takes a pass back of its own"
-        )
-    found = Found(
-        layers=composed.layers,
-        layouts=(),
-        place=place,
-        products=composed.products,
-        notes=tuple(notes),
-    )
+        choices = [request.layers] if request.layers else default_layers(detector)
+        composed = compose_detector(graph, choices, request, frame, top)
+        body, request = composed.body, replace(request, top=composed.top)
+        found = _found(composed, choices)
+        labels = _count(request, class_names, composed.channels)
+        explained, maps = "scores", "detection_maps"
     _, channels, height, width = image.shape
     # Detectors mostly normalise by themselves, and take values in [0, 1].
     spec = image_spec or ImageSpec(height, width, mean=(0.0,) * channels, std=(1.0,) * channels)
     card = Card(
         method=request.method.name,
-        layer=place,
+        layer=found.place,
         image=replace(spec, height=height, width=width, channels=channels, dtype="float32"),
         num_classes=labels,
-        outputs=(*outputs_of_detector(detector), "detection_maps"),
+        outputs=(*outputs_of_detector(detector), maps),
         inputs=("image",),
-        explained="scores",
+        explained=explained,
         class_ids="best",
         top=request.top,
         model=model_name or type(detector).__name__,
@@ -90,7 +80,51 @@ def explain_detector(
         notes=found.notes,
         versions={"camcore": camcore.__version__, "torch": str(torch.__version__)},
     )
-    return ExplainedDetector(composed.body, request, found, card).eval()
+    return ExplainedDetector(body, request, found, card).eval()
+
+
+def _found(composed: Composed, choices: Sequence[tuple[str, ...]]) -> Found:
+    notes = [_FIXED]
+    place = ", ".join(composed.layers)
+    if choices and composed.layers != choices[0]:
+        notes.append(f"explained at {place!r}: what is before it looks at more than a window")
+    if not composed.local:
+        notes.append(
+            f"what follows {place!r} looks at all of it, so each of the {composed.top} detections "
+            "that are explained takes a pass back of its own"
+        )
+    return Found(
+        layers=composed.layers,
+        layouts=(),
+        place=place,
+        products=composed.products,
+        notes=tuple(notes),
+    )
+
+
+def _count(request: Request, class_names: Sequence[str] | None, channels: int | None) -> int:
+    """How many labels there are; `channels` is how many numbers a place is scored by, if known.
+
+    Raises:
+        InputError: it cannot be known, or there are as many names as there are not labels.
+    """
+    if request.detections is None:
+        labels = count_labels(request.subject.user_model)
+        if class_names is not None and len(class_names) != labels:
+            raise InputError(
+                f"{len(class_names)} class names were given for a detector of {labels} labels, the "
+                "background, label 0, among them"
+            )
+        return labels
+    # How a reading counts labels is its own.
+    if class_names is not None:
+        return len(class_names)
+    if channels is None:
+        raise InputError(
+            f"{request.method.name} does not follow the scores to the classes: give class_names, "
+            "for how many there are"
+        )
+    return channels
 
 
 def _check(request: Request, top: int | None, dynamic_size: bool | None) -> None:
@@ -100,12 +134,14 @@ def _check(request: Request, top: int | None, dynamic_size: bool | None) -> None
             f"a detector is explained for one image (1, C, H, W), got {tuple(image.shape)} and "
             f"{len(request.inputs) - 1} further inputs"
         )
-    if not family_of(request.method).of_detections:
+    family = family_of(request.method)
+    if not (family.of_detections or family.of_pyramids):
         expected = [
             name
             for name, each in METHODS.items()
             if family_of(each).of_detections and each.target == "logit"
         ]
+        expected += [name for name, each in METHODS.items() if family_of(each).of_pyramids]
         raise InputError(
             f"{request.method.name} is not for detections; expected {', '.join(expected)}"
         )
@@ -128,6 +164,8 @@ def _check(request: Request, top: int | None, dynamic_size: bool | None) -> None
     given = [name for name, asked in refused.items() if asked]
     if given:
         raise InputError(f"the maps of a detector know no {', '.join(given)}: leave it out")
+    if top is not None and family.of_pyramids:
+        raise InputError(f"{request.method.name} gives one map of the image: leave out top")
     if top is not None and not (isinstance(top, int) and top > 0):
         raise InputError(f"expected top to be 1 or more, got {top!r}")
 

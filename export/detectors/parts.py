@@ -4,6 +4,9 @@ A detector scores with one linear layer for all regions, or with a convolution f
 its pyramid. Either way the maps come from a small classifier and its gradient; they differ in what
 it looks at and in where in the image that lies. Where a score looks at everything, its gradient
 takes a pass of its own.
+
+What is found may be nothing, and onnxruntime below 1.32 leaves axes of an empty array that are
+reduced as they are. So each part explains one row more than there are detections, and drops it.
 """
 
 from typing import Any
@@ -26,6 +29,11 @@ _MEANS = ("gradcam",)
 def scaled(request: Request, maps: Tensor) -> Tensor:
     """Maps (D, h, w), raw or placed, in [0, 1] if that was asked for."""
     return normalize(maps) if request.normalize else maps
+
+
+def _one_more(rows: Tensor) -> Tensor:
+    """Rows (D, ...) with a row of zeros behind, (D + 1, ...)."""
+    return F.pad(rows, (0, 0) * (rows.ndim - 1) + (0, 1))
 
 
 def _rectified(request: Request, maps: Tensor) -> Tensor:
@@ -62,12 +70,14 @@ class Regions(nn.Module):
     def forward(self, ids: Tensor, activations: Tensor, regions: Tensor) -> Tensor:
         """Maps (D, H, W) of the detections with these ids, from regions (R, 4 or 5)."""
         rows = ids // self._classes
-        chosen = activations.index_select(0, rows)
-        gradients = self.explainer(ids % self._classes, chosen)
+        # Of regions, too, there may be none.
+        chosen = _one_more(activations.index_select(0, rows))
+        gradients = self.explainer(_one_more(ids % self._classes), chosen)
         (request,) = self._request
         raw = request.method.kernel(chosen, gradients, **request.options)
-        corners = regions.index_select(0, rows)[:, -4:]
-        return scaled(request, over_regions(_rectified(request, raw), corners, self._frame))
+        corners = _one_more(regions.index_select(0, rows)[:, -4:])
+        maps = scaled(request, over_regions(_rectified(request, raw), corners, self._frame))
+        return maps.narrow(0, 0, ids.shape[0])
 
 
 class Passes(nn.Module):
@@ -98,14 +108,13 @@ class Passes(nn.Module):
             (found,) = functional_call(self.backward_pass, weights, (number, *saved))
             return found  # type: ignore[no-any-return]
 
-        # One more, for what is found may be nothing.
-        values = (weights_of(self.backward_pass), F.pad(ids, (0, 1)), saved)
+        values = (weights_of(self.backward_pass), _one_more(ids), saved)
         count = ids.shape[0]
-        gradients = stack_chunks(step, values, count + 1, 1).narrow(0, 0, count)
+        gradients = stack_chunks(step, values, count + 1, 1)
         (request,) = self._request
         raw = request.method.kernel(activations.expand_as(gradients), gradients, **request.options)
         placed = self.rows @ _rectified(request, raw) @ self.columns.transpose(0, 1)
-        return scaled(request, placed)
+        return scaled(request, placed).narrow(0, 0, count)
 
 
 class Level(nn.Module):
@@ -134,6 +143,8 @@ class Level(nn.Module):
 
     def forward(self, ids: Tensor, activations: Tensor) -> Tensor:
         """Maps (D, H, W) of the detections with these ids."""
+        count = ids.shape[0]
+        ids = _one_more(ids)
         height, width = self._grid
         channels, cells = ids // (height * width), ids % (height * width)
         window, down, across = self._windows(activations, cells // width, cells % width)
@@ -142,7 +153,7 @@ class Level(nn.Module):
         raw = self._maps(activations, window, gradients, cells // width, cells % width)
         (request,) = self._request
         placed = self.rows @ _rectified(request, raw) @ self.columns.transpose(0, 1)
-        return scaled(request, placed)
+        return scaled(request, placed).narrow(0, 0, count)
 
     def _windows(self, activations: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Windows (D, C, n, n) around points, and which of their rows and columns exist (D, n)."""

@@ -37,4 +37,4 @@ def _compose(request: Request, traced: Trace) -> Composed:
     return layers.found, ActivationBody(request, layers.found, layers.parts, len(layers.roots))
 
 
-FAMILY = Family(_compose, check_sizes)
+FAMILY = Family(_compose, check_sizes, of_pyramids=True)

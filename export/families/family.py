@@ -26,7 +26,8 @@ class Family:
     `compose` finds in the graph what the method asks of it, and makes the body that explains it.
     `check` raises an `InputError` for options that the kind does not take. `takes_layers` says that
     layers may be named; `many_passes`, that it looks at the scores of many masked passes, which can
-    be taken in steps; `of_detections`, that it explains what a detector finds, one by one.
+    be taken in steps; `of_detections`, that it explains what a detector finds, one by one;
+    `of_pyramids`, that it explains a detector's image as a whole.
     """
 
     compose: Callable[[Request, Trace], Composed]
@@ -34,6 +35,7 @@ class Family:
     takes_layers: bool = True
     many_passes: bool = False
     of_detections: bool = False
+    of_pyramids: bool = False
 
 
 def check_sizes(request: Request) -> None:

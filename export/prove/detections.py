@@ -67,13 +67,19 @@ def prove_detector(path: Path, explained: ExplainedDetector) -> dict[str, Any]:
             off = float((own - expected.detach()[places]).abs().max()) if len(own) else 0.0
             if off > TOLERANCE:
                 raise ProofError(f"{runtime} gives masks that are off by {off:.1e}")
-        maps = given[-1]
-        expected_count = min(len(given[0]), request.top)
-        if tuple(maps.shape) != (expected_count, *image.shape[2:]):
+        maps, shared = given[-1], explained.card.shares_map
+        count = min(len(given[0]), request.top)
+        shape = (1, 1) if shared else (count,)
+        if tuple(maps.shape) != (*shape, *image.shape[2:]):
             raise ProofError(
                 f"{runtime} gives maps of shape {tuple(maps.shape)} for {len(given[0])} detections"
             )
-        for own_map, place in zip(maps, places[:expected_count], strict=True):
+        if shared:
+            worst = max(worst, _error_of(maps[0, 0], eager, None, runtime) or 0.0)
+            detections += len(places)
+            first_maps += list(maps[0])
+            continue
+        for own_map, place in zip(maps, places[:count], strict=True):
             error = _error_of(own_map, eager, place, runtime)
             if error is not None:
                 worst = max(worst, error)
@@ -168,24 +174,27 @@ def _distances(boxes: Tensor, box: Tensor, among: Tensor) -> Tensor:
     return (boxes - box).abs().amax(dim=1).where(among, float("inf"))
 
 
-def _error_of(given: Tensor, eager: "_Eager", place: int, runtime: str) -> float | None:
-    """How far a map is off, if rounding explains it where that is more than the tolerance.
+def _error_of(given: Tensor, eager: "_Eager", place: int | None, runtime: str) -> float | None:
+    """How far a detection's map is off, if rounding explains it where that is above the tolerance.
 
-    It may be as far off as the eager one moves with the image, changed by a rounding error. None
-    where eager PyTorch does not tell what the detection stems from.
+    It may be as far off as the eager one moves with the image, changed by a rounding error. A
+    `place` None stands for the map of the whole image. None where eager PyTorch does not tell what
+    the detection stems from.
     """
-    expected = eager.map_of(place)
+    expected = eager.map_of(place) if place is not None else eager.map_of_image()
     if expected is None:
         return None
     error = float(np.abs(given.cpu().double().numpy() - expected).max())
     if error <= TOLERANCE:
         return error
-    moves = (float(np.abs(each - expected).max()) for each in eager.moved_maps(place))
+    moved_maps = eager.moved_maps(place) if place is not None else eager.moved_maps_of_image()
+    moves = (float(np.abs(each - expected).max()) for each in moved_maps)
     moved = max(moves, default=0.0)
     if error <= ROUNDING_SPREAD * moved:
         return error
+    which = "saliency_map" if place is None else f"detection_maps of detection {place}"
     raise ProofError(
-        f"detection_maps from {runtime} are off by {error:.1e} for detection {place} at "
+        f"{which} from {runtime}: off by {error:.1e} at "
         f"{eager.about.place!r}; a rounding error of the image moves that map by {moved:.1e}; "
         f"allowed is {TOLERANCE:.0e}"
     )
@@ -267,6 +276,21 @@ class _Eager:
             return self._over_region(raw, self.regions[row].detach().cpu().double().numpy())
         return self._over_level(self._raw(value[0], gradient[0]))
 
+    def map_of_image(self) -> NDArray[np.float64]:
+        """The map (H, W) of all levels that the layers gave, joined at the coarsest's size."""
+        levels = [value.value.detach().double().abs() for value in self.values]
+        coarsest = min((level.shape[2:] for level in levels), key=lambda size: size.numel())
+        joined = torch.cat(
+            [nn.functional.interpolate(x, coarsest, mode="bilinear") for x in levels], 1
+        )
+        return self._over_level(
+            self._scaled_raw(self.request.method.kernel(joined[0], **self.request.options))
+        )
+
+    def moved_maps_of_image(self) -> Iterator[NDArray[np.float64]]:
+        """Those of the image with rounding errors."""
+        return (run.map_of_image() for run in self._moved)
+
     def origin(self, place: int) -> tuple[int, int] | None:
         """Which number of which product raises a detection's score the most.
 
@@ -294,7 +318,9 @@ class _Eager:
 
     def _raw(self, value: Tensor, gradient: Tensor) -> NDArray[np.float64]:
         method = self.request.method
-        raw = method.kernel(value.detach(), gradient, **self.request.options)
+        return self._scaled_raw(method.kernel(value.detach(), gradient, **self.request.options))
+
+    def _scaled_raw(self, raw: Tensor) -> NDArray[np.float64]:
         raw = raw.clamp(min=0) if self.request.relu else raw
         scaled = normalize(raw) if self.request.normalize else raw
         return scaled.detach().cpu().double().numpy()  # type: ignore[no-any-return]

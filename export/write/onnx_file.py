@@ -173,7 +173,8 @@ def _name_axes(graph: ir.Graph, card: Card) -> None:
         *found, maps = graph.outputs
         for value in found:
             _rename_free(value, ["detections"])
-        _rename_free(maps, ["explained"])
+        if not card.shares_map:
+            _rename_free(maps, ["explained"])
         return
     image, *further = graph.inputs[: 1 + len(card.further_inputs)]
     own = len(card.own_outputs)

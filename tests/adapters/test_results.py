@@ -7,7 +7,8 @@ from PIL import Image
 
 from camcore.adapters import Explanation
 from camcore.adapters.images import Placement, prepare, read_image
-from camcore.adapters.results import concept_text, for_show, image_record, picture
+from camcore.adapters.results import concept_text, for_show, image_record, maps_of, picture
+from camcore.card import Card, ImageSpec
 from tests.adapters.toy import CARD
 
 
@@ -112,3 +113,48 @@ def test_concepts_are_drawn_behind_the_classes(photo: Path) -> None:
     panels = [drawn[2][below, n * (one + gap) :][:, :one] for n in range(3)]
     np.testing.assert_array_equal(panels[0], panels[2])
     assert (panels[0] != panels[1]).any()
+
+
+def whole_image() -> tuple[Explanation, Placement, Card]:
+    """What a detector that explains the image as a whole found in one of 320 x 480: two boxes."""
+    rising = np.linspace(0, 1, 320 * 480, dtype=np.float32).reshape(1, 1, 320, 480)
+    explanation = Explanation(
+        {
+            "boxes": np.array([[0, 0, 160, 160], [240, 80, 440, 320]], np.float32),
+            "labels": np.array([1, 3]),
+            "scores": np.array([0.9, 0.6], np.float32),
+            "saliency_map": rising,
+        }
+    )
+    image = ImageSpec(320, 480)
+    names = ("boxes", "labels", "scores", "saliency_map")
+    card = replace(CARD, image=image, outputs=names, inputs=("image",), class_ids="best")
+    _, placement = prepare(np.zeros((320, 480, 3), np.uint8), image)
+    return explanation, placement, card
+
+
+def test_detections_that_share_a_map() -> None:
+    explanation, placement, card = whole_image()
+    assert maps_of(explanation).shape == (2, 320, 480)
+    found = image_record("scene.png", explanation, placement, card, 5)["explained"]
+    assert [each["class"] for each in found] == [1, 3]
+    assert found[0]["peak"] == found[1]["peak"] == {"x": 479.5, "y": 319.5}
+
+
+def test_one_picture_with_maps_stretched_in_their_boxes() -> None:
+    explanation, placement, card = whole_image()
+    found = image_record("scene.png", explanation, placement, card, 5)["explained"]
+    grey = np.full((320, 480, 3), 100, np.uint8)
+    looks = {"colormap": "bone", "opacity": 1.0}  # black at 0, white at 1
+    whole = picture(grey, explanation, placement, card, found, **looks)[-320:]
+    inside = picture(grey, explanation, placement, card, found, in_boxes=True, **looks)[-320:]
+    assert whole.shape == inside.shape == (320, 480, 3)
+    assert inside[:60, 200:].max() == 0 < whole[:60, 200:].max()
+    # A third of the way down, and near the upper edge of the second box.
+    assert inside[100, 340].max() < whole[100, 340].min()
+    # Of a detector with a map of each, as well.
+    own = {**explanation, "detection_maps": maps_of(explanation)}
+    del own["saliency_map"]
+    each = replace(card, outputs=(*card.outputs[:3], "detection_maps"))
+    again = picture(grey, Explanation(own), placement, each, found, in_boxes=True, **looks)[-320:]
+    np.testing.assert_array_equal(again, inside)

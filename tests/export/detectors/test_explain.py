@@ -139,6 +139,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"dynamic_size": True}, "know no dynamic_size=True"),
     ({"class_ids": "all"}, "know no class_ids='all'"),
     ({"top": 0}, "1 or more, got 0"),
+    ({"method": "eigencam", "top": 3}, "eigencam gives one map of the image: leave out top"),
     ({"detections": 3}, "expected yolo, detr, rt-detr, or a function"),
     ({"class_names": ["a", "b"]}, "2 class names were given for a detector of 4 labels"),
 ]

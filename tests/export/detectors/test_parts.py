@@ -6,11 +6,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from camcore.export.cut import cut
 from camcore.export.detectors.compose import _explainer
 from camcore.export.detectors.geometry import Frame, over_level
 from camcore.export.detectors.local import Window
-from camcore.export.detectors.parts import Level
+from camcore.export.detectors.parts import Explainer, Level, Regions
+from camcore.export.gradient.gradient import gradient_of
+from camcore.export.trace.trace import trace
 from camcore.methods import get_method
 from tests.export.detectors.test_local import Head, graph_of
 
@@ -42,13 +46,42 @@ def test_raw_maps_are_those_of_the_gradient_at_the_whole_level(name: str) -> Non
     assert (given[0] - given[1]).abs().max() > 1e-3
 
 
-def test_no_detection_gives_no_map() -> None:
+class NothingEmptyReduced(TorchDispatchMode):
+    """onnxruntime below 1.32 leaves the axes of an empty array that are reduced as they are."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in ("sum", "mean", "amin", "amax", "min", "max"):
+            assert args[0].numel(), f"{func} of {tuple(args[0].shape)}"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["gradcam", "xgradcam", "hirescam", "eigengradcam"])
+def test_no_detection_gives_no_map(name: str) -> None:
     head: nn.Module = Head()
     window = Window(*graph_of(head, 1, 4, *GRID))
     example = torch.zeros(2, 4, 2 * window.radius + 1, 2 * window.radius + 1)
-    method = get_method("gradcam")
-    request: Any = SimpleNamespace(method=method, options={}, relu=True, normalize=True)
     placement: tuple[Tensor, Tensor] = over_level(Frame(GRID, GRID, GRID), GRID)
     explainer = _explainer(window, (example, example[:, :1]))
-    level = Level(explainer, request, window.radius, GRID, placement)
-    assert level(torch.zeros(0, dtype=torch.int64), torch.rand(1, 4, *GRID)).shape == (0, *GRID)
+    level = Level(explainer, asked(name), window.radius, GRID, placement)
+    with NothingEmptyReduced():
+        maps = level(torch.zeros(0, dtype=torch.int64), torch.rand(1, 4, *GRID))
+    assert maps.shape == (0, *GRID)
+
+
+@pytest.mark.parametrize("regions", [0, 3])
+def test_no_detection_of_regions(regions: int) -> None:
+    head = nn.Sequential(nn.Flatten(), nn.Linear(4 * 9, 5)).eval()
+    traced = trace(head, (torch.zeros(2, 4, 3, 3),), dynamic_size=False).graph
+    start = traced.graph.find_nodes(op="placeholder")[0]
+    parts = cut(traced, at=[start], kept=[start])
+    explainer = Explainer(parts.head, gradient_of(parts, [start]))
+    part = Regions(explainer, asked("gradcam"), 5, Frame(GRID, GRID, GRID))
+    with NothingEmptyReduced():
+        ids = torch.zeros(0, dtype=torch.int64)
+        maps = part(ids, torch.rand(regions, 4, 3, 3), torch.rand(regions, 5))
+    assert maps.shape == (0, *GRID)
+
+
+def asked(name: str) -> Any:
+    method = get_method(name)
+    return SimpleNamespace(method=method, options=method.options, relu=True, normalize=True)

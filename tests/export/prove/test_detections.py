@@ -106,12 +106,12 @@ class Tampered(nn.Module):
 
 
 CHANGES: dict[str, tuple[Callable[..., Any], str]] = {
-    "maps turned over": (lambda b, n, s, m: (b, n, s, m.flip(-1)), "detection_maps .* off by"),
+    "maps turned over": (lambda b, n, s, m: (b, n, s, m.flip(-1)), "detection_maps of .* off by"),
     "maps of the neighbour": (
         lambda b, n, s, m: (b, n, s, m.flip(0)),
-        "detection_maps .* off by",
+        "detection_maps of .* off by",
     ),
-    "maps scaled": (lambda b, n, s, m: (b, n, s, m * 1.01), "detection_maps .* off by"),
+    "maps scaled": (lambda b, n, s, m: (b, n, s, m * 1.01), "detection_maps of .* off by"),
     "boxes moved": (lambda b, n, s, m: (b + 1, n, s, m), "which eager PyTorch does not"),
     "another label": (lambda b, n, s, m: (b, n + 1, s, m), "which eager PyTorch does not"),
     "one map less": (lambda b, n, s, m: (b, n, s, m[1:]), r"maps of shape \(3, 50, 70\)"),
@@ -132,6 +132,20 @@ def test_a_tampered_file(name: str, explained: ExplainedDetector, tmp_path: Path
     with pytest.raises(ProofError, match=told):
         save(wrong, tmp_path / "wrong.pt2")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_map_of_an_image_in_a_file(tmp_path: Path) -> None:
+    found: Any = explain(ssd(), image(0, GIVEN), method="eigencam")
+    card = save(found, tmp_path / "eigen.onnx")
+    assert card.proof["detections"] > 4
+    given = load(tmp_path / "eigen.onnx")(image(7, GIVEN).numpy()).saliency_map
+    eager = _Eager.of(found.request, found.found, image(7, GIVEN))
+    np.testing.assert_allclose(given[0, 0], eager.map_of_image(), atol=1e-3)
+
+    turned = Tampered(found.body, lambda b, n, s, m: (b, n, s, m.flip(-1)))
+    wrong = ExplainedDetector(turned, found.request, found.found, found.card).eval()
+    with pytest.raises(ProofError, match=r"saliency_map from .* off by"):
+        save(wrong, tmp_path / "wrong.pt2")
 
 
 def test_where_nothing_is_found_nothing_is_proven(tmp_path: Path) -> None:

@@ -1,0 +1,106 @@
+"""Pyramid: a detector's image explained as a whole, by all levels of its pyramid at once.
+
+Methods that look at activations alone know no detection. Their activation is made of all levels:
+the absolute value of each, at the coarsest level's size, one behind the other.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.graph import CodeGen
+
+from camcore.errors import ExportError, InputError
+from camcore.export.detectors.geometry import Frame, over_level
+from camcore.export.find.modules import returned_by_calls
+from camcore.export.request import Request
+from camcore.export.trace.graphs import outputs_of, shape_of
+from camcore.scaling import normalize, resize
+
+
+class PyramidBody(nn.Module):
+    """From an image (1, C, H, W) to all that the detector finds, and `saliency_map` (1, 1, H, W).
+
+    Args:
+        detector: gives `(*found, *levels)`.
+        count: how many outputs are found.
+        grid: that of the coarsest level.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(
+        self,
+        detector: fx.GraphModule,
+        count: int,
+        grid: tuple[int, int],
+        request: Request,
+        placement: tuple[Tensor, Tensor],
+        channels: int,
+    ) -> None:
+        super().__init__()
+        self.detector = detector
+        self._count, self._grid = count, grid
+        # In a tuple, for the request holds the user's model, which must not become a submodule.
+        self._request = (request,)
+        self._kernel = request.kernel("space" if grid[0] * grid[1] <= channels else "channels")
+        for name, matrix in zip(("rows", "columns"), placement, strict=True):
+            self.register_buffer(name, matrix)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        returned = self.detector(image)
+        found, levels = returned[: self._count], returned[self._count :]
+        (request,) = self._request
+        raw = self._kernel(join(levels, self._grid))[:, None]
+        raw = raw.clamp(min=0) if request.relu else raw
+        small = normalize(raw) if request.normalize else raw
+        placed = self.rows @ small @ self.columns.transpose(0, 1)
+        return *found, normalize(placed) if request.normalize else placed
+
+
+def join(levels: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
+    """Levels (1, C, h, w) as one activation (1, sum of C, *grid): absolute values, interpolated.
+
+    Source: pytorch-grad-cam's `fasterrcnn_reshape_transform`
+    """
+    return torch.cat([resize(level.abs(), grid) for level in levels], dim=1)
+
+
+def compose_pyramid(
+    graph: fx.GraphModule, layers: Sequence[str], request: Request, frame: Frame
+) -> PyramidBody:
+    """The body that explains the image by all that the layers return.
+
+    Raises:
+        InputError: no layers were named, of a detector that has no `backbone` of torchvision's.
+        ExportError: what they return is no level of a pyramid, or the coarsest is a single point.
+    """
+    if not layers:
+        raise InputError(
+            "an image is explained as a whole by the levels of a pyramid: name the layers, one "
+            "for each level"
+        )
+    levels = [node for layer in layers for node in returned_by_calls(graph.graph, layer)]
+    sizes = [node.meta["val"].shape for node in levels]
+    for node, size in zip(levels, sizes, strict=True):
+        if len(size) != 4 or not all(isinstance(length, int) for length in size):
+            raise ExportError(
+                f"{', '.join(layers)!r} gives a value of shape ({', '.join(shape_of(node))}), "
+                "expected levels (1, C, h, w) of a pyramid"
+            )
+    grid = min((tuple(map(int, size[2:])) for size in sizes), key=lambda each: each[0] * each[1])
+    if grid == (1, 1):
+        raise ExportError(
+            f"the coarsest level of {', '.join(layers)!r} is a single point, so a map of all "
+            "levels at its size shows nothing: name layers that are finer, one for each level"
+        )
+    returned = outputs_of(graph)
+    graph.graph.output_node().args = ((*returned, *levels),)
+    # What the exporter knew of the outputs as they were is out of date.
+    graph.graph.set_codegen(CodeGen())
+    like = next(graph.buffers())
+    rows, columns = (each.to(like.device) for each in over_level(frame, grid))
+    channels = sum(int(size[1]) for size in sizes)
+    detector = fx.GraphModule(graph, graph.graph)
+    return PyramidBody(detector, len(returned), grid, request, (rows, columns), channels)
