@@ -89,7 +89,8 @@ def compose_pyramid(
                 f"{', '.join(layers)!r} gives a value of shape ({', '.join(shape_of(node))}), "
                 "expected levels (1, C, h, w) of a pyramid"
             )
-    grid = min((tuple(map(int, size[2:])) for size in sizes), key=lambda each: each[0] * each[1])
+    grids = [(int(height), int(width)) for _, _, height, width in sizes]
+    grid = min(grids, key=lambda each: each[0] * each[1])
     if grid == (1, 1):
         raise ExportError(
             f"the coarsest level of {', '.join(layers)!r} is a single point, so a map of all "

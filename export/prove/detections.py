@@ -323,7 +323,7 @@ class _Eager:
     def _scaled_raw(self, raw: Tensor) -> NDArray[np.float64]:
         raw = raw.clamp(min=0) if self.request.relu else raw
         scaled = normalize(raw) if self.request.normalize else raw
-        return scaled.detach().cpu().double().numpy()  # type: ignore[no-any-return]
+        return scaled.detach().cpu().double().numpy()
 
     @cached_property
     def _frame(self) -> tuple[tuple[int, int], tuple[int, int]]:

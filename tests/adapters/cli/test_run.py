@@ -303,7 +303,7 @@ def test_scores_and_maps_that_are_not_finite_stay_json(
         (["toy", "photo", "--class", "boxr"], "unknown class 'boxr'; nearest: boxer"),
         (["toy", "photo", "--class", "7"], "the file's classes are 0 to 3"),
         (["toy", "photo", "--top", "5"], "knows 4 classes"),
-        (["toy", "photo", "--in-boxes"], "is for a detector.s file, which"),
+        (["toy", "photo", "--in-boxes"], "is for a detector's file, which"),
     ],
 )
 def test_run_errors(
