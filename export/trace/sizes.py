@@ -82,11 +82,11 @@ def check_pools(graph: fx.GraphModule) -> None:
             continue
         of_average = "avg" in operator_name(node)
         defaults: tuple[Any, ...] = ((), 0, False) if of_average else ((), 0, 1, False)
-        arguments: Any = node.args[1:]
-        kernel, *given = arguments
-        stride, padding, *rest = (*given, *defaults[len(given) :])
-        dilation, to_the_end = (1, rest[0]) if of_average else rest[:2]
-        each = [_per_axis(v, rank) for v in (kernel, stride or kernel, padding, dilation)]
+        kernel, *given = node.args[1:]
+        values: list[Any] = [*given, *defaults[len(given) :]]
+        stride, padding, dilation = values[0] or kernel, values[1], 1 if of_average else values[2]
+        to_the_end = values[2 if of_average else 3]
+        each = [_per_axis(value, rank) for value in (kernel, stride, padding, dilation)]
         for k, s, p, d in zip(*each, strict=True):
             if to_the_end and p + s > d * (k - 1) + 1:
                 raise ExportError(
