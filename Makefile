@@ -9,7 +9,7 @@ FAMILIES := $(VENV)/.families
 SITE := $(VENV)/.site
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo web test test-slow lint types docs bench bench-methods bench-passes matrix scenes demo-weights demo-detectors clean
+.PHONY: help setup demo web test test-slow lint types docs bench bench-methods bench-passes matrix scenes wsol demo-weights demo-detectors clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -75,6 +75,19 @@ SCENES ?= --output scenes
 scenes: $(INSTALLED)  ## paint scenes and write them as a data set in COCO's format
 	$(BIN)/python -m camcore.adapters.demo.dataset $(SCENES)
 
+# The data sets, the weights, the files and the figures go to wsol/.
+wsol: $(INSTALLED)  ## fine-tune the shipped classifier for larger scenes, and evaluate its boxes (minutes)
+	$(BIN)/python -m camcore.adapters.demo.dataset --output wsol/train --count 1000 --seed 5 --side 224
+	$(BIN)/python -m camcore.adapters.demo.dataset --output wsol/val --count 300 --side 224
+	$(BIN)/camcore train scenes --images wsol/train/images --annotations wsol/train/instances.json \
+		--size 224 --epochs 3 --learning-rate 1e-3 --output wsol/tuned.safetensors
+	$(BIN)/camcore export scenes $(EXPLAINED) --output wsol/shipped.onnx
+	$(BIN)/camcore export scenes --weights wsol/tuned.safetensors $(EXPLAINED) --output wsol/tuned.onnx
+	for name in shipped tuned; do $(BIN)/camcore evaluate wsol/$$name.onnx --images wsol/val/images \
+		--annotations wsol/val/instances.json --above 0.1 --json wsol/$$name.json || exit 1; done
+EXPLAINED := --size 224 --method cam --class-ids all --boxes 5 \
+	--probabilities sigmoid --box-confidence sigmoid
+
 demo-detectors: $(INSTALLED)  ## train the demo's detectors again (minutes each on one core)
 	$(BIN)/python -m camcore.adapters.demo.train_detectors
 
@@ -92,4 +105,4 @@ demo-weights: $(INSTALLED)  ## train the demo classifier again (minutes on two c
 	$(BIN)/python -m camcore.adapters.demo.train
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) demo-output scenes build *.egg-info
+	rm -rf $(VENV) demo-output scenes wsol build *.egg-info

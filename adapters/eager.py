@@ -69,14 +69,23 @@ class ImageExplanation:
         found: list[dict[str, Any]] = self._record()["explained"]
         return found
 
+    @property
+    def concepts(self) -> list[dict[str, Any]]:
+        """With `concepts=K`, the `peak` of each in pixels, and what it `adds` to which classes."""
+        found: list[dict[str, Any]] = self._record().get("concepts", [])
+        return found
+
     def overlay(self, *, colormap: str = "jet", opacity: float = 0.5) -> NDArray[np.uint8]:
-        """The image under the colours of its maps, RGB uint8: a panel for each class."""
+        """The image under the colours of its maps, RGB uint8: a panel for each class,
+        and for each concept.
+        """
         return picture(
             self.image,
             self.explanation,
             self.placement,
             self.card,
             self.explained,
+            self.concepts,
             colormap=colormap,
             opacity=opacity,
         )

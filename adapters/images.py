@@ -114,21 +114,25 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         FileError: the file is missing, is no image that Pillow reads, or is cut off.
     """
     path = Path(path)
-    content = read_bytes(path)
+    return decode_image(read_bytes(path), path)
+
+
+def decode_image(content: bytes, name: str | Path) -> NDArray[np.uint8]:
+    """The same of the bytes of an image file; errors tell its name."""
     try:
         with Image.open(BytesIO(content)) as opened:
             opened.load()
             image = ImageOps.exif_transpose(opened)
     except UnidentifiedImageError as error:
         raise FileError(
-            f"{path} is not an image that Pillow can read; expected PNG, JPEG, WebP, TIFF or "
+            f"{name} is not an image that Pillow can read; expected PNG, JPEG, WebP, TIFF or "
             "the like"
         ) from error
     except Image.DecompressionBombError as error:
-        raise FileError(f"{path}: {error}") from error
+        raise FileError(f"{name}: {error}") from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:  # what its decoders raise
-        raise FileError(f"{path} is a damaged image: {error}") from error
-    return np.array(_rgb(image, path), dtype=np.uint8)
+        raise FileError(f"{name} is a damaged image: {error}") from error
+    return np.array(_rgb(image, name), dtype=np.uint8)
 
 
 def prepare(image: NDArray[np.uint8], spec: ImageSpec) -> tuple[NDArray[Any], Placement]:
@@ -197,15 +201,15 @@ def _check_spec(spec: ImageSpec) -> None:
         )
 
 
-def _rgb(image: Image.Image, path: Path) -> Image.Image:
+def _rgb(image: Image.Image, name: str | Path) -> Image.Image:
     if image.mode.startswith("I"):  # 16 or 32 bits; Pillow's own conversion would clip at 255
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
-            raise FileError(f"{path} holds 32-bit values; camcore reads images of 8 and 16 bits")
+            raise FileError(f"{name} holds 32-bit values; camcore reads images of 8 and 16 bits")
         return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise FileError(
-            f"{path} holds floating-point values; camcore reads images of 8 and 16 bits"
+            f"{name} holds floating-point values; camcore reads images of 8 and 16 bits"
         )
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from glob import glob, has_magic
+from itertools import takewhile
 from pathlib import Path
 from stat import S_ISDIR
 
@@ -13,18 +15,32 @@ from camcore.errors import FileError, InputError
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm")
 
 
+@dataclass(frozen=True)
+class Found:
+    """An image file, and its path below the folder, glob or list that it stands for."""
+
+    path: Path
+    below: Path
+
+
 def find_images(given: Iterable[str]) -> list[Path]:
+    """The image files that something stands for; see `find_placed_images`."""
+    return [found.path for found in find_placed_images(given)]
+
+
+def find_placed_images(given: Iterable[str]) -> list[Found]:
     """The image files that files, folders, globs and lists (.txt) stand for, in that order.
 
     Of a folder those in it that have an image's suffix, by name, and none of the folders in it. A
     list has one path a line, relative to the list; what it names is looked at when it is read, as
-    one missing file of thousands is no reason to stop.
+    one missing file of thousands is no reason to stop. What a glob finds in folders, and a list has
+    in them, lies below those.
 
     Raises:
         FileError: one that was named does not exist, may not be read or is a URL, or a folder, a
         glob or a list has no images.
     """
-    found: list[Path] = []
+    found: list[Found] = []
     for text in given:
         path = Path(text)
         if _is_folder(path):
@@ -34,18 +50,20 @@ def find_images(given: Iterable[str]) -> list[Path]:
                     f"folder {path} has no images ({', '.join(IMAGE_SUFFIXES)}) in it; for those "
                     f"in folders in it give '{path}/*/*' or the like"
                 )
+            found += [Found(each, Path(each.name)) for each in images]
         elif path.suffix.lower() == ".txt":
-            images = _listed(path)
+            found += _listed(path)
         elif has_magic(text) and not os.path.lexists(path):
             # Not every shell does this; a pattern may be absolute, which Path.glob takes none of.
             matches = map(Path, sorted(glob(text, recursive=True)))  # noqa: PTH207
             images = [each for each in matches if not _is_folder(each)]
             if not images:
                 raise FileError(f"no file fits {text}")
+            root = Path(*takewhile(lambda part: not has_magic(part), path.parts))
+            found += [Found(each, each.relative_to(root)) for each in images]
         else:
             check_images([path])
-            images = [path]
-        found += images
+            found.append(Found(path, Path(path.name)))
     return found
 
 
@@ -54,20 +72,27 @@ def _looks_like_an_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and not _is_folder(path)
 
 
-def _listed(path: Path) -> list[Path]:
+def _listed(path: Path) -> list[Found]:
     """The images that a text file names, one a line."""
     check_images([path])
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"{path} cannot be read: {error}; expected one path a line") from error
-    images = [path.parent / line.strip() for line in lines if line.strip()]
-    if not images:
+    names = [Path(line.strip()) for line in lines if line.strip()]
+    if not names:
         raise FileError(f"{path} names no images; expected one path a line")
-    return images
+    # One that leads out of the list's folder has no place below it.
+    return [
+        Found(path.parent / name, Path(name.name) if _leads_out(name) else name) for name in names
+    ]
 
 
-def picture_paths(output: Path, images: Sequence[Path]) -> list[Path]:
+def _leads_out(path: Path) -> bool:
+    return path.is_absolute() or ".." in path.parts
+
+
+def picture_paths(output: Path, names: Sequence[Path]) -> list[Path]:
     """One picture per image; in a folder it is named after the image, numbered where names repeat.
 
     Raises:
@@ -75,29 +100,29 @@ def picture_paths(output: Path, images: Sequence[Path]) -> list[Path]:
         FileError: a name that the file system refuses.
 
     >>> [path.as_posix() for path in picture_paths(Path("new"), [Path("a/x.jpg"), Path("x.png")])]
-    ['new/x.png', 'new/x-2.png']
+    ['new/a/x.png', 'new/x.png']
     """
     if output.suffix and not _is_folder(output):
-        if len(images) > 1:
+        if len(names) > 1:
             raise InputError(
-                f"--output {output} is one file for {len(images)} images; give a folder"
+                f"--output {output} is one file for {len(names)} images; give a folder"
             )
         return [output]
-    return paths_in(output, images, ".png")
+    return paths_in(output, names, ".png")
 
 
-def paths_in(folder: Path, images: Iterable[Path], suffix: str) -> list[Path]:
-    """One path per image in a folder, named after the image, numbered where names repeat.
+def paths_in(folder: Path, names: Iterable[Path], suffix: str) -> list[Path]:
+    """One path per name below a folder, numbered where names repeat.
 
     >>> [path.as_posix() for path in paths_in(Path("new"), [Path("x.jpg"), Path("x.png")], ".npy")]
     ['new/x.npy', 'new/x-2.npy']
     """
     paths: dict[Path, None] = {}
-    for image in images:
-        path, number = folder / f"{image.stem}{suffix}", 1
+    for name in names:
+        path, number = folder / name.parent / f"{name.stem}{suffix}", 1
         while path in paths:
             number += 1
-            path = folder / f"{image.stem}-{number}{suffix}"
+            path = path.with_name(f"{name.stem}-{number}{suffix}")
         paths[path] = None
     return list(paths)
 
@@ -109,6 +134,15 @@ def of_detection(path: Path, number: int) -> Path:
     'new/x.detection3.npy'
     """
     return path.with_name(f"{path.stem}.detection{number}{path.suffix}")
+
+
+def of_concept(path: Path, number: int) -> Path:
+    """Where the map of a concept goes.
+
+    >>> of_concept(Path("new/x.npy"), 3).as_posix()
+    'new/x.concept3.npy'
+    """
+    return path.with_name(f"{path.stem}.concept{number}{path.suffix}")
 
 
 def of_class(path: Path, index: int) -> Path:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,21 @@ from camcore.boxes import renormalize_in_boxes
 from camcore.card import Card
 from camcore.scaling import normalize
 
+if TYPE_CHECKING:
+    from camcore.adapters.running.volumes import VolumePlacement
+
+_CLASSES_OF_A_CONCEPT = 3  # those to whose scores it adds most
+
 
 def image_record(
-    path: str | Path, explanation: Explanation[Any], placement: Placement, card: Card, listed: int
+    path: str | Path,
+    explanation: Explanation[Any],
+    placement: "Placement | VolumePlacement",
+    card: Card,
+    listed: int,
 ) -> dict[str, Any]:
-    """What one image gave, as JSON takes it, with so many of its best classes."""
-    if card.is_detector:
+    """What one image or volume gave, as JSON takes it, with so many of its best classes."""
+    if card.is_detector and isinstance(placement, Placement):
         return _detections_record(path, explanation, placement, card)
     scores = class_scores(card, explanation)
     probabilities = None if scores is None else class_probabilities(card, scores)
@@ -36,17 +45,29 @@ def image_record(
     if scores is not None:
         best = np.argsort(-scores[0], kind="stable")[:listed]
     explained = []
-    boxes = _boxes(explanation, placement)
+    boxes = _boxes(explanation, placement) if isinstance(placement, Placement) else None
     for k, (index, saliency_map) in enumerate(
         zip(explanation.classes[0], explanation.saliency_map[0], strict=True)
     ):
         peak = _peak(saliency_map, placement)
         found = {} if boxes is None else {"boxes": boxes[k]}
         explained.append({**named(int(index)), "peak": peak, "map": None, **found})
-    return {
+    record = {
         "image": str(path),
         "predictions": [named(int(index)) for index in best],
         "explained": explained,
+        "overlay": None,
+    }
+    return record | _concepts(explanation, placement, card)
+
+
+def failed_record(path: str | Path, reason: str) -> dict[str, Any]:
+    """The record of an image of which nothing came, and why."""
+    return {
+        "image": str(path),
+        "error": reason,
+        "predictions": [],
+        "explained": [],
         "overlay": None,
     }
 
@@ -88,13 +109,43 @@ def maps_of(explanation: Explanation[Any]) -> Any:
     return maps
 
 
-def _peak(saliency_map: Any, placement: Placement) -> dict[str, float] | None:
-    """Where a map is highest, in the image's pixels; None where it has no highest point."""
+def concept_maps_of(explanation: Explanation[Any]) -> Any:
+    """The maps (K, H, W) of the concepts of the first image, which may be none."""
+    return explanation["concept_maps"][0] if "concept_maps" in explanation else ()
+
+
+def _concepts(
+    explanation: Explanation[Any], placement: "Placement | VolumePlacement", card: Card
+) -> dict[str, list[dict[str, Any]]]:
+    """The concepts of the first image, each with the classes to whose scores it adds most; nothing
+    of a file that looks for none.
+    """
+    entries: list[dict[str, Any]] = [
+        {"concept": number, "peak": _peak(each, placement), "map": None, "adds": []}
+        for number, each in enumerate(concept_maps_of(explanation))
+    ]
+    if "concept_scores" in explanation:
+        for entry, added in zip(entries, explanation["concept_scores"][0], strict=True):
+            entry["adds"] = [
+                {
+                    "class": int(index),
+                    "name": card.class_names[index] if card.class_names else str(index),
+                    "score": float(added[index]),
+                }
+                for index in np.argsort(-added, kind="stable")[:_CLASSES_OF_A_CONCEPT]
+            ]
+    return {"concepts": entries} if entries else {}
+
+
+def _peak(saliency_map: Any, placement: "Placement | VolumePlacement") -> dict[str, float] | None:
+    """Where a map is highest, in the image's pixels, or which voxel of a volume that is; None where
+    it has no highest point.
+    """
     peak = placement.peak_to_original(saliency_map)
     if peak is None:
         return None
-    x, y = peak
-    return {"x": round(float(x), 1), "y": round(float(y), 1)}
+    axes = "xy" if len(peak) == 2 else "ijk"
+    return {axis: round(float(place), 1) for axis, place in zip(axes, peak, strict=True)}
 
 
 def _boxes(explanation: Explanation[Any], placement: Placement) -> list[Any] | None:
@@ -122,9 +173,18 @@ def caption_text(entry: Mapping[str, Any]) -> str:
     return f"{entry['name']} {probability:.1%} ({score:.2f})"
 
 
+def concept_text(entry: Mapping[str, Any]) -> str:
+    """A concept of a record with the class that it speaks for most, as `concept 0: boxer +2.31`."""
+    told = f"concept {entry['concept']}"
+    if not entry["adds"]:
+        return told
+    first = entry["adds"][0]
+    return f"{told}: {first['name']} {first['score']:+.2f}"
+
+
 def for_show(raw: Any, card: Card) -> Any:
-    """A map (H, W) in [0, 1], also of a file that gives maps as they are."""
-    return raw if card.options.get("normalize", True) else normalize(raw)
+    """A map (*S) in [0, 1], also of a file that gives maps as they are."""
+    return raw if card.options.get("normalize", True) else normalize(raw, spatial_ndim=raw.ndim)
 
 
 def picture(
@@ -133,12 +193,14 @@ def picture(
     placement: Placement,
     card: Card,
     explained: Sequence[Mapping[str, Any]],
+    concepts: Sequence[Mapping[str, Any]] = (),
     *,
     colormap: str = "jet",
     opacity: float = 0.5,
     in_boxes: bool = False,
 ) -> NDArray[np.uint8]:
-    """The overlays of the first explained classes of a record, side by side, with captions.
+    """The overlays of the first explained classes of a record, and of its first concepts, side by
+    side, with captions.
 
     Those of a detector that explains the image as a whole are one overlay with all boxes; so are
     they `in_boxes`, where each map is stretched in the box of its detection, and 0 outside.
@@ -155,13 +217,16 @@ def picture(
         panel = overlay.heatmap(image, shown, colormap=colormap, opacity=opacity, boxes=boxes)
         return overlay.caption(panel, ", ".join(map(caption_text, explained)))
     panels = []
-    for raw, entry in zip(maps_of(explanation), explained, strict=False):
+    classes = [(each, caption_text(each)) for each in explained]
+    named = [*classes, *((each, concept_text(each)) for each in concepts)]
+    maps = [*maps_of(explanation)[: len(explained)], *concept_maps_of(explanation)]
+    for raw, (entry, text) in zip(maps, named, strict=False):
         saliency_map = placement.map_to_original(for_show(raw, card))
         boxes = np.array([box["box"] for box in entry.get("boxes", ())])
         panel = overlay.heatmap(
             image, saliency_map, colormap=colormap, opacity=opacity, boxes=boxes
         )
-        panels.append(overlay.caption(panel, caption_text(entry)))
+        panels.append(overlay.caption(panel, text))
     if not panels:  # a detector found nothing
         panels.append(overlay.caption(image, "nothing found"))
     return overlay.side_by_side(panels)

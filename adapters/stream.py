@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from camcore.adapters.images import Placement, prepare, read_image
+from camcore.adapters.images import Placement, decode_image, prepare, read_image
 from camcore.adapters.runner import Explanation, Progress
 from camcore.card import ImageSpec
 from camcore.errors import CamcoreError, InputError
@@ -27,6 +27,20 @@ _AHEAD = 4  # images that are ready, or being made so, before they are asked for
 # Pixels of the images of a batch, as they are in their files and as they are run: a photograph of
 # a camera is a batch by itself.
 _MOST_PIXELS = 2**23
+
+
+@dataclass(frozen=True)
+class Given:
+    """An image that is in memory already, the bytes of a file or RGB pixels; `path` is its name."""
+
+    path: Path
+    content: bytes | NDArray[np.uint8]
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """The image as `read_image` gives it."""
+        if isinstance(self.content, bytes):
+            return decode_image(self.content, self.path)
+        return self.content
 
 
 @dataclass(frozen=True)
@@ -49,19 +63,20 @@ class Failed:
     reason: str
 
 
-def prepared_images(paths: Iterable[Path], spec: ImageSpec) -> Iterator[Prepared | Failed]:
+def prepared_images(images: Iterable[Path | Given], spec: ImageSpec) -> Iterator[Prepared | Failed]:
     """The images in order, each read and prepared in the background while others are looked at."""
 
-    def prepared(numbered: tuple[int, Path]) -> Prepared | Failed:
-        number, path = numbered
+    def prepared(numbered: tuple[int, Path | Given]) -> Prepared | Failed:
+        number, given = numbered
+        path = given.path if isinstance(given, Given) else given
         try:
-            image = read_image(path)
+            image = given.pixels() if isinstance(given, Given) else read_image(given)
             array, placement = prepare(image, spec)
         except CamcoreError as error:
             return Failed(number, path, str(error))
         return Prepared(number, path, image, array, placement)
 
-    return _ahead(prepared, enumerate(paths))
+    return _ahead(prepared, enumerate(images))
 
 
 def batches(
@@ -85,10 +100,35 @@ def batches(
         yield batch, failures
 
 
+def batches_by_shape(
+    images: Iterable[Prepared | Failed], most: int
+) -> Iterator[tuple[Sequence[Prepared], Sequence[Failed]]]:
+    """The same of images that need not be in a row: a few wait for others of their shape."""
+    waiting: dict[tuple[int, ...], list[Prepared]] = {}
+    for image in images:
+        if isinstance(image, Failed):
+            yield [], [image]
+            continue
+        batch = waiting.setdefault(image.array.shape, [])
+        batch.append(image)
+        full = len(batch) == most
+        if full or _pixels([each for held in waiting.values() for each in held]) > _MOST_PIXELS:
+            largest = batch if full else max(waiting.values(), key=_pixels)
+            yield waiting.pop(largest[0].array.shape), []
+    for batch in waiting.values():
+        yield batch, []
+
+
+def _pixels(images: Iterable[Prepared]) -> float:
+    """Pixels of images, as they are in their files and as they are run."""
+    return sum(each.image.size + each.array.size for each in images) / 3
+
+
 def _fits(batch: Sequence[Prepared], image: Prepared, most: int) -> bool:
-    pixels = sum(each.image.size + each.array.size for each in (*batch, image)) / 3
     return (
-        len(batch) < most and batch[0].array.shape == image.array.shape and pixels <= _MOST_PIXELS
+        len(batch) < most
+        and batch[0].array.shape == image.array.shape
+        and _pixels((*batch, image)) <= _MOST_PIXELS
     )
 
 

@@ -74,7 +74,7 @@ def predictions_table(result: Mapping[str, Any], card: Card) -> Group:
         table.add_column("probability", justify="right")
     if scored:
         table.add_column("score", justify="right")
-    table.add_column("map peak (x, y)")
+    table.add_column(f"map peak ({', '.join('ijk' if card.image.spatial_ndim == 3 else 'xy')})")
     for index, entry in entries.items():
         explained = peaks.get(index)
         if explained is None:
@@ -82,7 +82,7 @@ def predictions_table(result: Mapping[str, Any], card: Card) -> Group:
         elif explained["peak"] is None:
             place = "none"
         else:
-            place = f"{explained['peak']['x']:g}, {explained['peak']['y']:g}"
+            place = ", ".join(f"{length:g}" for length in explained["peak"].values())
         figures = [f"{entry['probability']:.1%}"] if probable else []
         figures += [f"{entry['score']:.3f}"] if scored else []
         style = "bold" if explained else None
@@ -158,6 +158,7 @@ def card_rows(card: Card) -> dict[str, str]:
         "options": _pairs(_own_options(card)) or "none",
         "maps": _maps(card),
         "boxes": _boxes(card),
+        "concepts": "none" if card.concepts is None else f"{card.concepts} of the layer's",
         "classes": _classes(card),
         "explained": _explained(card),
         "image": f"{card.image.dtype} {_colours(card.image)}, {sizes}"

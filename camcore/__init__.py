@@ -32,7 +32,7 @@ from camcore.errors import (
     ProofError,
     UnknownNameError,
 )
-from camcore.factorization import Concepts, dff, dff_start
+from camcore.factorization import Concepts, concept_scores, dff, dff_start
 from camcore.fullgrad import fullgrad_bias, fullgrad_input
 from camcore.guided import guided_backprop, guided_gradcam
 from camcore.layouts import channels_last_to_first, tokens_to_grid
@@ -129,6 +129,7 @@ __all__ = [
     "channels_last_to_first",
     "channels_to_ablate",
     "component_boxes",
+    "concept_scores",
     "dff",
     "dff_start",
     "eigencam",

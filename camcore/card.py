@@ -111,7 +111,8 @@ class Card:
     maps explain, None where they explain something made of all of them; `map_size` is `image` or
     `feature`; `options` are those of the method and of its post-processing; `proof` says what the
     file was checked against and the worst relative error found. `boxes` is how many each map has at
-    most, M, None where the outputs `boxes` and `box_scores` are not among the file's.
+    most, M, None where the outputs `boxes` and `box_scores` are not among the file's; `concepts`,
+    how many its layer is parted in, None where the output `concept_maps` is not.
     `probabilities` says what makes probabilities of the classes' scores: `softmax`, `sigmoid`,
     `scores` where they are that already, `none` where nothing does; None, of an older file, leaves
     it to the target.
@@ -146,6 +147,7 @@ class Card:
     steps: int | None = None
     state: tuple[int | str, ...] = ()
     boxes: int | None = None
+    concepts: int | None = None
     probabilities: Probabilities | None = None
     queries: int | None = None
     proof: dict[str, Any] = field(default_factory=dict)
@@ -268,6 +270,7 @@ def _check_numbers(card: Card) -> None:
         "top": [card.top],
         "steps": [card.steps],
         "boxes": [card.boxes],
+        "concepts": [card.concepts],
         "state": state,
     }
     for name, values in numbers.items():

@@ -3,11 +3,16 @@
 Each image is factorized by itself, so that no image changes another one's concepts.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 from camcore._arrays import Array, cast, check_channels, namespace, relu, working_dtype
+from camcore._loops import repeat
 from camcore.errors import InputError
 from camcore.noise import normal_noise
+
+# How often the factors are updated unless another number is given.
+DFF_ITERATIONS = 50
 
 
 class Concepts(NamedTuple):
@@ -24,15 +29,15 @@ def dff(
     /,
     *,
     concepts: int = 4,
-    iterations: int = 50,
+    iterations: int = DFF_ITERATIONS,
     seed: int = 0,
     spatial_ndim: int = 2,
 ) -> Concepts:
     """Deep Feature Factorization: activations (..., C, *S) as the sum of K concepts.
 
     What is negative is cut off. The factors begin as `dff_start` gives them, and follow the
-    multiplicative updates for the Frobenius norm so many times, the maps first. A linear classifier
-    (N, C) scores each concept by `directions @ weights.T`.
+    multiplicative updates for the Frobenius norm so many times, the maps first. What they
+    add to the scores of a linear classifier tells `concept_scores`.
 
     Sources: Collins, Achanta and Süsstrunk 2018, https://arxiv.org/abs/1806.10206; Lee and Seung
     2001, equation 4 of https://papers.nips.cc/paper/1861, as in scikit-learn's NMF with
@@ -55,12 +60,35 @@ def dff(
     V = xp.reshape(V, (*shape[:-spatial_ndim], -1))  # (..., C, P)
     W = xp.reshape(start.maps, (*start.maps.shape[:-spatial_ndim], -1))  # (..., K, P)
     H = start.directions
-    for _ in range(iterations):
-        # H V / H H^T W, and W V^T / W W^T H
-        W = W * _ratio(xp, H @ V, (H @ xp.matrix_transpose(H)) @ W)
-        H = H * _ratio(xp, W @ xp.matrix_transpose(V), (W @ xp.matrix_transpose(W)) @ H)
+    # In one array, as a loop repeats one.
+    factors = repeat(partial(_update, xp), iterations, xp.concat([H, W], axis=-1), V)
+    H, W = _parted(factors, V)
     maps = xp.reshape(W, start.maps.shape)
     return Concepts(cast(xp, maps, dtype), cast(xp, H, dtype))
+
+
+def concept_scores(concepts: Concepts, weights: Array, /, *, spatial_ndim: int = 2) -> Array:
+    """What each concept adds to each class's score, (..., K, N), by a linear classifier.
+
+    `weights` (N, C) are those of a classifier that reads the mean of all points. Over the concepts
+    these add up to the scores of what the factors rebuild, less the classifier's bias.
+
+    Raises:
+        InputError: the classifier reads other channels than the concepts have.
+
+    >>> import numpy as np
+    >>> concept_scores(dff(np.ones((8, 7, 7)), concepts=3), np.ones((10, 8))).shape
+    (3, 10)
+    """
+    xp = namespace(weights)
+    maps, directions = concepts
+    if weights.shape[-1] != directions.shape[-1]:
+        raise InputError(
+            f"the classifier reads {weights.shape[-1]} channels, the concepts have "
+            f"{directions.shape[-1]}"
+        )
+    means = xp.mean(maps, axis=tuple(range(-spatial_ndim, 0)))
+    return means[..., None] * (directions @ xp.matrix_transpose(weights))
 
 
 def dff_start(
@@ -90,6 +118,21 @@ def dff_start(
     flat = xp.reshape(size, (*values.shape[: -spatial_ndim - 1], 1, 1))
     directions = flat * abs(normal_noise(values, (concepts, channels), seed=seed + 1))
     return Concepts(maps, directions)
+
+
+def _update(xp: Any, factors: Array, activations: Array) -> Array:
+    """One update of each factor: H V / H H^T W, and W V^T / W W^T H."""
+    V = activations
+    H, W = _parted(factors, V)
+    W = W * _ratio(xp, H @ V, (H @ xp.matrix_transpose(H)) @ W)
+    H = H * _ratio(xp, W @ xp.matrix_transpose(V), (W @ xp.matrix_transpose(W)) @ H)
+    return xp.concat([H, W], axis=-1)
+
+
+def _parted(factors: Array, activations: Array) -> tuple[Array, Array]:
+    """Directions (..., K, C) and maps (..., K, P), for activations (..., C, P)."""
+    channels = activations.shape[-2]
+    return factors[..., :channels], factors[..., channels:]
 
 
 def _ratio(xp: Any, numerator: Array, denominator: Array) -> Array:

@@ -117,7 +117,7 @@ def similarity(embeddings: Array, queries: Array, /) -> Array:
     >>> similarity(np.asarray([[3.0, 4.0]]), np.asarray([[1.0, 0.0], [0.0, 2.0]]))
     array([[0.6, 0.8]])
     """
-    return dot(_unit(embeddings), _unit(queries))
+    return dot(_unit(embeddings), _unit(_in_range(queries)))
 
 
 @floating_kernel
@@ -139,6 +139,13 @@ def dot(embeddings: Array, queries: Array, /) -> Array:
             f"{show(embeddings.shape)} and {show(queries.shape)}"
         )
     return xp.matmul(queries, embeddings[..., None])[..., 0]
+
+
+def _in_range(vectors: Array) -> Array:
+    """Vectors (..., D) with a largest part of one: squares leave the range of numbers sooner."""
+    xp = namespace(vectors)
+    largest = xp.max(xp.abs(vectors), axis=-1, keepdims=True)
+    return vectors / xp.where(largest > 0, largest, 1.0)
 
 
 def _unit(vectors: Array) -> Array:

@@ -28,6 +28,7 @@ class Body(nn.Module, Generic[Seen]):
     """From `(*inputs, class_ids)` to `(*outputs, classes, saliency_map)`, and boxes if asked for.
 
     The method in between is a subclass's: `observe` runs the model, `raw_maps` explains classes.
+    Where `factors` are given, the last of the outputs is an activation, and becomes concepts.
     """
 
     def __init__(self, request: Request, found: Found) -> None:
@@ -35,6 +36,7 @@ class Body(nn.Module, Generic[Seen]):
         # In a tuple, for the request holds the user's model, which must not become a submodule.
         self._request = (request,)
         self._found = found
+        self.factors: nn.Module | None = None
         self._kernels = self.kernels()
 
     @property
@@ -76,11 +78,25 @@ class Body(nn.Module, Generic[Seen]):
         inputs = self.request.prepared(given)
         if self.request.aug_smooth:
             return self._averaged(inputs, class_ids)
-        (*outputs, ranking), seen = self.observe(inputs)
-        classes = select_classes(ranking, class_ids)
+        observed, seen = self.observe(inputs)
+        classes = select_classes(observed[-1], class_ids)
         maps = self.finish(self.raw_maps(seen, known(classes)), inputs[0])
+        return self.answer(observed, classes, maps, inputs[0])
+
+    def answer(
+        self, observed: Sequence[Tensor], classes: Tensor, maps: Tensor, image: Tensor
+    ) -> tuple[Tensor, ...]:
+        """`(*outputs, classes, saliency_map)` of `(*outputs, ranking)`, and what was asked for
+        beside them: boxes, concepts.
+        """
+        *outputs, ranking = observed
+        concepts: Sequence[Tensor] = ()
+        if self.factors is not None:
+            *outputs, activation = outputs
+            concepts = self.factors(activation, map_size(self.request, image))
         maps = for_each_class(maps, classes)
-        return *outputs, classes, maps, *find_boxes(self.request, maps, classes, ranking)
+        boxes = find_boxes(self.request, maps, classes, ranking)
+        return *outputs, classes, maps, *boxes, *concepts
 
     def _averaged(self, inputs: Sequence[Tensor], class_ids: Tensor) -> tuple[Tensor, ...]:
         """The mean over brightness and mirror image, all in one batch, the plain image first."""
@@ -91,15 +107,14 @@ class Body(nn.Module, Generic[Seen]):
         varied += [other.repeat(times, *[1] * (other.ndim - 1)) for other in others]
         observed, seen = self.observe(varied)
         batch = image.shape[0]
-        *outputs, ranking = (output.narrow(0, 0, batch) for output in observed)
-        classes = select_classes(ranking, class_ids)
+        observed = [output.narrow(0, 0, batch) for output in observed]
+        classes = select_classes(observed[-1], class_ids)
         raw = self.raw_maps(seen, known(classes).repeat(times, 1))
         maps = self.finish(raw, varied[0])
         maps = maps.reshape(times, batch, *maps.shape[1:])
         straight, mirrored = maps.chunk(2)
         maps = torch.cat([straight, mirrored.flip(-1)]).mean(dim=0)
-        maps = for_each_class(maps, classes)
-        return *outputs, classes, maps, *find_boxes(self.request, maps, classes, ranking)
+        return self.answer(observed, classes, maps, inputs[0])
 
     def _channels_first(self, values: Sequence[Tensor]) -> list[Tensor]:
         """A value of each layer as (B, C, *S)."""

@@ -16,11 +16,12 @@ from camcore.card import CLASS_IDS, Card, ImageSpec, Probabilities, assume_image
 from camcore.errors import ExportError, InputError, unknown_name
 from camcore.export.body import Body
 from camcore.export.boxes import PORTS
+from camcore.export.concepts import PORTS as CONCEPT_PORTS
 from camcore.export.detectors.explain import explain_detector
 from camcore.export.detectors.readings import Reading, get_reading
 from camcore.export.detectors.whole import is_detector
 from camcore.export.explained import Explained
-from camcore.export.families import check_request, family_of
+from camcore.export.families import check_request, compose
 from camcore.export.families.family import Composed
 from camcore.export.find.modules import Layer, name_layers
 from camcore.export.find.scores import find_probabilities, first_answer
@@ -59,6 +60,7 @@ def explain(
     dynamic_size: bool | None = None,
     pixels: bool = False,
     boxes: int | None = None,
+    concepts: int | None = None,
     box_confidence: str = "softmax",
     class_ids: str = "required",
     top: int | None = None,
@@ -104,6 +106,10 @@ def explain(
             threshold. Two more outputs, `boxes` (B, K, M, 4), x1, y1, x2, y2 in pixels of `image`,
             and `box_scores` (B, K, M), the mean of the map in a box times how likely its class is
             to be there; padded with -1 and 0.
+        concepts: how many concepts the layer's activations are parted in, by Deep Feature
+            Factorization (`camcore.dff`). One more output, `concept_maps` (B, concepts, H, W), and
+            where the classifier is linear another, `concept_scores` (B, concepts, N), what each
+            adds to each class's score. Of several layers there are none.
         box_confidence: what makes of the scores how likely a class is to be there: `softmax`;
             `sigmoid`, for a model of several labels; or `none`, which leaves it at the map's mean.
         class_ids: how a file learns which classes to explain. `required`: by the input `class_ids`;
@@ -156,6 +162,7 @@ def explain(
         stepwise=stepwise,
         pixels=_check_pixels(spec, inputs[0]) if pixels else None,
         boxes=None if boxes is None else Boxes(boxes, box_confidence),
+        concepts=concepts,
         class_ids=class_ids,
         top=1 if top is None else top,
         detections=get_reading(detections),
@@ -260,7 +267,6 @@ def _check_pixels(spec: ImageSpec, image: Tensor) -> ImageSpec:
 
 def _compose(request: Request, traced: Trace, free: bool | None) -> tuple[Trace, Composed]:
     """What was found, and the body; and the trace, of one size where none of any size will do."""
-    compose = family_of(request.method).compose
     try:
         return traced, compose(request, traced)
     except ExportError as error:
@@ -298,7 +304,7 @@ def _describe(
             dtype="float32" if request.pixels is None else "uint8",
         ),
         num_classes=_count_classes(traced, subject.takes_queries),
-        outputs=(*names, "classes", "saliency_map", *(PORTS if request.boxes else ())),
+        outputs=(*names, "classes", "saliency_map", *_additions(request, found)),
         inputs=("image", *further, *(["class_ids"] if request.takes_ids else [])),
         explained=explained,
         class_ids=request.class_ids,
@@ -309,19 +315,32 @@ def _describe(
         steps=body.steps,
         state=body.state,
         boxes=None if request.boxes is None else request.boxes.most,
+        concepts=request.concepts,
         queries=queries,
         versions={"camcore": camcore.__version__, "torch": str(torch.__version__)},
     )
 
 
+def _additions(request: Request, found: Found) -> tuple[str, ...]:
+    """The outputs behind the maps."""
+    of_boxes = PORTS if request.boxes else ()
+    if found.concepts is None:
+        return of_boxes
+    maps, scores = CONCEPT_PORTS
+    return (*of_boxes, maps, *([] if found.concepts.weight is None else [scores]))
+
+
 def _check_ports(card: Card) -> None:
-    """Raises an `ExportError` where the model's own names are those of boxes or a run in steps."""
-    found = {*PORTS} & {*card.inputs, *card.own_outputs}
-    if card.boxes is not None and found:
-        raise ExportError(
-            f"the model itself has inputs or outputs called {sorted(found)}, as a file with boxes "
-            "has. Leave out boxes, or wrap the model in a module that calls them otherwise"
-        )
+    """Raises an `ExportError` where the model's own names are those that the file adds."""
+    additions = {"boxes": (card.boxes, PORTS), "concepts": (card.concepts, CONCEPT_PORTS)}
+    for name, (asked, ports) in additions.items():
+        found = {*ports} & {*card.inputs, *card.own_outputs}
+        if asked is not None and found:
+            raise ExportError(
+                f"the model itself has inputs or outputs called {sorted(found)}, as a file with "
+                f"{name} has. Leave out {name}, or wrap the model in a module that calls them "
+                "otherwise"
+            )
     taken = {"steps", "state", "next_state"} & {*card.inputs, *card.outputs}
     if card.steps is not None and taken:
         raise ExportError(

@@ -54,6 +54,7 @@ class Request:
     class_ids: str
     top: int
     boxes: Boxes | None = None
+    concepts: int | None = None
     detections: Callable[[Any, Tensor], tuple[Tensor, Tensor, Tensor]] | None = None
 
     @property
@@ -107,6 +108,16 @@ class Plan(NamedTuple):
     passes: int | None
 
 
+class ConceptLayer(NamedTuple):
+    """Where concepts are looked for: a layer and its layout, and the `weight` (N, C) of the
+    classifier, where that is one linear layer that reads the mean of all its points.
+    """
+
+    layer: str
+    layout: Layout
+    weight: Tensor | None
+
+
 @dataclass(frozen=True)
 class Found:
     """What the graph told of a request.
@@ -126,6 +137,7 @@ class Found:
     biases: tuple[Tensor, ...] = ()
     plan: Plan | None = None
     products: tuple[str, ...] = ()
+    concepts: ConceptLayer | None = None
     notes: tuple[str, ...] = ()
 
     def by_layer(self) -> list["Found"]:

@@ -1,6 +1,7 @@
 """`camcore compare`: all methods of one model beside each other, in one page."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -88,6 +89,14 @@ def compare(
             "many it was.",
         ),
     ] = 1.0,
+    files: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Where the methods' files stay. What is there already is taken as it is, so a "
+            "comparison that was stopped goes on.",
+        ),
+    ] = None,
 ) -> None:
     """Compare the methods of a model: their costs and figures in one table, and their maps.
 
@@ -103,6 +112,8 @@ def compare(
     paths.check_folder(output.parent, f"--output {output}")
     paths.check_targets([("--output", output)], [Path(weights)])
     paths.check_folder(images, f"--images {images}")
+    if files is not None:
+        paths.check_folder(files, f"--files {files}", make=True)
     chosen = [get_method(name).name for name in methods or METHODS]
     if annotations is None and not faithfulness:
         raise InputError("nothing to measure: give --annotations, or leave --no-faithfulness out")
@@ -146,11 +157,11 @@ def compare(
     if not shown:
         raise InputError(f"none of the images of {images} can be read")
     rows: list[Compared | LeftOut] = []
-    with TemporaryDirectory(prefix="camcore-") as folder, counting("methods", len(chosen)) as step:
+    with _folder(files) as folder, counting("methods", len(chosen)) as step:
         for row in compare_methods(
             chosen,
             write,
-            Path(folder),
+            folder,
             stated,
             shown=shown,
             seconds=60 * minutes,
@@ -170,6 +181,17 @@ def compare(
         if isinstance(row, LeftOut):
             out.print(escape(f"left out: {row.method}, {row.reason}"), soft_wrap=True)
     out.print(f"[green]wrote[/green] {escape(str(output))}", soft_wrap=True)
+
+
+@contextmanager
+def _folder(files: Path | None) -> Iterator[Path]:
+    """Where the methods' files go: into a folder that stays, or into one for the time being."""
+    if files is not None:
+        paths.make_folder(files)
+        yield files
+        return
+    with TemporaryDirectory(prefix="camcore-") as folder:
+        yield Path(folder)
 
 
 def _short_table(rows: "Sequence[Compared]") -> Table:

@@ -1,11 +1,11 @@
 """`camcore evaluate`: how well a file's maps and boxes find what people have marked."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -22,7 +22,8 @@ from camcore.card import Card
 from camcore.errors import InputError
 
 if TYPE_CHECKING:
-    from camcore.adapters.evaluation.annotations import Annotations
+    from camcore.adapters.evaluation.annotations import AnnotatedImage, Annotations
+    from camcore.adapters.evaluation.evaluate import Measure
 
 
 def evaluate(
@@ -47,6 +48,10 @@ def evaluate(
     json_path: Annotated[
         Path | None, typer.Option("--json", help="Where the figures and curves go as JSON.")
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.svg", help="Where MaxBoxAcc's curves go as a picture."),
+    ] = None,
     predictions: Annotated[
         Path | None,
         typer.Option(
@@ -59,6 +64,17 @@ def evaluate(
         int, typer.Option(min=1, help="Images of one shape that are run together, at most.")
     ] = 8,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to run.")] = "cpu",
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many threads run the file.", show_default="every core"),
+    ] = None,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="Run on the Ray cluster of RAY_ADDRESS, or on one that is started here.",
+        ),
+    ] = False,
 ) -> None:
     """Evaluate a file's maps and boxes on images with annotations. Needs no PyTorch for .onnx.
 
@@ -68,7 +84,7 @@ def evaluate(
 
     - `camcore evaluate resnet50.onnx --images val --annotations val.json --predictions out.jsonl`
 
-    - `camcore evaluate resnet50.onnx --images photos --faithfulness`
+    - `camcore evaluate resnet50.onnx --images photos --faithfulness --ray`
 
     Of every class that is in an image, its map is compared with its boxes: the pointing game, with
     and without a tolerance of 15 pixels, and MaxBoxAcc and MaxBoxAccV2. A file that finds boxes
@@ -87,68 +103,82 @@ def evaluate(
 
         from camcore.adapters.evaluation import record
         from camcore.adapters.evaluation.evaluate import (
+            Measure,
             Told,
-            evaluate_images,
+            evaluated,
             figures,
-            judging,
-            predicting,
+            keep,
+            open_measure,
         )
-        from camcore.adapters.evaluation.predict import check_file
-        from camcore.adapters.runner import load
-    for option, path in (("--json", json_path), ("--predictions", predictions)):
-        if path is not None:
-            paths.check_folder(path.parent, f"{option} {path}")
-            paths.check_targets([(option, path)], [file, *([annotations] if annotations else [])])
+        from camcore.adapters.evaluation.plot import write_curves
+    given = {"--json": json_path, "--plot": plot, "--predictions": predictions}
+    targets = [(option, path) for option, path in given.items() if path is not None]
+    for option, path in targets:
+        paths.check_folder(path.parent, f"{option} {path}")
+    paths.check_targets(targets, [file, *([annotations] if annotations else [])])
     paths.check_folder(images, f"--images {images}")
-    runner = load(file, device)
-    check_file(runner.card, above)
-    stated = stated_annotations(annotations, images, runner.card)
-    predict = None if annotations is None else predicting(runner, above)
+    measure = Measure(file, annotations is not None, faithfulness, above, batch, device, threads)
+    runner, predict = open_measure(measure)
     finds = runner.card.is_detector
+    best_alone = runner.card.class_ids == "best" and not finds
+    if plot is not None and (annotations is None or best_alone):
+        raise InputError(
+            "--plot shows how well maps find objects: it wants --annotations, and a file that is "
+            "told its classes, or explains all of them"
+        )
+    stated = stated_annotations(annotations, images, runner.card)
     with_boxes = annotations is not None and (finds or runner.card.boxes is not None)
     if annotations is not None and not with_boxes:
         out.print("the file finds no boxes, so there is no mAP; export it with --boxes")
-    if faithfulness:
-        predict = judging(file, runner, predict)
-    elif predict is None:
-        raise InputError("nothing to measure: give --annotations, or --faithfulness, or both")
+    if annotations is not None and best_alone:
+        out.print("the file explains the best classes alone, so that its boxes alone are evaluated")
     options = {"above": above, "faithfulness": faithfulness}
     with _record(predictions) as path:
         done = record.done_images(path, record.heading(file, annotations, options))
         if done:
             out.print(f"going on behind {len(done)} images of {escape(str(path))}", soft_wrap=True)
-        with counting("images", len(stated.images)) as advance:
-            failures = evaluate_images(
-                runner,
-                stated.images,
-                path,
-                done,
-                predict,
-                batch=1 if finds else batch,
-                told=Told(advance, tell_failure),
-            )
+        left = [image for image in stated.images if image.name not in done]
+        found = _by_ray(measure, left) if ray else evaluated(runner, left, predict, measure.batch)
+        with counting("images", len(left)) as advance:
+            failures = keep(found, path, Told(advance, tell_failure))
         with counting("figures", 1):
-            found = figures(stated, path, with_boxes=with_boxes)
-    found = {"file": str(file), "method": runner.card.method, "layer": runner.card.layer} | found
+            measured = figures(stated, path, with_boxes=with_boxes)
+    card = runner.card
+    measured = {"file": str(file), "method": card.method, "layer": card.layer} | measured
     table = Table("figure", Column("value", justify="right"), "what it tells")
-    for row in figure_rows(found):
+    for row in figure_rows(measured):
         table.add_row(*row)
     out.print(table)
-    told = f"{found['images']} images"
-    if annotations is not None:
+    told = f"{measured['images']} images"
+    if measured["localisation"]["objects"]:
         what = "objects found" if finds else "classes"
-        told += f", {found['localisation']['objects']} {what} in them"
+        told += f", {measured['localisation']['objects']} {what} in them"
     out.print(told, highlight=False)
     if json_path is not None:
         with writing(json_path):
-            text = json.dumps(found, indent=2, allow_nan=False) + "\n"
+            text = json.dumps(measured, indent=2, allow_nan=False) + "\n"
             json_path.write_text(text, encoding="utf-8")
+    curves = measured["localisation"]["curves"]
+    if plot is not None and curves is None:
+        out.print("no object was there to be found, so that there are no curves to plot")
+    elif plot is not None:
+        write_curves(plot, curves)
     if failures:
         err.print(
             f"[red]camcore: {failures} of {len(stated.images)} images were left out[/red]",
             soft_wrap=True,
         )
         raise typer.Exit(SOME_FAILED)
+
+
+def _by_ray(
+    measure: "Measure", images: "Sequence[AnnotatedImage]"
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    with needs("ray"):
+        import ray  # noqa: F401  # known to be there
+
+        from camcore.adapters.serving.ray_evaluate import ray_evaluated
+    return ray_evaluated(measure, images)
 
 
 def stated_annotations(path: Path | None, folder: Path, card: Card) -> "Annotations":

@@ -265,6 +265,16 @@ def export(
             rich_help_panel=_MAPS,
         ),
     ] = None,
+    concepts: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K",
+            min=1,
+            help="The file parts what the layer sees in K concepts, whatever the class: a map of "
+            "each, and where the classifier is linear what it adds to each class's score.",
+            rich_help_panel=_MAPS,
+        ),
+    ] = None,
     box_confidence: Annotated[
         Literal["softmax", "sigmoid", "none"] | None,
         typer.Option(
@@ -288,6 +298,8 @@ def export(
     - `camcore export fcn_resnet50 --target segmentation --layer backbone.layer4 -o fcn.onnx`
 
     - `camcore export resnet50 --boxes 5 -o resnet50.onnx`
+
+    - `camcore export resnet50 --concepts 4 -o resnet50.onnx`
 
     - `camcore export fasterrcnn_resnet50_fpn --example street.jpg -o detector.onnx`
 
@@ -341,6 +353,7 @@ def export(
             "relu": relu,
             "detections": parse_detections(detections),
             "boxes": boxes,
+            "concepts": concepts,
             "box_confidence": box_confidence,
             "probabilities": probabilities,
         }

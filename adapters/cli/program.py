@@ -21,6 +21,7 @@ from camcore.adapters.cli import (
     report,
     run,
     serve,
+    train,
 )
 from camcore.adapters.cli.console import err, out
 from camcore.errors import CamcoreError, FileError, InputError, UnknownNameError
@@ -68,6 +69,7 @@ app.command()(evaluate.evaluate)
 app.command()(compare.compare)
 app.command()(convert.convert)
 app.command()(serve.serve)
+app.command()(train.train)
 app.command()(inspect.inspect)
 app.command()(methods.methods)
 app.command()(layers.layers)

@@ -1,8 +1,8 @@
 """`camcore run`: predict and explain images with an exported file."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,19 +11,20 @@ from rich.markup import escape
 
 from camcore.adapters import paths, tables
 from camcore.adapters.cli.arguments import ModelFile
-from camcore.adapters.cli.choice import check_choice, explain_chosen
 from camcore.adapters.cli.console import err, out
-from camcore.adapters.cli.queries import with_queries
-from camcore.adapters.cli.record import STDOUT, failed_record, recording
 from camcore.adapters.extras import needs
-from camcore.card import Card, ImageSpec
-from camcore.errors import InputError
+from camcore.adapters.running.record import STDOUT
+from camcore.adapters.running.results import Results
+from camcore.card import Card
 
 if TYPE_CHECKING:
-    from camcore.adapters.runner import Explanation, Progress
-    from camcore.adapters.stream import Failed, Prepared, Result
+    from camcore.adapters.runner import Progress
+    from camcore.adapters.running.entries import Entry, Steps, Task
+    from camcore.adapters.running.job import Job
+    from camcore.adapters.running.kinds import Kind
+    from camcore.adapters.running.request import Request
+    from camcore.adapters.stream import Failed, Prepared
 
-_LISTED = 5  # best classes of an image that are listed unless --top says otherwise
 _TABLES = 10  # images with a table each; of more, each has a line
 
 SOME_FAILED = 3  # the exit code where some of the images gave nothing
@@ -102,6 +103,34 @@ def run(
         Literal["npy", "png"],
         typer.Option(help="float32, NaN where the model saw nothing; or 16-bit grey, 0 there."),
     ] = "npy",
+    parquet: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Where the results go as Parquet: a folder of files, each written when full.",
+        ),
+    ] = None,
+    parquet_maps: Annotated[
+        Literal["uint8", "float16"] | None,
+        typer.Option(
+            help="Keep the maps in there, too, of the file's own size: uint8 of [0, 1], or float16."
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on where a run was that was interrupted, by its --json FILE.jsonl or its "
+            "--parquet; images that failed are tried again.",
+        ),
+    ] = False,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="Run on the Ray cluster of RAY_ADDRESS, or on one that is started here.",
+        ),
+    ] = False,
     full_size: Annotated[
         bool,
         typer.Option(
@@ -145,6 +174,8 @@ def run(
 
     - `camcore run resnet18.onnx list.txt --maps maps/ --maps-format png`
 
+    - `camcore run resnet18.onnx 'photos/**/*.jpg' --parquet results/ --resume --ray`
+
     - `camcore run clip.onnx dog.jpg --query texts.npy --name "a dog" --name "a cat"`
 
     An image that cannot be read or run is told of, the others go on, and the exit code is 3.
@@ -162,156 +193,139 @@ def run(
 
     A file made with --boxes finds boxes, which are drawn on the overlays. In the JSON each has a
     score and a box, x1, y1, x2, y2 in the pixels of the image, x2 and y2 exclusive.
+
+    The concepts of a file made with --concepts stand beside the classes, each with the class that
+    it speaks for most, where the classifier is linear.
     """
     with needs("run"):
-        from camcore.adapters import overlay, stream
-        from camcore.adapters.results import image_record
-        from camcore.adapters.runner import class_index, load
+        from camcore.adapters.running import entries as road
+        from camcore.adapters.running.job import open_job
+        from camcore.adapters.running.kinds import check_options, kind_of
+        from camcore.adapters.running.request import Request
+    request = Request(
+        file,
+        tuple(classes or ()),
+        top,
+        full_size,
+        batch,
+        device,
+        threads,
+        parquet_maps,
+        colormap,
+        opacity,
+        tuple(queries or ()),
+        tuple(names or ()),
+        in_boxes,
+    )
     # All that can be checked before anything is computed.
-    overlay.colormap_code(colormap)
-    overlay.check_opacity(opacity)
-    found = paths.find_images(images)
-    pictures, map_files = _check_output(output, json_path, maps, maps_format, file, found)
-    runner = load(file, device, threads=threads)
-    compares = runner.card.queries is not None
-    runner = with_queries(file, runner, queries or (), names or ())
-    card = runner.card
-    _check_inputs(file, card)
-    # By whatever names a class was given, it is explained once.
-    named = list(dict.fromkeys(class_index(card, name) for name in classes or ()))
-    if compares and not named and top is None and card.takes_ids:
-        named = list(range(card.num_classes))
-    check_choice(file, card, named, top)
-    if in_boxes and not card.is_detector:
-        raise InputError(f"--in-boxes is for a detector's file, which {file} is not")
-    spec = _whole_images(file, card.image) if full_size else card.image
-
-    def explain(images: Any, progress: "Progress | None") -> "Explanation[Any]":
-        return explain_chosen(runner, images, named, top, progress)
-
-    writer = _Writer(card, pictures, map_files, colormap, opacity, in_boxes)
+    found = paths.find_placed_images(images)
+    kind = kind_of([each.path for each in found])
+    asked = {"--parquet": parquet, "--resume": resume, "--ray": ray, "--full-size": full_size}
+    asked |= {"--maps": maps} if kind == "video" else {}
+    check_options(kind, [option for option, value in asked.items() if value])
+    results = Results(json_path, parquet)
+    with needs("parquet"):
+        results.check(resume=resume, maps=parquet_maps)
+    pictures, map_files = _check_output(kind, output, results, maps, maps_format, file, found)
+    job = open_job(request)
+    done = results.done(job) if resume else Counter[str]()
+    tasks = [
+        road.Task(each.path, picture, map_file)
+        for each, picture, map_file in zip(found, pictures, map_files, strict=True)
+        if not _taken(done, str(each.path))
+    ]
+    if len(tasks) < len(found):
+        told = f"going on behind {len(found) - len(tasks)} images of {json_path or parquet}"
+        err.print(escape(told), soft_wrap=True)
     failed = 0
-    with recording(json_path, file, card) as record, _Bar(len(found), card.steps) as bar:
-        prepared = stream.prepared_images(found, spec)
-        for group, failures in stream.batches(prepared, 1 if card.is_detector else batch):
-            with bar.steps(group) as progress:
-                results = [*failures, *stream.explained(explain, group, progress)]
-            for result in sorted(results, key=lambda result: result.number):
-                if isinstance(result, stream.Failed):
-                    failed += 1
-                    record(failed_record(result.path, result.reason))
-                    tell_failure(result)
-                    continue
-                entry = image_record(
-                    result.path, result.explanation, result.placement, card, top or _LISTED
-                )
-                writer.write(result, entry)
-                record(entry)
-                if json_path != STDOUT:
-                    as_line = len(found) > _TABLES
-                    as_table = (
-                        tables.detections_table if card.is_detector else tables.predictions_table
-                    )
-                    shown = (tables.prediction_line if as_line else as_table)(entry, card)
-                    out.print(shown, soft_wrap=as_line)
-            bar.advance(len(results))
-    for note in writer.notes:
+    notes: dict[str, None] = {}
+    with results.opened(job, append=resume) as record, _Bar(len(tasks), job.card.steps) as bar:
+        for entry in _ray_entries(request, tasks) if ray else _entries(kind, job, tasks, bar.steps):
+            record(entry)
+            bar.advance(1)
+            if entry.failed is not None:
+                failed += 1
+                tell_failure(entry.failed)
+            elif json_path != STDOUT:
+                _show(entry.record, job.card, as_line=kind == "video" or len(found) > _TABLES)
+            notes |= dict.fromkeys(filter(None, [entry.note]))
+    for note in notes:
         err.print(escape(f"note: {note}"), soft_wrap=True)
     if failed:
-        if len(found) > 1:
-            err.print(f"camcore: {failed} of {len(found)} images failed", soft_wrap=True)
+        if len(tasks) > 1:
+            err.print(f"camcore: {failed} of {len(tasks)} images failed", soft_wrap=True)
         raise typer.Exit(SOME_FAILED)
 
 
-@dataclass
-class _Writer:
-    """Writes the overlay and the maps of each image, and notes what an overlay does not show."""
+def _entries(
+    kind: "Kind", job: "Job", tasks: "Sequence[Task]", steps: "Steps"
+) -> "Iterator[Entry]":
+    """The road of what is run, on this machine."""
+    from camcore.adapters.running.entries import entries
+    from camcore.adapters.running.video import video_entries
+    from camcore.adapters.running.volume_entries import check_takes_volumes, volume_entries
 
-    card: Card
-    pictures: Sequence[Path] | None
-    maps: Sequence[Path] | None
-    colormap: str
-    opacity: float
-    in_boxes: bool
-    notes: dict[str, None] = field(default_factory=dict)
+    if kind == "video":
+        (video,) = tasks
+        return video_entries(job, video.path, video.picture, steps)
+    if kind == "volumes":
+        check_takes_volumes(job)
+        return volume_entries(job, tasks)
+    return entries(job, tasks, steps)
 
-    def write(self, result: "Result", entry: dict[str, Any]) -> None:
-        """The files of an image, and their names in its record."""
-        if self.maps is not None:
-            self._write_maps(self.maps[result.number], result, entry)
-        if self.pictures is not None:
-            self._write_picture(self.pictures[result.number], result, entry)
 
-    def _write_maps(self, path: Path, result: "Result", entry: dict[str, Any]) -> None:
-        from camcore.adapters import overlay
-        from camcore.adapters.results import for_show, maps_of
+def _taken(done: Counter[str], image: str) -> bool:
+    """Whether an image is done; one that is given twice has to be done twice."""
+    done[image] -= 1
+    return done[image] >= 0
 
-        paths.make_folder(path.parent)
-        pairs = zip(maps_of(result.explanation), entry["explained"], strict=True)
-        for number, (raw, explained) in enumerate(pairs):
-            if self.card.shares_map:
-                own = path
-            elif self.card.is_detector:  # of one class there may be several
-                own = paths.of_detection(path, number)
-            else:
-                own = paths.of_class(path, explained["class"])
-            explained["map"] = str(own)
-            if self.card.shares_map and number > 0:  # written already
-                continue
-            # As values the file's own; grey levels have no others than those in [0, 1].
-            values = raw if path.suffix == ".npy" else for_show(raw, self.card)
-            overlay.write_map(own, result.placement.map_to_original(values))
 
-    def _write_picture(self, path: Path, result: "Result", entry: dict[str, Any]) -> None:
-        from camcore.adapters import overlay
-        from camcore.adapters.results import picture
+def _ray_entries(request: "Request", tasks: "Sequence[Task]") -> "Iterator[Entry]":
+    with needs("ray"):
+        import ray  # noqa: F401  # known to be there
 
-        is_one = self.in_boxes or self.card.shares_map
-        most = None if is_one else overlay.most_panels(result.image)
-        shown = entry["explained"][:most]
-        if len(shown) < len(entry["explained"]):
-            count = f"{len(shown)} of the {len(entry['explained'])} explained classes"
-            self.notes[f"overlays show the first {count}; --maps writes all, each to a file"] = None
-        drawn = picture(
-            result.image,
-            result.explanation,
-            result.placement,
-            self.card,
-            shown,
-            colormap=self.colormap,
-            opacity=self.opacity,
-            in_boxes=self.in_boxes,
-        )
-        paths.make_folder(path.parent)
-        overlay.write_image(path, drawn)
-        entry["overlay"] = str(path)
+        from camcore.adapters.serving.ray import ray_entries
+    return ray_entries(request, tasks)
+
+
+def _show(record: dict[str, Any], card: Card, *, as_line: bool) -> None:
+    """Prints what an image gave."""
+    as_table = tables.detections_table if card.is_detector else tables.predictions_table
+    out.print((tables.prediction_line if as_line else as_table)(record, card), soft_wrap=as_line)
 
 
 def _check_output(
+    kind: "Kind",
     output: Path | None,
-    json_path: Path | None,
+    results: Results,
     maps: Path | None,
     maps_format: str,
     file: Path,
-    images: Sequence[Path],
-) -> tuple[list[Path] | None, list[Path] | None]:
+    images: Sequence[paths.Found],
+) -> tuple[Sequence[Path | None], Sequence[Path | None]]:
     """The pictures and the maps to write, one per image, once it is known that all output can be
     written.
     """
     from camcore.adapters.overlay import check_format
+    from camcore.adapters.running.video import check_video_format
 
-    pictures = None if output is None else paths.picture_paths(output, images)
-    targets = [("--output", picture) for picture in pictures or ()]
-    if pictures:  # they differ in their stem alone
-        check_format(pictures[0])
-        paths.check_folder(pictures[0].parent, f"--output {output}", make=True)
-    if json_path is not None and json_path != STDOUT:
-        paths.check_folder(json_path.parent, f"--json {json_path}")
-        targets.append(("--json", json_path))
+    # Of scan.nii.gz the name is scan.
+    names = [
+        each.below.with_suffix("") if each.below.suffix == ".gz" else each.below for each in images
+    ]
+    pictures = [] if output is None else paths.picture_paths(output, names)
+    targets = [("--output", picture) for picture in pictures]
+    if output is not None:
+        # They differ in their stem alone.
+        (check_video_format if kind == "video" else check_format)(pictures[0])
+        folder = output.parent if pictures == [output] else output
+        paths.check_folder(folder, f"--output {output}", make=True)
     if maps is not None:
         paths.check_folder(maps, f"--maps {maps}", make=True)
-    paths.check_targets(targets, [file, *images])
-    return pictures, None if maps is None else paths.paths_in(maps, images, f".{maps_format}")
+    paths.check_targets([*targets, *results.targets()], [file, *(each.path for each in images)])
+    nowhere = [None] * len(images)
+    map_files = nowhere if maps is None else paths.paths_in(maps, names, f".{maps_format}")
+    return pictures or nowhere, map_files
 
 
 class _Bar:
@@ -364,26 +378,3 @@ def tell_failure(failed: "Failed") -> None:
     name, told = str(failed.path), failed.reason
     told = told if told.startswith(name) else f"{name}: {told}"
     err.print(f"[red]camcore: {escape(told)}[/red]", soft_wrap=True)
-
-
-def _whole_images(file: Path, spec: ImageSpec) -> ImageSpec:
-    """The spec without resizing and cropping.
-
-    Raises:
-        InputError: the file takes images of one size.
-    """
-    if not spec.is_any_size:
-        size = " x ".join(str(length) for length in spec.space.values())
-        raise InputError(f"--full-size: {file} takes images of {size} alone")
-    return replace(spec, resize=None, crop=None)
-
-
-def _check_inputs(file: Path, card: Card) -> None:
-    """Raises an `InputError` where an image is not all that a file takes."""
-    further = card.further_inputs
-    if further:
-        given = ", ".join(f"{name}=..." for name in further)
-        raise InputError(
-            f"{file} takes {', '.join(further)} beside the image, which the command line cannot "
-            f"give. Run it from Python: camcore.adapters.load({str(file)!r})(image, {given})"
-        )

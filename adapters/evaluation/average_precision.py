@@ -3,7 +3,9 @@
 It is computed for some classes at a time, for the library holds all their boxes at once.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,26 +17,37 @@ from camcore.adapters.evaluation.annotations import Annotations
 _MOST_AT_ONCE = 200_000
 
 
+@dataclass
+class Counted:
+    """The images of a record, and how many boxes of each class are predicted in them."""
+
+    images: set[str] = field(default_factory=set)
+    boxes: Counter[int] = field(default_factory=Counter)
+
+    def add(self, entry: Mapping[str, Any]) -> None:
+        """Add an image, as `predict_batch` gives it."""
+        self.images.add(entry["image"])
+        for each in entry["predictions"]:
+            self.boxes[each["class"]] += len(each["boxes"])
+
+
 def average_precision(
     annotations: Annotations,
+    counted: Counted,
     entries: Callable[[], Iterable[Mapping[str, Any]]],
     *,
     most_at_once: int = _MOST_AT_ONCE,
 ) -> dict[str, Any]:
-    """COCO's figures for the images of a record, which `entries` reads from its start.
+    """COCO's figures for the images of a record that was counted, which `entries` reads anew for
+    each group of classes.
 
     `mAP` is the mean over IoUs from 0.5 to 0.95 and over classes; None where none is in the images.
     `classes` has the same for each class.
 
     Source: https://cocodataset.org/#detection-eval
     """
-    counts = np.zeros(len(annotations.categories), np.int64)
-    evaluated = set()
-    for entry in entries():
-        evaluated.add(entry["image"])
-        for each in entry["predictions"]:
-            counts[each["class"]] += len(each["boxes"])
-    images = [image for image in annotations.images if image.name in evaluated]
+    counts = [counted.boxes[label] for label in range(len(annotations.categories))]
+    images = [image for image in annotations.images if image.name in counted.images]
     number_of = {image.name: number for number, image in enumerate(images, start=1)}
     precisions, recalls = [], []
     for group in _groups(counts, most_at_once):
@@ -60,11 +73,11 @@ def average_precision(
     }
 
 
-def _groups(counts: NDArray[np.int64], most: int) -> list[list[int]]:
+def _groups(counts: Sequence[int], most: int) -> list[list[int]]:
     """Classes in a row whose predictions together are no more than so many, or one alone."""
     groups: list[list[int]] = [[]]
     held = 0
-    for label, count in enumerate(counts.tolist()):
+    for label, count in enumerate(counts):
         if groups[-1] and held + count > most:
             groups.append([])
             held = 0

@@ -15,9 +15,10 @@ from camcore.adapters.evaluation import record
 from camcore.adapters.evaluation.annotations import AnnotatedImage, Annotations
 from camcore.adapters.evaluation.evaluate import (
     Told,
-    evaluate_images,
+    evaluated,
     figures,
     judging,
+    keep,
     predicting,
 )
 from camcore.adapters.images import prepare, read_image
@@ -66,12 +67,14 @@ def compare(
 ) -> Iterator[Compared | LeftOut]:
     """Each method's file, which `write` puts at a path, on the images, for so many seconds at most.
 
+    A file that is in the folder is not written again, nor are images run that its record has.
     `shown` are the images of which pictures are made.
     """
     for method in methods:
         path = folder / f"{method}.onnx"
         try:
-            write(method, path)
+            if not path.exists():
+                write(method, path)
             yield compare_file(path, annotations, shown=shown, seconds=seconds, faithful=faithful)
         except CamcoreError as error:
             yield LeftOut(method, str(error))
@@ -92,14 +95,16 @@ def compare_file(
     if faithful or predict is None:
         predict = judging(path, runner, predict)
     lines = path.with_suffix(".jsonl")
-    done = record.done_images(lines, record.heading(path, None, {}))
+    done = record.done_images(lines, record.heading(path, None, {"faithfulness": faithful}))
     end = time.monotonic() + seconds
     # Image by image, for the time may be over behind each.
     for image in annotations.images:
+        if image.name in done:
+            continue
         if done and time.monotonic() > end:
             break
         quiet = Told(lambda count: None, lambda failed: None)
-        evaluate_images(runner, [image], lines, set(), predict, batch=1, told=quiet)
+        keep(evaluated(runner, [image], predict, batch=1), lines, quiet)
         done.add(image.name)
     found = figures(annotations, lines, with_boxes=stated and runner.card.boxes is not None)
     first, _ = prepare(read_image(shown[0]), runner.card.image)

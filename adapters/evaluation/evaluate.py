@@ -1,6 +1,6 @@
 """Evaluate: the road of a data set through a file, image by image, and the figures at its end."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from camcore.adapters import stream
 from camcore.adapters.evaluation import record
 from camcore.adapters.evaluation.annotations import AnnotatedImage, Annotations
-from camcore.adapters.evaluation.average_precision import average_precision
+from camcore.adapters.evaluation.average_precision import Counted, average_precision
 from camcore.adapters.evaluation.detections import predict_detections
-from camcore.adapters.evaluation.faithfulness import check_card, faithfulness, mean_figures
-from camcore.adapters.evaluation.localisation import localisation
-from camcore.adapters.evaluation.predict import checked, predict_batch
+from camcore.adapters.evaluation.faithfulness import MeanFaithfulness, check_card, faithfulness
+from camcore.adapters.evaluation.localisation import Localisation
+from camcore.adapters.evaluation.predict import check_file, checked, predict_batch
 from camcore.adapters.evaluation.scorer import open_scorer
-from camcore.adapters.runner import Runner
+from camcore.adapters.runner import Device, Runner, load
+from camcore.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -33,35 +34,63 @@ class Told:
 Predict = Callable[[Sequence[stream.Prepared], Sequence[AnnotatedImage]], list[dict[str, Any]]]
 
 
-def evaluate_images(
-    runner: Runner,
-    images: Sequence[AnnotatedImage],
-    path: Path,
-    done: set[str],
-    predict: Predict,
-    *,
-    batch: int,
-    told: Told,
-) -> int:
-    """Add each image that is not done to the record at `path`; how many of them failed."""
-    left = [image for image in images if image.name not in done]
-    told.advance(len(images) - len(left))
+@dataclass(frozen=True)
+class Measure:
+    """What is to be measured; plain values, which other processes can be sent.
+
+    `annotated` says whether there are annotations to compare with, `faithfulness` whether that is
+    measured; `above` is the least probability of the classes whose boxes are predicted.
+    """
+
+    file: Path
+    annotated: bool
+    faithfulness: bool = False
+    above: float = 0.0
+    batch: int = 8
+    device: Device = "cpu"
+    threads: int | None = None
+
+
+def open_measure(measure: Measure) -> tuple[Runner, Predict]:
+    """The file, and what is made of a batch of images.
+
+    Raises:
+        FileError: the file is missing, damaged, was changed, or was not written by camcore.
+        InputError: it cannot be measured so, or there is nothing to measure.
+    """
+    runner = load(measure.file, measure.device, threads=measure.threads)
+    check_file(runner.card, measure.above)
+    predict = predicting(runner, measure.above) if measure.annotated else None
+    if measure.faithfulness:
+        predict = judging(measure.file, runner, predict, measure.threads)
+    if predict is None:
+        raise InputError("nothing to measure: give --annotations, or --faithfulness, or both")
+    return runner, predict
+
+
+def evaluated(
+    runner: Runner, images: Sequence[AnnotatedImage], predict: Predict, batch: int
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The record of each image and its path; it has an `error` where nothing else came."""
+    prepared = stream.prepared_images([image.path for image in images], runner.card.image)
+    for group, unread in stream.batches(prepared, 1 if runner.card.is_detector else batch):
+        good, misfits = checked(group, images)
+        for failed in [*unread, *misfits]:
+            yield failed.path, {"image": images[failed.number].name, "error": failed.reason}
+        entries = predict(good, [images[each.number] for each in good]) if good else []
+        yield from zip([each.path for each in good], entries, strict=True)
+
+
+def keep(found: Iterable[tuple[Path, dict[str, Any]]], path: Path, told: Told) -> int:
+    """Add the records of images to that at `path`; how many of them failed."""
     failures = 0
     with record.appending(path) as write:
-        prepared = stream.prepared_images([image.path for image in left], runner.card.image)
-        for group, unread in stream.batches(prepared, batch):
-            good, misfits = checked(group, left)
-            for failed in [*unread, *misfits]:
+        for image, entry in found:
+            write(entry)
+            if "error" in entry:
                 failures += 1
-                write({"image": left[failed.number].name, "error": failed.reason})
-                told.failed(failed)
-            entries = predict(good, [left[each.number] for each in good]) if good else []
-            for each, entry in zip(good, entries, strict=True):
-                write(entry)
-                if "error" in entry:
-                    failures += 1
-                    told.failed(stream.Failed(each.number, each.path, entry["error"]))
-            told.advance(len(group) + len(unread))
+                told.failed(stream.Failed(0, image, entry["error"]))
+            told.advance(1)
     return failures
 
 
@@ -71,14 +100,16 @@ def predicting(runner: Runner, above: float) -> Predict:
     return lambda batch, annotated: predict(runner, batch, annotated, above)
 
 
-def judging(file: Path, runner: Runner, predict: Predict | None) -> Predict:
+def judging(
+    file: Path, runner: Runner, predict: Predict | None, threads: int | None = None
+) -> Predict:
     """What `predict` says, if anything, and how faithful the map of the best class is.
 
     Raises:
         InputError: the file's maps cannot be judged so.
     """
     check_card(runner.card)
-    scorer = open_scorer(file, runner)
+    scorer = open_scorer(file, runner, threads)
 
     def judge(
         batch: Sequence[stream.Prepared], annotated: Sequence[AnnotatedImage]
@@ -116,10 +147,16 @@ def figures(annotations: Annotations, path: Path, *, with_boxes: bool) -> dict[s
     """The figures of a record: `images`, `localisation`; `faithfulness` where that was measured,
     and `boxes` where the file finds some.
     """
-    read: Callable[[], Iterable[Mapping[str, Any]]] = partial(record.entries, path)
+    found, faithful, counted = Localisation(), MeanFaithfulness(), Counted()
+    for entry in record.entries(path):
+        for part in (found, faithful, counted):
+            part.add(entry)
+    boxes = None
+    if with_boxes:
+        boxes = average_precision(annotations, counted, partial(record.entries, path))
     return {
-        "images": sum(1 for _ in read()),
-        "localisation": localisation(read()),
-        "faithfulness": mean_figures(read()),
-        "boxes": average_precision(annotations, read) if with_boxes else None,
+        "images": len(counted.images),
+        "localisation": found.figures(),
+        "faithfulness": faithful.figures(),
+        "boxes": boxes,
     }

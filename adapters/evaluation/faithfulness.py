@@ -7,10 +7,11 @@ is taken away has the mean colour, 0.
 Source: Chattopadhyay et al. 2018, https://arxiv.org/abs/1710.11063, for average drop and increase
 in confidence; Petsiuk et al. 2018, https://arxiv.org/abs/1806.07421, for insertion and deletion;
 Poppi et al. 2021, https://arxiv.org/abs/2104.10252, for ADCC; Rong et al. 2022,
-https://arxiv.org/abs/2202.00449, for ROAD.
+https://arxiv.org/abs/2202.00449, for ROAD; https://arxiv.org/abs/2605.14641 for ARCC.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,18 +24,26 @@ from camcore.errors import InputError
 
 STEPS = 20  # parts in which an image is taken away, or put back
 PERCENTILES = tuple(range(10, 100, 10))  # of the map, up to which ROAD takes pixels away
+ARCC_PERCENTILES = (20, 40, 60, 80)  # those of them that ARCC looks at
 NOISE = 0.01  # on pixels that ROAD has put back, so that nothing tells them by their smoothness
 
-NAMES = ("average_drop", "increase", "insertion", "deletion", "adcc", "road")
+NAMES = ("average_drop", "increase", "insertion", "deletion", "adcc", "road", "arcc")
 
 # A probability for each of some images, of the class that is explained.
 Confidence = Callable[[NDArray[np.float32]], NDArray[np.float64]]
 
 
 def check_card(card: Card) -> None:
-    """Raises an `InputError` of a file whose images cannot be masked by its maps."""
+    """Raises an `InputError` of a file whose images cannot be masked by its maps, or whose map of
+    a class cannot be asked for.
+    """
     if card.is_detector:
         raise InputError("faithfulness is that of a class's map, and the file is a detector's")
+    if card.class_ids == "best":
+        raise InputError(
+            "faithfulness compares maps of one class, and the file explains whichever is best; "
+            "export it with --class-ids required, or all"
+        )
     if card.image.dtype != "float32" or card.image.spatial_ndim != 2:
         raise InputError(
             "faithfulness is measured on normalised images (B, C, H, W), which the file does not "
@@ -72,14 +81,15 @@ def faithfulness(
     values = confidence(np.concatenate(parts))
     ends = np.cumsum([len(part) for part in parts])[:-1]
     (before,), (after,), deletion, insertion, most, least = np.split(values, ends)
-    drop = average_drop(before, after)
+    drop, again = average_drop(before, after), explain(masked)
     return {
         "average_drop": drop,
         "increase": float(after > before),
         "insertion": area(insertion, saliency_map.size),
         "deletion": area(deletion, saliency_map.size),
-        "adcc": adcc(saliency_map, explain(masked), drop),
+        "adcc": adcc(saliency_map, again, drop),
         "road": float(np.mean(least - most) / 2),
+        "arcc": arcc(saliency_map, again, least - most),
     }
 
 
@@ -132,8 +142,32 @@ def adcc(saliency_map: NDArray[np.float32], again: NDArray[np.float32], drop: fl
     >>> adcc(saliency_map, saliency_map, 0.5)
     0.6
     """
-    parts = [coherency(saliency_map, again), 1 - float(np.mean(saliency_map)), 1 - drop]
-    return 0.0 if min(parts) <= 0 else round(3 / sum(1 / part for part in parts), 6)
+    return _harmonic_mean(coherency(saliency_map, again), _smallness(saliency_map), 1 - drop)
+
+
+def arcc(
+    saliency_map: NDArray[np.float32], again: NDArray[np.float32], gains: NDArray[np.float64]
+) -> float:
+    """ADCC with ROAD, doubled and no less than 0, in place of what is lost; as pytorch-grad-cam has
+    it. `gains` are the differences without the least and without the most relevant pixels, at each
+    of `PERCENTILES`.
+
+    >>> saliency_map = np.array([[0.0, 1.0]])
+    >>> arcc(saliency_map, saliency_map, np.full(9, 0.5))
+    0.6
+    """
+    seen = np.isin(PERCENTILES, ARCC_PERCENTILES)
+    road = float(np.clip(np.mean(gains[seen]), 0, 1))
+    return _harmonic_mean(coherency(saliency_map, again), _smallness(saliency_map), road)
+
+
+def _smallness(saliency_map: NDArray[np.float32]) -> float:
+    """How little a map covers."""
+    return 1 - float(np.mean(saliency_map))
+
+
+def _harmonic_mean(*parts: float) -> float:
+    return 0.0 if min(parts) <= 0 else round(len(parts) / sum(1 / part for part in parts), 6)
 
 
 def coherency(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
@@ -165,13 +199,21 @@ def removed(
     )
 
 
-def mean_figures(entries: Iterable[Mapping[str, Any]]) -> dict[str, float] | None:
-    """The means over the images of a record, None where none has any."""
-    total, count = np.zeros(len(NAMES)), 0
-    for entry in entries:
+@dataclass
+class MeanFaithfulness:
+    """The means of all figures over images, added one after the other."""
+
+    images: int = 0
+    total: NDArray[np.float64] = field(default_factory=lambda: np.zeros(len(NAMES)))
+
+    def add(self, entry: Mapping[str, Any]) -> None:
+        """Add what was measured of an image, if anything was."""
         if "faithfulness" in entry:
-            total += [entry["faithfulness"][name] for name in NAMES]
-            count += 1
-    if count == 0:
-        return None
-    return dict(zip(NAMES, (total / count).tolist(), strict=True))
+            self.images += 1
+            self.total += [entry["faithfulness"][name] for name in NAMES]
+
+    def figures(self) -> dict[str, float] | None:
+        """The means, None where nothing was measured."""
+        if self.images == 0:
+            return None
+        return dict(zip(NAMES, (self.total / self.images).tolist(), strict=True))

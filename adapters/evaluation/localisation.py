@@ -10,7 +10,7 @@ the maximum, and take the region of the largest contour for the largest. Zhang e
 https://arxiv.org/abs/1608.00507, for the pointing game.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,7 +106,7 @@ def _first_largest(regions: NDArray[np.int32], areas: NDArray[np.int32]) -> int:
 
 @dataclass
 class Localisation:
-    """What was found of objects, added one after the other; figures of all of them.
+    """What was found of objects, added image by image; figures of all of them.
 
     `hits` counts of how many objects of each class the map points at one, without the tolerance and
     with it; `largest` and `best`, (3, T), of how many the box was right, by IoU and threshold.
@@ -121,15 +121,17 @@ class Localisation:
         default_factory=lambda: np.zeros((len(V2_IOUS), len(THRESHOLDS)), np.int64)
     )
 
-    def add(self, label: int, found: Mapping[str, Any]) -> None:
-        """Add what `found_in_map` told of an object of a class."""
-        off = np.inf if found["off"] is None else found["off"]
-        self.objects[label] = self.objects.get(label, 0) + 1
-        hits = np.array([off == 0, off <= TOLERANCE], np.int64)
-        self.hits[label] = self.hits.get(label, np.zeros(2, np.int64)) + hits
+    def add(self, entry: Mapping[str, Any]) -> None:
+        """Add the objects of an image, as `predict_batch` gives it."""
         good = np.array(V2_IOUS)[:, None]
-        self.largest += np.asarray(found["largest"]) >= good
-        self.best += np.asarray(found["any"]) >= good
+        for found in entry["objects"]:
+            label = found["class"]
+            off = np.inf if found["off"] is None else found["off"]
+            self.objects[label] = self.objects.get(label, 0) + 1
+            hits = np.array([off == 0, off <= TOLERANCE], np.int64)
+            self.hits[label] = self.hits.get(label, np.zeros(2, np.int64)) + hits
+            self.largest += np.asarray(found["largest"]) >= good
+            self.best += np.asarray(found["any"]) >= good
 
     def figures(self) -> dict[str, Any]:
         """All figures and curves, as JSON takes them; None where there were no objects.
@@ -159,13 +161,3 @@ class Localisation:
                 },
             },
         }
-
-
-def localisation(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The figures of the images that were evaluated, each as `predict_batch` gives it."""
-    found = Localisation()
-    for entry in entries:
-        objects: Sequence[Mapping[str, Any]] = entry["objects"]
-        for each in objects:
-            found.add(each["class"], each)
-    return found.figures()

@@ -9,6 +9,7 @@ from typing import Any
 
 from camcore.adapters import html, overlay
 from camcore.adapters.evaluation.compare import PICTURE_WIDTH, Compared, LeftOut
+from camcore.adapters.evaluation.plot import curves_svg
 from camcore.adapters.evaluation.summary import FIGURES
 from camcore.adapters.images import read_image
 
@@ -23,6 +24,7 @@ def html_page(title: str, rows: Sequence[Compared | LeftOut], shown: Sequence[Pa
     parts = [
         _table(compared),
         _legend(compared),
+        _curves(compared),
         _pictures(compared, shown),
         _left_out(left_out),
     ]
@@ -103,6 +105,18 @@ def _legend(rows: Sequence[Compared]) -> str:
         f"<li>{escape(FIGURES[key][0])}: {escape(FIGURES[key][1])}</li>" for key in measured(rows)
     ]
     return "<ul>" + "".join(told) + "</ul>" if told else ""
+
+
+def _curves(rows: Sequence[Compared]) -> str:
+    """MaxBoxAcc of every method, threshold by threshold, where there were annotations."""
+    found = {row.method: (row.found.get("localisation") or {}).get("curves") for row in rows}
+    known = {method: curves for method, curves in found.items() if curves is not None}
+    if not known:
+        return ""
+    thresholds = next(iter(known.values()))["thresholds"]
+    curves = {method: each["box_acc"] for method, each in known.items()}
+    svg = curves_svg(thresholds, curves, "share of objects whose box has an IoU of at least 0.5")
+    return f"<h2>MaxBoxAcc at each threshold</h2>\n{svg}"
 
 
 def _pictures(rows: Sequence[Compared], shown: Sequence[Path]) -> str:

@@ -22,11 +22,15 @@ _CLASSES_AT_ONCE = 16
 
 
 def check_file(card: Card, above: float) -> None:
-    """Raises an `InputError` of a file that cannot be evaluated, or not with that threshold."""
-    if card.class_ids == "best" and not card.is_detector:
+    """Raises an `InputError` of a file that cannot be evaluated, or not with that threshold.
+
+    One that explains the best classes by itself is evaluated by its boxes alone.
+    """
+    if card.class_ids == "best" and card.boxes is None and not card.is_detector:
         raise InputError(
-            "the file explains the best classes by itself, and which of the others are there "
-            "cannot be asked; export the model with --class-ids required, or all"
+            "the file explains the best classes by itself, so that the maps of others that are "
+            "there cannot be asked for, and finds no boxes; export the model with --boxes, or with "
+            "--class-ids required or all"
         )
     if card.shares_map:
         raise InputError(
@@ -49,7 +53,9 @@ def predict_batch(
 
     `predictions` are the classes that are at least as probable as `above`, 0 for all of them, with
     their boxes in the pixels of the image and the boxes' scores; `objects` are the classes that are
-    there, with what `found_in_map` tells. An image on which the file fails has an `error` instead.
+    there, with what `found_in_map` tells, none of a file that explains the best classes, which
+    would leave out those that it does not see. An image on which the file fails has an `error`
+    instead.
 
     Raises:
         InputError: the file gives no probabilities, and `above` is not 0.
@@ -124,7 +130,7 @@ def _add(
                     **_kept(boxes, explanation.box_scores[0, k]),
                 }
             )
-        if label in image.present:
+        if label in image.present and card.class_ids != "best":
             saliency_map = explanation.saliency_map[0, k]
             found = found_in_map(saliency_map, placement, image.boxes_of(label))
             entry["objects"].append({"class": label, **found})

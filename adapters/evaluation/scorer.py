@@ -16,8 +16,8 @@ Scorer = Callable[[NDArray[np.float32]], NDArray[np.float64]]
 _AT_ONCE = 32  # images
 
 
-def open_scorer(path: Path, runner: Runner) -> Scorer:
-    """What gives the probabilities of any number of images, some at a time.
+def open_scorer(path: Path, runner: Runner, threads: int | None = None) -> Scorer:
+    """What gives the probabilities of any number of images, some at a time, by so many threads.
 
     Of an ONNX file the part of the graph that leads to the scores is taken, for onnxruntime runs
     all of a graph whatever is asked of it.
@@ -25,7 +25,7 @@ def open_scorer(path: Path, runner: Runner) -> Scorer:
     Raises:
         InputError: the file gives no probabilities of classes.
     """
-    outputs = _scores_alone(path, runner) if path.suffix.lower() == ".onnx" else runner
+    outputs = _scores_alone(path, runner, threads) if path.suffix.lower() == ".onnx" else runner
 
     def probabilities(images: NDArray[np.float32]) -> NDArray[np.float64]:
         found = []
@@ -43,7 +43,9 @@ def open_scorer(path: Path, runner: Runner) -> Scorer:
     return probabilities
 
 
-def _scores_alone(path: Path, runner: Runner) -> Callable[[Any], dict[str, NDArray[Any]]]:
+def _scores_alone(
+    path: Path, runner: Runner, threads: int | None
+) -> Callable[[Any], dict[str, NDArray[Any]]]:
     import onnx
     import onnxruntime
 
@@ -52,5 +54,7 @@ def _scores_alone(path: Path, runner: Runner) -> Callable[[Any], dict[str, NDArr
     providers = [
         "CUDAExecutionProvider" if runner.device == "cuda" else "CPUExecutionProvider",
     ]
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=providers)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
     return lambda images: dict(zip(names, session.run(names, {"image": images}), strict=True))

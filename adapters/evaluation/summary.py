@@ -21,6 +21,7 @@ FIGURES = {
     ("faithfulness", "increase"): ("increase", "images that gain by that weighting, high"),
     ("faithfulness", "adcc"): ("ADCC", "coherent, small, and little lost, high"),
     ("faithfulness", "road"): ("ROAD", "least less most relevant pixels gone, high"),
+    ("faithfulness", "arcc"): ("ARCC", "coherent, small, and a high ROAD, high"),
 }
 
 

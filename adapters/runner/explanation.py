@@ -17,7 +17,9 @@ class Explanation(Mapping[str, A]):
     own outputs: `scores` (B, N) where it returns one tensor, else those that `card.outputs` names.
     Where `card.boxes` says that the file finds M, `boxes` (B, K, M, 4) are x1, y1, x2, y2 in pixels
     of the graph's image, x2 and y2 exclusive, and `box_scores` (B, K, M) their scores, padded with
-    -1 and 0; `camcore.adapters.images.Placement` puts them on the original.
+    -1 and 0; `camcore.adapters.images.Placement` puts them on the original. With `card.concepts`
+    there are `concept_maps` (B, concepts, H, W) and, where the classifier is linear,
+    `concept_scores` (B, concepts, N), what each adds to each class's score.
 
     >>> Explanation({"scores": [[0.1, 0.9]], "classes": [[1]]}).classes
     [[1]]
@@ -28,6 +30,8 @@ class Explanation(Mapping[str, A]):
     saliency_map: A
     boxes: A
     box_scores: A
+    concept_maps: A
+    concept_scores: A
 
     def __init__(self, arrays: Mapping[str, A]) -> None:
         vars(self).update(arrays)

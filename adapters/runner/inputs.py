@@ -250,9 +250,14 @@ def check_queries(queries: ArrayLike, batch: int, length: int) -> NDArray[np.flo
         found = found[None]
     if found.ndim != 3 or found.shape[0] not in (1, batch) or found.shape[2] != length:
         raise InputError(f"{given}; {expected}")
-    if not found.size or not np.isfinite(found).all():
-        raise InputError(f"{given}, empty or with NaN or infinity; {expected}")
-    return np.ascontiguousarray(found, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        # A copy: whoever keeps it is not told where the caller fills the array anew.
+        single = np.array(found, dtype=np.float32, order="C")
+    if not found.size or not np.isfinite(single).all():
+        raise InputError(
+            f"{given}, empty or with NaN or infinity, in single precision at least; {expected}"
+        )
+    return single
 
 
 def _on_the_cpu(class_ids: Any) -> NDArray[Any]:

@@ -61,6 +61,11 @@ class Runner:
     _graph: Graph
     _opening: Opening | None = None
 
+    @property
+    def seal(self) -> str | None:
+        """The seal of the file, that no other has; None of a runner that `load` did not make."""
+        return None if self._opening is None else self._opening.seal
+
     def __repr__(self) -> str:
         card = self.card
         count = f"{card.num_classes} classes" if card.queries is None else "queries as classes"

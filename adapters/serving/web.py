@@ -58,7 +58,7 @@ def write_page(
         with writing(folder / part.name):
             (folder / part.name).write_bytes(part.read_bytes())
     _copy(file, folder / file.name)
-    shown = paths.paths_in(folder / "examples", examples, "")
+    shown = paths.paths_in(folder / "examples", [Path(each.name) for each in examples], "")
     shown = [
         path.with_name(path.name + source.suffix)
         for path, source in zip(shown, examples, strict=True)

@@ -156,6 +156,7 @@ def _check(request: Request, top: int | None, dynamic_size: bool | None) -> None
         "stepwise": request.stepwise,
         "pixels": request.pixels is not None,
         "boxes": request.boxes is not None,
+        "concepts": request.concepts is not None,
         "full_size=False": not request.full_size,
         "dynamic_size=True": dynamic_size is True,
         f"class_ids={request.class_ids!r}": request.class_ids not in ("required", "best"),

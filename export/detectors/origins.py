@@ -35,6 +35,9 @@ _MOVES = {
 
 _VIEWS = {"view", "_unsafe_view"}
 
+# Beside scores, they are no numbers of an image.
+_CONSTANTS = {"full", "zeros", "ones", "full_like", "zeros_like", "ones_like", "scalar_tensor"}
+
 # They sort or pick by the scores, and say which: `(values, indices)`, with their axis's place.
 _SORTS = {"topk": 2, "sort": 1, "max": 1}
 
@@ -91,10 +94,10 @@ class _Origins:
             if narrowed is not None:
                 return narrowed
         if name == "where":
-            return self.of(_nodes(node.args[1:2])[0])
+            return self._one_of(node, _nodes(node.args[1:3]))
         if name in _POINTWISE:
             # A factor that is broadcast, as FCOS's centre-ness, is no score of a class.
-            return self.of(next(each for each in node.all_input_nodes if _like(each, node)))
+            return self._one_of(node, [each for each in node.all_input_nodes if _like(each, node)])
         if name in _MOVES:
             (source,) = _nodes(node.args[:1])
             # Ids need not lie in memory as the scores do.
@@ -105,6 +108,18 @@ class _Origins:
             f"used by {module_of(node) or 'the detector itself'}: it neither moves numbers nor "
             "takes them one by one"
         )
+
+    def _one_of(self, node: fx.Node, sources: list[fx.Node]) -> fx.Node:
+        """The ids of what an operator takes one by one, which must be one number alone."""
+        found = {self.of(each) for each in sources if operator_name(each) not in _CONSTANTS}
+        if len(found) != 1:
+            raise ExportError(
+                f"the scores of the detections cannot be followed through the operator "
+                f"{node.target}, used by {module_of(node) or 'the detector itself'}: it mixes "
+                f"{len(found)} numbers, and a detection is explained by one. Return one of them, "
+                "or what one convolution or linear layer makes of both"
+            )
+        return found.pop()
 
     def _item(self, node: fx.Node) -> fx.Node:
         source, index = _nodes(node.args[:1])[0], node.args[1]

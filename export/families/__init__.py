@@ -4,10 +4,12 @@ A kind is one file here, which says what it asks of the graph, what explains it,
 refuses; and a row in the table. Its eager reference stands apart, in `prove`.
 """
 
+from dataclasses import replace
 from typing import get_args
 
 from camcore.errors import InputError
 from camcore.export.boxes import check_boxes
+from camcore.export.concepts import Factors, check_concepts, find_concept_layer, returning
 from camcore.export.families import (
     activations,
     attention,
@@ -19,8 +21,9 @@ from camcore.export.families import (
     passes,
     second_order,
 )
-from camcore.export.families.family import Family
+from camcore.export.families.family import Composed, Family
 from camcore.export.request import Request
+from camcore.export.trace.trace import Trace
 from camcore.methods import Method, Needs
 from camcore.scaling import How
 
@@ -46,6 +49,18 @@ def family_of(method: Method) -> Family:
     return FAMILIES[method.needs]
 
 
+def compose(request: Request, traced: Trace) -> Composed:
+    """What was found, and the body that explains, and looks for concepts where they are wanted."""
+    family = family_of(request.method)
+    if request.concepts is None:
+        return family.compose(request, traced)
+    layer, activation = find_concept_layer(request, traced)
+    with returning(traced.graph, activation):
+        found, body = family.compose(request, traced)
+    body.factors = Factors(request, layer)
+    return replace(found, concepts=layer), body
+
+
 def check_request(request: Request) -> None:
     """Raises an `InputError` for options that do not go together."""
     method, family = request.method, family_of(request.method)
@@ -58,6 +73,7 @@ def check_request(request: Request) -> None:
         )
     family.check(request)
     check_boxes(request)
+    check_concepts(request)
     if request.stepwise and not family.many_passes:
         raise InputError(
             f"{method.name} takes no many passes that could be taken in steps: leave out stepwise"

@@ -36,22 +36,19 @@ def check_places(traced: Trace, layer: str, activation: fx.Node, layout: Layout)
     Told from the gradients of some points with respect to a random image. Points that look at the
     whole image alike tell nothing.
     """
-    views = _views(traced, activation, layout)
-    if views is None:
+    found = _views(traced, activation, layout)
+    if found is None:
         return
+    views, grid = found
     size = views.shape[1:]
     window = [max(1, side // 2) for side in size]
     pool: Any = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[len(size)]
     shares = pool(views[:, None], window, stride=1)[:, 0] * math.prod(window)
     best = shares.flatten(1).amax(dim=1)
     starts = [
-        tuple(
-            min(max(round(share * side - length / 2), 0), side - length)
-            for share, side, length in zip(place, size, window, strict=True)
-        )
-        for place in _PROBED[len(size)]
+        tuple(map(_starts, _cell(place, grid), grid, size, window)) for place in _PROBED[len(size)]
     ]
-    there = torch.stack([row[start] for row, start in zip(shares, starts, strict=True)])
+    there = torch.stack([row[start].amax() for row, start in zip(shares, starts, strict=True)])
     if best.mean() > _NARROW and there.mean() < _ELSEWHERE * best.mean():
         raise ExportError(
             f"the points of layer {layer!r} do not lie in the order of the image's rows and "
@@ -60,8 +57,24 @@ def check_places(traced: Trace, layer: str, activation: fx.Node, layout: Layout)
         )
 
 
-def _views(traced: Trace, activation: fx.Node, layout: Layout) -> Tensor | None:
-    """What each probed point looks at, (n, *S), adding up to 1; None if that cannot be told."""
+def _starts(cell: int, cells: int, side: int, length: int) -> slice:
+    """Where windows start that are about the middle of a cell, within half a cell.
+
+    A strided convolution without padding looks at a corner of its cell.
+    """
+    middle, half = (cell + 0.5) * side / cells, side / cells / 2
+    first, last = (
+        min(max(round(middle + off - length / 2), 0), side - length) for off in (-half, half)
+    )
+    return slice(first, last + 1)
+
+
+def _views(
+    traced: Trace, activation: fx.Node, layout: Layout
+) -> tuple[Tensor, tuple[int, ...]] | None:
+    """What each probed point looks at, (n, *S), adding up to 1, and how many points there are along
+    each side; None if that cannot be told.
+    """
     generator = torch.Generator().manual_seed(20183)
     examples = [node.meta["val"] for node in traced.graph.graph.find_nodes(op="placeholder")]
     places = _PROBED[len(traced.size)]
@@ -84,7 +97,7 @@ def _views(traced: Trace, activation: fx.Node, layout: Layout) -> Tensor | None:
     total = views.flatten(1).sum(dim=1)
     if not (total > 0).all() or not total.isfinite().all():
         return None
-    return views / total.reshape(-1, *[1] * len(traced.size))
+    return views / total.reshape(-1, *[1] * len(traced.size)), tuple(values.shape[2:])
 
 
 def _cell(place: Sequence[float], grid: Sequence[int]) -> tuple[int, ...]:

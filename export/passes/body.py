@@ -10,8 +10,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
-from camcore.export.body import Body, Seen, for_each_class, known
-from camcore.export.boxes import find_boxes
+from camcore.export.body import Body, Seen, known
 from camcore.export.cut import Cut, repeat_batch
 from camcore.export.passes.loops import Resumed, Size, number_of_steps, weights_of
 from camcore.export.request import Found, Plan, Request
@@ -87,15 +86,14 @@ class PassesBody(Body[Seen]):
     ) -> tuple[Tensor, ...]:
         """`(*outputs, classes, saliency_map, state)`: the map is right once every step was.
 
-        Boxes, if asked for, stand before the state.
+        Boxes and concepts, if asked for, stand before the state.
         """
         inputs = self.request.prepared(given)
-        (*outputs, ranking), seen = self.observe(inputs)
-        classes = select_classes(ranking, class_ids)
+        observed, seen = self.observe(inputs)
+        classes = select_classes(observed[-1], class_ids)
         state = self.run_passes(seen, known(classes), resumed)
-        maps = for_each_class(self.finish([self.maps_of(seen, state)], inputs[0]), classes)
-        boxes = find_boxes(self.request, maps, classes, ranking)
-        return *outputs, classes, maps, *boxes, state
+        maps = self.finish([self.maps_of(seen, state)], inputs[0])
+        return *self.answer(observed, classes, maps, inputs[0]), state
 
     def _predict(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Prediction]:
         """The model's `(*outputs, ranking)`, and what passes begin with."""

@@ -15,6 +15,7 @@ from camcore.errors import CamcoreError, ExportError, ProofError
 from camcore.export.explained import Explained
 from camcore.export.families import family_of
 from camcore.export.prove.boxes import likelihoods, prove_boxes
+from camcore.export.prove.concepts import prove_concepts
 from camcore.export.prove.reference import Reference, explain_eagerly
 from camcore.export.prove.runtimes import Runner, load
 from camcore.export.request import Request
@@ -121,7 +122,7 @@ def _compared(
     inputs = request.prepared(given_inputs)
     results = results_of(runtime, run, given_inputs, class_ids)
     own = len(explained.card.own_outputs)
-    outputs, (classes, maps, *boxes) = results[:own], results[own:]
+    outputs, (classes, maps, *additions) = results[:own], results[own:]
     try:
         expected = explain_eagerly(request, found, inputs, class_ids)
     except CamcoreError:
@@ -141,12 +142,14 @@ def _compared(
             error = _within_rounding(name, n, explained, inputs, given, expected, runtime)
         worst = max(worst, error)
     if request.boxes is not None:
-        found_boxes, box_scores = boxes
+        found_boxes, box_scores, *additions = additions
         likely = likelihoods(request, expected.ranking, classes)
         # Scores that are off by so much of the largest may move a softmax by twice that.
         moved = 2 * worst * float(expected.ranking.abs().max())
         error = prove_boxes(request, maps, (found_boxes, box_scores), likely, max(TOLERANCE, moved))
         worst = max(worst, error)
+    if request.concepts is not None:
+        worst = max(worst, prove_concepts(request, found, inputs, additions))
     if len(class_ids) > 1:
         # One row of ids serves any batch: it is told the first image's.
         if request.subject.takes_queries:

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from camcore.errors import ExportError
-from camcore.export.trace.graphs import module_of
+from camcore.export.trace.graphs import module_of, operator_name, per_axis
 
 # Layers that take one step after the other. Without a gradient rule of their own they are unrolled.
 _RECURRENT = {
@@ -51,6 +51,14 @@ def try_another_size(model: nn.Module, inputs: tuple[Tensor, ...], *, attention:
         raise ExportError("it has attention; dynamic_size=True tries to free them nevertheless")
 
 
+_POOLS = {
+    getattr(torch.ops.aten, name): rank
+    for rank in (1, 2, 3)
+    for name in (f"max_pool{rank}d", f"avg_pool{rank}d", f"max_pool{rank}d_with_indices")
+    if hasattr(torch.ops.aten, name)
+}
+
+
 def check_steps(graph: fx.GraphModule) -> None:
     """Raises an `ExportError` where a recurrent layer takes a free number of steps."""
     for node in graph.graph.nodes:
@@ -61,6 +69,33 @@ def check_steps(graph: fx.GraphModule) -> None:
                     f"{module_of(node) or 'it'} is recurrent, and as many steps are written as the "
                     "example's size makes"
                 )
+
+
+def check_pools(graph: fx.GraphModule) -> None:
+    """Raises an `ExportError` where a pool's last window may begin in the padding behind the map.
+
+    PyTorch leaves such a window out, which its rule for free sizes does not.
+    """
+    for node in graph.graph.nodes:
+        rank = _POOLS.get(getattr(node.target, "overloadpacket", None))
+        if rank is None:
+            continue
+        of_average = "avg" in operator_name(node)
+        defaults: tuple[Any, ...] = ((), 0, False) if of_average else ((), 0, 1, False)
+        kernel, *given = node.args[1:]
+        stride, padding, *rest = (*given, *defaults[len(given) :])
+        dilation, to_the_end = (1, rest[0]) if of_average else rest[:2]
+        each = [_per_axis(v, rank) for v in (kernel, stride or kernel, padding, dilation)]
+        for k, s, p, d in zip(*each, strict=True):
+            if to_the_end and p + s > d * (k - 1) + 1:
+                raise ExportError(
+                    f"{module_of(node) or 'it'} pools to the end (ceil_mode) with windows that may "
+                    "begin in the padding, of which there are more or fewer by the size"
+                )
+
+
+def _per_axis(value: Any, rank: int) -> list[int]:
+    return per_axis([value] if isinstance(value, int) else value, rank)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from camcore.export.trace.sizes import (
     Conditions,
     check_batches,
     check_other_sizes,
+    check_pools,
     check_steps,
     conditions_of,
     simple_sizes,
@@ -106,6 +107,7 @@ def _trace(
             with nullcontext() if dynamic_size else simple_sizes():
                 graph, conditions = _capture(model, inputs, root, queries, free=axes)
             check_steps(graph)
+            check_pools(graph)
             check_other_sizes(model, graph, inputs, conditions)
             check_batches(model, graph, inputs, conditions)
             return Trace(graph, size, dynamic_size=True)

@@ -148,6 +148,12 @@ def all_spots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def best_spots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, of the three best classes."""
+    return write_spots(tmp_path_factory.mktemp("best") / "best.onnx", "best", top=3)
+
+
+@pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with seven scenes as a data set in COCO's format."""
     folder = tmp_path_factory.mktemp("scenes")

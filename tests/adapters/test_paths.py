@@ -8,6 +8,7 @@ from camcore.adapters.paths import (
     check_images,
     check_targets,
     find_images,
+    find_placed_images,
     make_folder,
     of_class,
     paths_in,
@@ -43,7 +44,7 @@ def test_one_picture() -> None:
 def test_pictures_of_one_name_are_numbered() -> None:
     images = paths("x.png", "x.png", "b/x-2.jpg", "b/x.jpg", "y")
     given = picture_paths(Path("o"), images)
-    assert given == paths("o/x.png", "o/x-2.png", "o/x-2-2.png", "o/x-3.png", "o/y.png")
+    assert given == paths("o/x.png", "o/x-2.png", "o/b/x-2.png", "o/b/x.png", "o/y.png")
 
 
 def test_pictures_of_many_images_take_no_time() -> None:
@@ -69,6 +70,22 @@ def test_find_images() -> None:
     assert find_images(["photos/list.txt"]) == paths("photos/a.jpg", "/x/é.png")
 
 
+def test_images_lie_below_what_they_were_found_by() -> None:
+    for name in ("photos/a.jpg", "photos/2024/may/a.jpg", "photos/2024/b.jpg"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    Path("photos/list.txt").write_text("2024/b.jpg\n../photos/a.jpg\n/x/c.jpg\n")
+    below = {
+        "photos": ["a.jpg"],
+        "photos/**/*.jpg": ["2024/b.jpg", "2024/may/a.jpg", "a.jpg"],
+        "photos/*/*.jpg": ["2024/b.jpg"],
+        "photos/2024/b.jpg": ["b.jpg"],
+        "photos/list.txt": ["2024/b.jpg", "a.jpg", "c.jpg"],
+    }
+    for given, names in below.items():
+        assert [each.below for each in find_placed_images([given])] == paths(*names)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -89,7 +106,7 @@ def test_images_that_are_not_found(given: str, message: str) -> None:
 
 
 def test_paths_in_a_folder() -> None:
-    given = paths_in(Path("o.v1"), paths("a/x.y.png", "x.y.jpg"), ".npy")
+    given = paths_in(Path("o.v1"), paths("x.y.png", "x.y.jpg"), ".npy")
     assert given == paths("o.v1/x.y.npy", "o.v1/x.y-2.npy")
     assert [of_class(path, 7) for path in given] == paths(
         "o.v1/x.y.class7.npy", "o.v1/x.y-2.class7.npy"

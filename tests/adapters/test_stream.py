@@ -80,6 +80,20 @@ def test_large_images_are_batches_by_themselves(
     assert [len(batch) for batch, _ in found] == [2, 2, 1]
 
 
+def test_images_wait_for_others_of_their_shape(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def numbers(most: int) -> list[list[int]]:
+        found = stream.batches_by_shape(prepared_images(pictures(folder), WHOLE), most)
+        return [[each.number for each in (*batch, *failures)] for batch, failures in found]
+
+    assert numbers(3) == [[0, 1, 3], [4], [2], [5]]
+    assert numbers(1) == [[0], [1], [2], [3], [4], [5]]
+    # Where they would be too many pixels together, those of the largest batch wait no longer.
+    monkeypatch.setattr(stream, "_MOST_PIXELS", 2 * 2 * 600)
+    assert numbers(8) == [[0, 1], [4], [3, 5], [2]]
+
+
 def test_nothing_gives_no_batch() -> None:
     assert list(batches([], most=2)) == []
 

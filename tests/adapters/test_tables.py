@@ -131,6 +131,11 @@ def test_card_table_of_boxes() -> None:
         assert row(lines, "options") == ["options", "none"]
 
 
+def test_card_table_of_concepts() -> None:
+    lines = printed(tables.card_table(Path("a.onnx"), replace(CARD, concepts=4)))
+    assert row(lines, "concepts") == ["concepts", "4 of the layer's"]
+
+
 def test_card_table() -> None:
     lines = printed(tables.card_table(Path("a.onnx"), CARD))
     assert row(lines, "classes") == ["classes", "4: cat, dog, boxer, ..."]

@@ -35,12 +35,15 @@ def build_spots() -> nn.Module:
     return model
 
 
-def write_spots(path: Path, class_ids: str, *, boxes: int | None = 4) -> Path:
+def write_spots(
+    path: Path, class_ids: str, *, boxes: int | None = 4, top: int | None = None
+) -> Path:
     explained = explain(
         build_spots(),
         torch.zeros(2, 3, 96, 96),
         layer="features",
         class_ids=class_ids,
+        top=top,
         boxes=boxes,
         box_confidence="sigmoid" if boxes else None,
         probabilities="sigmoid",

@@ -41,6 +41,7 @@ def cards(draw: st.DrawFn) -> Card:
             options=st.dictionaries(st.text(), numbers | st.booleans()),
             notes=st.lists(st.text(), max_size=2).map(tuple),
             boxes=st.none() | st.integers(1, 99),
+            concepts=st.none() | st.integers(1, 99),
             schema=st.just(SCHEMA),
         )
     )

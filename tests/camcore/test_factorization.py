@@ -64,6 +64,21 @@ def test_an_image_changes_no_other_and_channels_may_be_few(backend: Backend) -> 
     assert tuple(series.maps.shape) == (1, 2, 4)
 
 
+def test_what_concepts_add_is_what_a_classifier_says_of_what_they_rebuild(
+    backend: Backend,
+) -> None:
+    rng = np.random.default_rng(1)
+    weights = rng.normal(size=(5, 7))
+    factors = camcore.dff(backend.array(rng.random((2, 7, 4, 3))), concepts=3)
+    scores = backend.numpy(camcore.concept_scores(factors, backend.array(weights)))
+    maps, directions = backend.numpy(factors.maps), backend.numpy(factors.directions)
+    rebuilt = np.einsum("bkhw,bkc->bchw", maps, directions).mean((2, 3))
+    assert scores.shape == (2, 3, 5)
+    np.testing.assert_allclose(scores.sum(1), rebuilt @ weights.T, rtol=1e-5)
+    with pytest.raises(camcore.InputError, match="reads 6 channels, the concepts have 7"):
+        camcore.concept_scores(factors, backend.array(weights[:, :6]))
+
+
 def test_nothing_is_made_of_nothing(backend: Backend) -> None:
     maps, directions = camcore.dff(backend.array(-np.ones((3, 4, 4))), concepts=2)
     assert not backend.numpy(maps).any()

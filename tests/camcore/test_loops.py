@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from camcore._arrays import namespace
-from camcore._loops import repeat_until_still
+from camcore._loops import repeat, repeat_until_still
 from tests.backends import Backend
 from tests.camcore.exporting import export
 
@@ -16,6 +16,32 @@ def halve(values, floor):  # type: ignore[no-untyped-def]
     xp = namespace(values)
     halved = xp.maximum(values // 2, floor)
     return halved, xp.all(halved == values)
+
+
+def add(values, more):  # type: ignore[no-untyped-def]
+    return values + more
+
+
+class Added(nn.Module):
+    def forward(self, values: Tensor, more: Tensor) -> tuple[Tensor]:
+        return (repeat(add, 3, values, more),)
+
+
+def test_so_many_times(backend: Backend) -> None:
+    given = backend.array([1, 2]), backend.array([10, 20])
+    backend.assert_close(repeat(add, 3, *given), [31, 62], "int64")
+    backend.assert_close(repeat(add, 0, *given), [1, 2], "int64")
+
+
+def test_so_many_times_in_a_graph() -> None:
+    """The graph repeats: it does not hold the step so many times."""
+    values = torch.tensor([1.0, 2]), torch.tensor([10.0, 20])
+    program = torch.export.export(Added(), values)
+    (found,) = program.module()(values[0] + 1, values[1])
+    assert found.tolist() == [32, 63]
+    calls = [node.target for node in program.graph.nodes if node.op == "call_function"]
+    assert torch.ops.higher_order.while_loop in calls
+    assert torch.ops.aten.add.Tensor not in calls
 
 
 class Halved(nn.Module):

@@ -85,7 +85,7 @@ ROAD = [
     ["find"],
     ["request"],
     ["finish"],
-    ["boxes"],
+    ["boxes", "concepts"],
     ["body"],
     ["gradient"],
     ["passes"],

@@ -268,3 +268,30 @@ def test_the_map_falls_on_the_shape_that_is_asked_for(tmp_path: Path) -> None:
             row, column = np.unravel_index(saliency_map.argmax(), saliency_map.shape)
             hits.append(y - 2 <= row < y + _PATCH + 2 and x - 2 <= column < x + _PATCH + 2)
     assert np.mean(hits) >= 0.9
+
+
+@pytest.mark.slow
+def test_the_image_tower_of_clip(tmp_path: Path) -> None:
+    """As the docs have it, from a configuration: the scores are transformers' own."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.CLIPVisionConfig(
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=64,
+        patch_size=16,
+        projection_dim=LENGTH,
+    )
+    tower = build(lambda: transformers.CLIPVisionModelWithProjection(config), shape=(3, 64, 64))
+    path, example = tmp_path / "clip.onnx", torch.zeros(1, 3, 64, 64)
+    save(explain(tower, example, target="similarity", output="image_embeds"), path)
+    images, texts = normal(1, 2, 3, 64, 64), normal(2, 4, LENGTH)
+    classify = load(path).with_queries(texts.numpy(), ["a dog", "a cat", "a car", "a tree"])
+    given = classify(images.numpy(), class_ids=[0, 1, 2, 3])
+    with torch.no_grad():
+        embedding = tower(images).image_embeds
+    cosines = F.cosine_similarity(embedding[:, None], texts, dim=-1)
+    np.testing.assert_allclose(given.scores, cosines, atol=1e-5)
+    assert given.saliency_map.shape == (2, 4, 64, 64)
+    assert np.ptp(given.saliency_map, axis=(2, 3)).max() > 0.9

@@ -24,16 +24,19 @@ class Traces:
         *,
         dynamic_size: bool | None,
         root: str,
+        queries: bool = False,
     ) -> Trace:
         """In place of `trace`: a copy of what was traced of the same question before."""
         target = subject.target
         question = (
-            (target.scores, target.explained, subject._output, dynamic_size),
+            (target.scores, target.explained, subject._output, dynamic_size, queries),
             *((value.shape, value.dtype) for value in inputs),
         )
         known = self._known.setdefault(subject.user_model, {})
         if question not in known:
-            known[question] = trace(subject, inputs, dynamic_size=dynamic_size, root=root)
+            known[question] = trace(
+                subject, inputs, dynamic_size=dynamic_size, root=root, queries=queries
+            )
         return copied(known[question])
 
 

@@ -19,6 +19,26 @@ def test_methods_side_by_side(scenes: Path, tmp_path: Path) -> None:
     assert "<td>2</td>" in content
     assert "ADCC" in content
     assert "mAP" in content
+    assert "<svg" in content
+
+
+def test_a_comparison_goes_on_with_the_files_that_are_there(
+    spots: Path, scenes: Path, tmp_path: Path
+) -> None:
+    """Nothing is exported, and no image is run again."""
+    files = tmp_path / "files"
+    files.mkdir()
+    (files / "gradcam.onnx").write_bytes(spots.read_bytes())
+    data = ["--images", scenes / "images", "--annotations", scenes / "instances.json"]
+    call = ["compare", MODEL, *data, "--method", "gradcam", "--no-faithfulness", "--files", files]
+    done(camcore(*call, "--limit", "3", "-o", tmp_path / "a.md"))
+    record = files / "gradcam.jsonl"
+    first = record.read_text()
+    assert (files / "gradcam.onnx").read_bytes() == spots.read_bytes()
+    done(camcore(*call, "--limit", "5", "-o", tmp_path / "b.md"))
+    assert record.read_text().startswith(first)
+    assert len(record.read_text().splitlines()) == len(first.splitlines()) + 2
+    assert "| 5 |" in (tmp_path / "b.md").read_text()
 
 
 def test_wrong_input_is_told_before_anything_is_built(scenes: Path, tmp_path: Path) -> None:

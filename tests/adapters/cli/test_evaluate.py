@@ -21,7 +21,10 @@ def arguments(scenes: Path) -> list[str | Path]:
 @pytest.fixture(scope="module")
 def figures(all_spots: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     path = tmp_path_factory.mktemp("figures") / "out.json"
-    text = done(camcore("evaluate", all_spots, *arguments(scenes), "--json", path))
+    plot = path.with_suffix(".svg")
+    call = [*arguments(scenes), "--json", path, "--plot", plot]
+    text = done(camcore("evaluate", all_spots, *call))
+    assert plot.read_text().count("<polyline") == 4
     found = json.loads(path.read_text())
     assert f"{found['localisation']['max_box_acc']:.1%}" in text
     assert f"{found['boxes']['mAP']:.1%}" in text
@@ -155,3 +158,17 @@ def test_nothing_to_measure(toy_folder: Path, scenes: Path) -> None:
     call = ["--images", scenes / "images"]
     message = failed(camcore("evaluate", toy_folder / "toy.onnx", *call))
     assert "give --annotations, or --faithfulness" in message
+    message = failed(camcore("evaluate", toy_folder / "toy.onnx", *call, "--plot", "a.svg"))
+    assert "it wants --annotations" in message
+
+
+def test_a_file_of_the_best_classes_has_average_precision_alone(
+    best_spots: Path, scenes: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "out.json"
+    text = done(camcore("evaluate", best_spots, *arguments(scenes), "--json", path))
+    assert "its boxes alone are evaluated" in text
+    assert "pointing game" not in text
+    found = json.loads(path.read_text())
+    assert found["localisation"]["objects"] == 0
+    assert found["boxes"]["mAP50"] is not None

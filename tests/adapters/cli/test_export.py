@@ -61,6 +61,12 @@ def test_export_with_boxes(fake_export: FakeExport, tmp_path: Path) -> None:
     assert camcore("export", "squeezenet1_1", *arguments, "--boxes", "0").exit_code == 2
 
 
+def test_export_with_concepts(fake_export: FakeExport, tmp_path: Path) -> None:
+    arguments = ("--weights", "none", "--concepts", "4", "-o", tmp_path / "m.onnx")
+    done(camcore("export", "squeezenet1_1", *arguments))
+    assert fake_export.asked["concepts"] == 4
+
+
 def test_export_defaults(fake_export: FakeExport, tmp_path: Path) -> None:
     done(camcore("export", "squeezenet1_1", "--weights", "none", "-o", tmp_path / "m.pt2"))
     assert fake_export.asked["dynamic_size"] is None
@@ -250,3 +256,12 @@ def test_export_over_what_it_reads_or_a_folder_fails_at_once(
     assert "--output folder.onnx is a folder; give a file" in message
     assert fake_export.asked == {}
     assert Path("mine.pt").read_text() == "weights"
+
+
+def test_export_hands_over_how_classes_are_chosen(fake_export: FakeExport, tmp_path: Path) -> None:
+    built = ("squeezenet1_1", "--weights", "none", "-o", tmp_path / "m.onnx")
+    done(camcore("export", *built, "--class-ids", "best", "--top", "3"))
+    assert (fake_export.asked["class_ids"], fake_export.asked["top"]) == ("best", 3)
+    done(camcore("export", *built))
+    assert (fake_export.asked["class_ids"], fake_export.asked["top"]) == ("required", None)
+    assert camcore("export", *built, "--class-ids", "any").exit_code == 2

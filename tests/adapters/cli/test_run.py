@@ -146,6 +146,7 @@ def test_folder_in_one_run_gives_what_single_runs_give(
     records = [json.loads(line) for line in lines.read_text().splitlines()]
     assert [record["image"] for record in records] == [str(folder / name) for name in names]
     assert "is not an image" in records.pop(1)["error"]
+    assert len({record.pop("run") for record in records}) == 1
     for record in records:
         alone = camcore("run", toy_folder / "toy.onnx", record["image"], "-c", "2", "--json", "-")
         (expected,) = json.loads(alone.stdout)["images"]

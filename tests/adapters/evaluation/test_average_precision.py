@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from camcore.adapters.evaluation.annotations import AnnotatedImage, Annotations
-from camcore.adapters.evaluation.average_precision import average_precision
+from camcore.adapters.evaluation.average_precision import Counted, average_precision
 
 NAMES = ("cat", "dog", "cow")
 
@@ -28,6 +28,13 @@ def predicted(name: str, *found: tuple[int, list[list[float]], list[float]]) -> 
     }
 
 
+def counted(entries: list[dict[str, Any]]) -> Counted:
+    found = Counted()
+    for entry in entries:
+        found.add(entry)
+    return found
+
+
 def test_by_hand() -> None:
     """One box right of two cats, one wrong before it; a dog found to IoU 0.8; no cow anywhere."""
     truth = [
@@ -39,7 +46,7 @@ def test_by_hand() -> None:
         predicted("a", (0, [[50, 50, 60, 60]], [0.9]), (1, [[0, 0, 10, 8]], [0.4])),
         predicted("b", (0, [[20, 20, 30, 40]], [0.8])),
     ]
-    found = average_precision(Annotations(truth, NAMES), lambda: entries)
+    found = average_precision(Annotations(truth, NAMES), counted(entries), lambda: entries)
     # Half of the recall has the precision 1/2: 51 of 101 points.
     assert found["classes"]["cat"] == pytest.approx(0.5 * 51 / 101)
     assert found["classes"]["dog"] == pytest.approx(0.7)  # at 0.5, 0.55, ... 0.8
@@ -83,8 +90,9 @@ def test_classes_at_a_time_are_as_all_at_once(seed: int) -> None:
 
     truth, entries = random_set(seed)
     annotations = Annotations(truth, NAMES)
-    one = average_precision(annotations, lambda: entries)
-    assert average_precision(annotations, lambda: entries, most_at_once=1) == one
+    given = (annotations, counted(entries), lambda: entries)
+    one = average_precision(*given)
+    assert average_precision(*given, most_at_once=1) == one
     dataset = {
         "images": [{"id": number} for number in range(1, 13)],
         "annotations": [],

@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from pytorch_grad_cam.metrics.arcc import Coherency, Complexity
+from pytorch_grad_cam.metrics.arcc import ARCC, Coherency, Complexity
 from pytorch_grad_cam.metrics.perturbation_confidence import (
     PerturbationConfidenceMetric,
     RemoveLeastRelevantFirst,
@@ -22,11 +23,11 @@ from camcore.adapters.evaluation import faithfulness as module
 from camcore.adapters.evaluation.faithfulness import (
     PERCENTILES,
     STEPS,
+    MeanFaithfulness,
     adcc,
     check_card,
     coherency,
     faithfulness,
-    mean_figures,
     perturbed,
 )
 from camcore.errors import InputError
@@ -141,6 +142,44 @@ def test_adcc_of_its_parts_as_pytorch_grad_cam_has_them(model: nn.Module, seed: 
     assert found["adcc"] == pytest.approx(3 / np.sum(1 / parts), abs=1e-5)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_as_openvino_xai_measures(model: nn.Module, seed: int) -> None:
+    """Its class without an OpenVINO model, whose answers the model here gives."""
+    peer = pytest.importorskip("openvino_xai.metrics.adcc")
+    image, saliency_map = subject(seed)
+
+    def predict(pixels: NDArray[np.float32]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = scored(model)(pixels.transpose(2, 0, 1)[None])[0]
+        return found
+
+    def explain(pixels: NDArray[np.float32], **_: Any) -> Any:
+        return SimpleNamespace(saliency_map={LABEL: again(pixels.transpose(2, 0, 1))})
+
+    metric = object.__new__(peer.ADCC)
+    metric.model_predict, metric.explainer, metric.black_box_kwargs = predict, explain, {}
+    expected = metric(saliency_map, LABEL, image.transpose(1, 2, 0))
+    found = measured(model, seed)
+    assert found["adcc"] == pytest.approx(expected["adcc"], abs=1e-5)
+    assert found["average_drop"] == pytest.approx(expected["average_drop"], abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_arcc_as_pytorch_grad_cam_measures(
+    model: nn.Module, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without noise on either side."""
+    monkeypatch.setattr(module, "NOISE", 0.0)
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    image, saliency_map = subject(seed)
+
+    def method(input_tensor: Tensor, targets: Any) -> NDArray[np.float32]:
+        return again(input_tensor[0].numpy())[None]
+
+    given = (torch.from_numpy(image)[None], saliency_map[None], [lambda out: out[LABEL]], model)
+    (expected,) = ARCC(method)(*given)
+    assert measured(model, seed)["arcc"] == pytest.approx(expected, abs=1e-5)
+
+
 def test_perturbed_images_begin_and_end_with_the_whole() -> None:
     image, saliency_map = subject(9)
     deleted, inserted = perturbed(image, saliency_map)
@@ -163,15 +202,20 @@ def test_maps_that_tell_nothing() -> None:
 
 def test_means_over_images() -> None:
     one, other = (dict.fromkeys(module.NAMES, value) for value in (0.25, 0.75))
-    entries: list[Any] = [{"faithfulness": one}, {}, {"faithfulness": other}]
-    assert mean_figures(entries) == dict.fromkeys(module.NAMES, 0.5)
-    assert mean_figures([{}]) is None
+    found = MeanFaithfulness()
+    found.add({})
+    assert found.figures() is None
+    for entry in ({"faithfulness": one}, {}, {"faithfulness": other}):
+        found.add(entry)
+    assert found.figures() == dict.fromkeys(module.NAMES, 0.5)
 
 
 def test_files_that_cannot_be_judged_are_refused() -> None:
     check_card(CARD)
     with pytest.raises(InputError, match="export it without --pixels"):
         check_card(UINT8_CARD)
+    with pytest.raises(InputError, match="explains whichever is best"):
+        check_card(replace(CARD, class_ids="best", inputs=("image",)))
     for changes in ({"map_size": "feature"}, {"options": {"normalize": False}}):
         with pytest.raises(InputError, match=r"maps in \[0, 1\] of the image's size"):
             check_card(replace(CARD, **changes))  # type: ignore[arg-type]

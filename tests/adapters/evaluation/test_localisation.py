@@ -12,7 +12,6 @@ from camcore.adapters.evaluation.localisation import (
     THRESHOLDS,
     Localisation,
     found_in_map,
-    localisation,
 )
 from camcore.adapters.images import Placement
 
@@ -131,7 +130,10 @@ def test_figures_by_hand() -> None:
         entry(0, 15.1, overlaps(0.0, 0.9), overlaps(0.3, 0.9)),
         entry(4, None, overlaps(0.0, 0.4), overlaps(0.1, 0.4)),
     ]
-    found = localisation([{"objects": objects[:1]}, {"objects": []}, {"objects": objects[1:]}])
+    added = Localisation()
+    for part in (objects[:1], [], objects[1:]):
+        added.add({"objects": part})
+    found = added.figures()
     assert found["objects"] == 4
     assert found["pointing_game"] == pytest.approx((1 / 3 + 0) / 2)  # a mean over classes
     assert found["pointing_game_tolerant"] == pytest.approx((2 / 3 + 0) / 2)

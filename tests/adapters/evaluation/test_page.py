@@ -14,8 +14,9 @@ from camcore.adapters.evaluation.page import best, html_page, markdown_table
 
 
 def row(method: str, pointing: float | None, deletion: float) -> Compared:
+    curves = {"thresholds": [0.0, 0.5], "box_acc": [deletion, 0.0]} if method == "cam" else None
     found = {
-        "localisation": {"pointing_game": pointing, "max_box_acc": None},
+        "localisation": {"pointing_game": pointing, "max_box_acc": None, "curves": curves},
         "faithfulness": {"deletion": deletion},
         "boxes": None,
     }
@@ -75,6 +76,8 @@ def test_the_page_is_whole_and_wants_nothing_from_elsewhere(photo: Path) -> None
     assert [cell for cell, mark in cam if mark == "best"] == ["25.0%"]
     assert [cell for cell, mark in fem if mark == "best"] == ["75.0%"]
     assert [cells[0][0] for cells in pictures] == ["image", "cam", "fem"]
+    assert "cam: 25.0%</text>" in text  # the only one with curves
+    assert "<svg" not in html_page("A", ROWS[2:], [photo])
     assert "legrad: no &lt;attention&gt;" in text
     assert "<title>A &amp; B</title>" in text
     colours = []

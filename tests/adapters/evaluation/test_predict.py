@@ -80,6 +80,23 @@ def test_a_file_that_explains_all_says_the_same(
                 assert (found["class"], found["off"]) == (twin["class"], twin["off"])
 
 
+def test_a_file_that_explains_the_best_predicts_those(
+    told: Runner, best_spots: Path, scenes: Path
+) -> None:
+    """The boxes of the three most probable classes, and nothing of what is there beside them."""
+    batch, images = data_set(scenes, told)
+    best = load(best_spots)
+    check_file(best.card, 0.0)
+    every = predict_batch(told, batch, images, 0.0)
+    for entry, full in zip(predict_batch(best, batch, images, 0.0), every, strict=True):
+        likely = sorted(full["predictions"], key=lambda found: -found["probability"])[:3]
+        for found, twin in zip(entry["predictions"], likely, strict=True):
+            assert found["class"] == twin["class"]
+            np.testing.assert_allclose(found["boxes"], twin["boxes"], atol=0.01)
+            np.testing.assert_allclose(found["scores"], twin["scores"], atol=1e-5)
+        assert entry["objects"] == []
+
+
 def test_only_likely_classes_are_predicted(told: Runner, scenes: Path) -> None:
     """Also of an image in which nothing is, where no class was asked for at first."""
     batch, images = data_set(scenes, told)
@@ -120,7 +137,7 @@ def test_an_image_that_the_file_fails_on_has_an_error(told: Runner, scenes: Path
 
 
 def test_files_that_cannot_be_asked_are_refused() -> None:
-    with pytest.raises(InputError, match="export the model with --class-ids required, or all"):
+    with pytest.raises(InputError, match=r"export the model with --boxes, or .* required or all"):
         check_file(replace(CARD, class_ids="best", inputs=("image",)), 0.0)
     with pytest.raises(InputError, match="takes table beside the image"):
         check_file(replace(CARD, inputs=("image", "table", "class_ids")), 0.0)

@@ -1,5 +1,6 @@
 """Ids pushed through the gathers of a postprocess tell where each score came from."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -139,3 +140,45 @@ def test_an_operator_that_mixes_scores_is_named() -> None:
     graph = graph_of(Mixed())
     with pytest.raises(ExportError, match=r"cannot be followed through the operator aten\.cumsum"):
         find_origins(graph.graph, outputs_of(graph)[0])
+
+
+class Mixed(Postprocess):
+    """Scores of two products at once."""
+
+    def __init__(self, mix: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.mix = mix
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(self.first(x), self.second(x)).sigmoid().flatten().topk(5)[0]
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        torch.add,
+        torch.mul,
+        lambda a, b: 3 * b - 0.01 * a,
+        lambda a, b: torch.where(a > b, a, b),
+        lambda a, b: a / (1 + b.exp()),
+    ],
+)
+def test_scores_of_two_products_are_refused(mix: Callable[[Tensor, Tensor], Tensor]) -> None:
+    graph = graph_of(Mixed(mix))
+    with pytest.raises(ExportError, match="it mixes 2 numbers"):
+        find_origins(graph.graph, outputs_of(graph)[0])
+
+
+@pytest.mark.parametrize(
+    "of_one",
+    [
+        lambda a, b: a * a.sigmoid(),
+        lambda a, b: torch.where(a > b, a, -1.0),
+        lambda a, b: torch.where(a > b, a, torch.zeros_like(a)),
+        lambda a, b: a + torch.full_like(a, 2.0),
+    ],
+)
+def test_a_number_beside_itself_or_a_constant(of_one: Callable[[Tensor, Tensor], Tensor]) -> None:
+    graph = graph_of(Mixed(of_one))
+    _, roots = find_origins(graph.graph, outputs_of(graph)[0])
+    assert len(roots) == 1

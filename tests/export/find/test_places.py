@@ -119,3 +119,34 @@ class Everywhere(nn.Module):
 
 def test_points_that_look_everywhere_are_no_evidence() -> None:
     assert explain(build(Everywhere), EXAMPLE, method="activation").card.layer
+
+
+class Corners(nn.Module):
+    """Points that look at one corner of their cell, as behind strides without padding; perhaps
+    `move`d.
+    """
+
+    def __init__(self, stride: int, move: Move | None = None) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 1, stride)
+        self.features, self.fc = nn.Conv2d(8, 8, 1), nn.Linear(8, NUM_CLASSES)
+        self.move = move
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.stem(x))
+        x = self.features(x if self.move is None else self.move(x))
+        return self.fc(torch.tanh(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("stride", [4, 8, 12])
+def test_points_that_look_at_a_corner_of_their_cell(stride: int) -> None:
+    """A ResNet whose residual branches begin at zero, at 64 x 64, has 2 x 2 such points."""
+    assert explained(build(lambda: Corners(stride)), "features").card.layer == "features"
+
+
+@pytest.mark.parametrize("stride", [4, 8, 12])
+@pytest.mark.parametrize("name", ["upside down", "mirrored", "transposed", "turned"])
+def test_corners_that_were_moved(name: str, stride: int) -> None:
+    model = build(lambda: Corners(stride, MOVES[name][0]))
+    with pytest.raises(ExportError, match="do not lie in the order"):
+        explained(model, "features", "eigencam")

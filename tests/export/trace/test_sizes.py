@@ -91,3 +91,22 @@ def test_circular_padding_at_other_sizes() -> None:
     graph = trace(model, torch.zeros(1, 3, 8, 10)).graph
     image = images(2, 2, 13, 7)
     torch.testing.assert_close(graph(image), model(image), rtol=0.0, atol=0.0)
+
+
+@pytest.mark.parametrize(
+    ("pool", "free"),
+    [
+        (nn.MaxPool2d(2, 2, 1, ceil_mode=True), False),
+        (nn.AvgPool2d(2, 2, 1, ceil_mode=True), False),
+        (nn.MaxPool2d(3, 2, 1, ceil_mode=True), True),
+        (nn.AvgPool2d(2, ceil_mode=True), True),
+    ],
+)
+def test_windows_that_may_begin_in_the_padding(pool: nn.Module, free: bool) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), pool, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    traced = trace(model, torch.zeros(1, 3, 24, 24))
+    assert traced.dynamic_size == free
+    if free:
+        for side in (23, 25, 30):
+            image = images(1, 2, side, 24)
+            torch.testing.assert_close(traced.graph(image), model(image))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from camcore.errors import ProofError
 from camcore.export import explain, save
 from camcore.export.trace.state import kept_state
 from tests.export.models import NUM_CLASSES, SmallNet, build, images
@@ -83,3 +84,30 @@ def test_a_model_that_writes_into_its_input(suffix: str, tmp_path: Path) -> None
     expected = plain((image - 0.5) / 0.25, ids)
     *_, saliency_map = run_any_file(tmp_path / f"model{suffix}", image, ids).values()
     assert worst_error(saliency_map, expected.saliency_map.numpy()) < TOLERANCE
+
+
+class Noting(nn.Module):
+    """Keeps what buffers do not: a number, a list, and what it sees first."""
+
+    def __init__(self, of: str) -> None:
+        super().__init__()
+        self.net, self.of = build(SmallNet), of
+        self.count, self.seen, self.first = 0, [], None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        self.seen.append(self.count)
+        if self.first is None:
+            self.first = x.mean((1, 2, 3))[:1]
+        factor = {"count": self.count, "seen": len(self.seen), "first": self.first}[self.of]
+        return self.net(x) * (1 + 0.1 * factor)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("of", ["count", "seen", "first"])
+def test_what_modules_hold_is_put_back_and_no_file_rests_on_it(of: str, tmp_path: Path) -> None:
+    model = Noting(of).eval()
+    explained = explain(model, images(2, 1, 24, 24), layer="net.top", dynamic_size=False)
+    with pytest.raises(ProofError, match="off by"):
+        save(explained, tmp_path / "model.pt")
+    assert (model.count, model.seen, model.first) == (0, [], None)
+    assert not list(tmp_path.iterdir())

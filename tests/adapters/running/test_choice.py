@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from camcore.adapters.cli.choice import check_choice, explain_chosen
 from camcore.adapters.runner import Runner
+from camcore.adapters.running.choice import check_choice, explain_chosen
 from camcore.errors import InputError
-from tests.adapters.cli.calls import camcore, done
-from tests.adapters.cli.fake_export import FakeExport
 from tests.adapters.toy import CARD
 
 FILE = Path("toy.onnx")
@@ -71,12 +69,3 @@ def test_what_cannot_be_chosen() -> None:
     pixels = runner(**OF_ITSELF, class_ids="all", options={"target": "segmentation"})
     with pytest.raises(InputError, match="name some with --class"):
         explain_chosen(pixels, IMAGE, [], 1, None)
-
-
-def test_export_hands_over_how_classes_are_chosen(fake_export: FakeExport, tmp_path: Path) -> None:
-    built = ("squeezenet1_1", "--weights", "none", "-o", tmp_path / "m.onnx")
-    done(camcore("export", *built, "--class-ids", "best", "--top", "3"))
-    assert (fake_export.asked["class_ids"], fake_export.asked["top"]) == ("best", 3)
-    done(camcore("export", *built))
-    assert (fake_export.asked["class_ids"], fake_export.asked["top"]) == ("required", None)
-    assert camcore("export", *built, "--class-ids", "any").exit_code == 2

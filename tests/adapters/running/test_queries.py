@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from camcore.adapters import load
-from camcore.adapters.cli.queries import with_queries
 from camcore.adapters.overlay import write_image
 from camcore.adapters.runner import Runner
+from camcore.adapters.running.queries import with_queries
 from camcore.errors import CamcoreError, InputError
 from camcore.export import ImageSpec, explain, save
 from tests.adapters.cli.calls import camcore, done, failed
