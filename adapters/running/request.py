@@ -17,8 +17,8 @@ class Request:
 
     `classes` are names or indices; without any, the `top` best are explained. `maps` is how maps
     are kept in the entries, None for not at all. `queries` are files of vectors, for a file that
-    compares embeddings, and `names` what they are called. `in_boxes` shows of a detector's
-    maps what is in the boxes alone, in one overlay.
+    compares embeddings, and `names` what they are called. `in_boxes` draws a detector's maps as
+    one, each stretched in the box of its detection.
     """
 
     file: Path

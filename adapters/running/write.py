@@ -62,8 +62,9 @@ def show_picture(job: Job, show: Show, result: Result, record: dict[str, Any]) -
 def _drawn(
     job: Job, result: Result, record: dict[str, Any], most: int
 ) -> tuple[NDArray[np.uint8], str | None]:
-    is_one = job.request.in_boxes or job.card.shares_map
-    shown = record["explained"][: None if is_one else most]
+    if job.request.in_boxes or job.card.shares_map:  # all in one
+        most = len(record["explained"])
+    shown = record["explained"][:most]
     concepts = record.get("concepts", [])[: most - len(shown)]
     drawn = picture(
         result.image,

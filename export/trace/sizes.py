@@ -82,7 +82,8 @@ def check_pools(graph: fx.GraphModule) -> None:
             continue
         of_average = "avg" in operator_name(node)
         defaults: tuple[Any, ...] = ((), 0, False) if of_average else ((), 0, 1, False)
-        kernel, *given = node.args[1:]
+        arguments: Any = node.args[1:]
+        kernel, *given = arguments
         stride, padding, *rest = (*given, *defaults[len(given) :])
         dilation, to_the_end = (1, rest[0]) if of_average else rest[:2]
         each = [_per_axis(v, rank) for v in (kernel, stride or kernel, padding, dilation)]

@@ -74,6 +74,47 @@ def test_boxes_in_the_pixels_of_the_image(photo: Path) -> None:
     assert second["boxes"] == []
 
 
+def with_concepts(**scores: np.ndarray) -> Explanation[np.ndarray]:
+    """One class and two concepts, the second one highest in the last corner."""
+    maps = np.zeros((1, 2, 10, 10), np.float32)
+    maps[0, 1, 9, 9] = 1
+    given = {"scores": np.zeros((1, 4)), "classes": np.array([[1]])}
+    return Explanation({**given, "saliency_map": maps[:, 1:], "concept_maps": maps, **scores})
+
+
+def test_concepts_and_what_they_add(photo: Path) -> None:
+    added = np.array([[[0, -1, 2, 0.5], [3, 0, 0, 4]]], np.float32)
+    placement = Placement(0, 0, 60, 50, height=50, width=60)
+    record = image_record(photo, with_concepts(concept_scores=added), placement, CARD, 3)
+    first, second = record["concepts"]
+    assert (first["concept"], first["peak"], second["peak"]) == (0, None, {"x": 57.0, "y": 47.5})
+    assert [(each["name"], each["score"]) for each in second["adds"]] == [
+        ("42", 4.0),
+        ("cat", 3.0),
+        ("dog", 0.0),
+    ]
+    assert concept_text(first) == "concept 0: boxer +2.00"
+    record = image_record(photo, with_concepts(), placement, CARD, 3)
+    assert concept_text(record["concepts"][1]) == "concept 1"
+
+
+def test_concepts_are_drawn_behind_the_classes(photo: Path) -> None:
+    """A panel for each, with its own map."""
+    placement = Placement(0, 0, 60, 50, height=50, width=60)
+    image, given = read_image(photo), with_concepts()
+    record = image_record(photo, given, placement, CARD, 3)
+    explained, concepts = record["explained"], record["concepts"]
+    drawn = [
+        picture(image, given, placement, CARD, explained, concepts[:count]) for count in range(3)
+    ]
+    one, gap = drawn[0].shape[1], (drawn[1].shape[1] - 2 * drawn[0].shape[1])
+    assert [each.shape[1] for each in drawn] == [one, 2 * one + gap, 3 * one + 2 * gap]
+    below = slice(-50, None)  # the captions
+    panels = [drawn[2][below, n * (one + gap) :][:, :one] for n in range(3)]
+    np.testing.assert_array_equal(panels[0], panels[2])
+    assert (panels[0] != panels[1]).any()
+
+
 def whole_image() -> tuple[Explanation, Placement, Card]:
     """What a detector that explains the image as a whole found in one of 320 x 480: two boxes."""
     rising = np.linspace(0, 1, 320 * 480, dtype=np.float32).reshape(1, 1, 320, 480)
@@ -117,44 +158,3 @@ def test_one_picture_with_maps_stretched_in_their_boxes() -> None:
     each = replace(card, outputs=(*card.outputs[:3], "detection_maps"))
     again = picture(grey, Explanation(own), placement, each, found, in_boxes=True, **looks)[-320:]
     np.testing.assert_array_equal(again, inside)
-
-
-def with_concepts(**scores: np.ndarray) -> Explanation[np.ndarray]:
-    """One class and two concepts, the second one highest in the last corner."""
-    maps = np.zeros((1, 2, 10, 10), np.float32)
-    maps[0, 1, 9, 9] = 1
-    given = {"scores": np.zeros((1, 4)), "classes": np.array([[1]])}
-    return Explanation({**given, "saliency_map": maps[:, 1:], "concept_maps": maps, **scores})
-
-
-def test_concepts_and_what_they_add(photo: Path) -> None:
-    added = np.array([[[0, -1, 2, 0.5], [3, 0, 0, 4]]], np.float32)
-    placement = Placement(0, 0, 60, 50, height=50, width=60)
-    record = image_record(photo, with_concepts(concept_scores=added), placement, CARD, 3)
-    first, second = record["concepts"]
-    assert (first["concept"], first["peak"], second["peak"]) == (0, None, {"x": 57.0, "y": 47.5})
-    assert [(each["name"], each["score"]) for each in second["adds"]] == [
-        ("42", 4.0),
-        ("cat", 3.0),
-        ("dog", 0.0),
-    ]
-    assert concept_text(first) == "concept 0: boxer +2.00"
-    record = image_record(photo, with_concepts(), placement, CARD, 3)
-    assert concept_text(record["concepts"][1]) == "concept 1"
-
-
-def test_concepts_are_drawn_behind_the_classes(photo: Path) -> None:
-    """A panel for each, with its own map."""
-    placement = Placement(0, 0, 60, 50, height=50, width=60)
-    image, given = read_image(photo), with_concepts()
-    record = image_record(photo, given, placement, CARD, 3)
-    explained, concepts = record["explained"], record["concepts"]
-    drawn = [
-        picture(image, given, placement, CARD, explained, concepts[:count]) for count in range(3)
-    ]
-    one, gap = drawn[0].shape[1], (drawn[1].shape[1] - 2 * drawn[0].shape[1])
-    assert [each.shape[1] for each in drawn] == [one, 2 * one + gap, 3 * one + 2 * gap]
-    below = slice(-50, None)  # the captions
-    panels = [drawn[2][below, n * (one + gap) :][:, :one] for n in range(3)]
-    np.testing.assert_array_equal(panels[0], panels[2])
-    assert (panels[0] != panels[1]).any()
