@@ -79,10 +79,12 @@ def find_concept_layer(request: Request, traced: Trace) -> tuple[ConceptLayer, f
 def returning(graph: fx.GraphModule, value: fx.Node) -> Iterator[None]:
     """While it lasts, the graph returns one of its values, too, behind the model's outputs."""
     output = graph.graph.output_node()
-    plain = output.args
+    plain, codegen = output.args, graph.graph._codegen
     *outputs, ranking, scores = outputs_of(graph)
     output.args = ((*outputs, value, ranking, scores),)
+    graph.graph.set_codegen(fx.graph.CodeGen())  # the other one counts what is returned
     try:
         yield
     finally:
         output.args = plain
+        graph.graph.set_codegen(codegen)
