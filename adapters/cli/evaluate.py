@@ -117,14 +117,16 @@ def evaluate(
         paths.check_folder(path.parent, f"{option} {path}")
     paths.check_targets(targets, [file, *([annotations] if annotations else [])])
     paths.check_folder(images, f"--images {images}")
+    if plot is not None and annotations is None:
+        raise InputError("--plot shows how well maps find objects: it wants --annotations")
     measure = Measure(file, annotations is not None, faithfulness, above, batch, device, threads)
     runner, predict = open_measure(measure)
     finds = runner.card.is_detector
     best_alone = runner.card.class_ids == "best" and not finds
-    if plot is not None and (annotations is None or best_alone):
+    if plot is not None and best_alone:
         raise InputError(
-            "--plot shows how well maps find objects: it wants --annotations, and a file that is "
-            "told its classes, or explains all of them"
+            "--plot shows how well maps find objects: it wants a file that is told its classes, or "
+            "explains all of them"
         )
     stated = stated_annotations(annotations, images, runner.card)
     with_boxes = annotations is not None and (finds or runner.card.boxes is not None)

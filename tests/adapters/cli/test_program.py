@@ -23,6 +23,7 @@ COMMANDS = [
     "compare",
     "convert",
     "serve",
+    "train",
     "inspect",
     "methods",
     "layers",
@@ -56,7 +57,7 @@ def test_debug_shows_the_traceback_and_the_same_exit_code(toy_folder: Path, plac
     result = camcore(*arguments)
     assert result.exit_code == plain.exit_code == 2
     assert "Traceback" in result.stderr
-    assert "in find_images" in result.stderr
+    assert "in find_placed_images" in result.stderr
     assert result.stderr.endswith(plain.stderr)
     assert "Traceback" not in plain.stderr
 
