@@ -278,7 +278,8 @@ def test_scores_and_maps_that_are_not_finite_stay_json(
         return Explanation({**given, "scores": scores, "saliency_map": saliency_map})
 
     broken.card = runner.card  # type: ignore[attr-defined]
-    monkeypatch.setattr("camcore.adapters.runner.load", lambda *_, **__: broken)
+    broken.seal = runner.seal  # type: ignore[attr-defined]
+    monkeypatch.setattr("camcore.adapters.running.job.load", lambda *_, **__: broken)
     text = camcore("run", file, photos[0], "-c", "boxer", "--json", "-").stdout
     assert "NaN" not in text
     assert "Infinity" not in text
@@ -451,6 +452,6 @@ def test_threads_reach_the_runtime(
         asked.append(options)
         return load(*arguments, **options)
 
-    monkeypatch.setattr("camcore.adapters.runner.load", noted)
+    monkeypatch.setattr("camcore.adapters.running.job.load", noted)
     done(camcore("run", toy_folder / "toy.onnx", photos[0], "--threads", "1"))
     assert asked == [{"threads": 1}]
