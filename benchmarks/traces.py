@@ -32,10 +32,13 @@ class Traces:
         *,
         dynamic_size: bool | None,
         root: str,
+        queries: bool,
     ) -> Trace:
-        asked = subject.target.scores, subject.target.explained, dynamic_size
+        asked = subject.target.scores, subject.target.explained, dynamic_size, queries
         if asked not in self._known:
-            self._known[asked] = trace(subject, inputs, dynamic_size=dynamic_size, root=root)
+            self._known[asked] = trace(
+                subject, inputs, dynamic_size=dynamic_size, root=root, queries=queries
+            )
         known = self._known[asked]
         # What is made of a graph changes it: each method has its own, of the same weights.
         return replace(known, graph=fx.GraphModule(known.graph, deepcopy(known.graph.graph)))

@@ -53,4 +53,4 @@ def test_training_mode() -> None:
 
 
 def test_the_wrapper_is_not_in_training_mode() -> None:
-    assert not Whole(ssd()).training
+    assert not Whole(ssd(), None).training
