@@ -52,6 +52,14 @@ class Explained(nn.Module):
     def request(self) -> Request:
         return self._request[0]
 
+    def __repr__(self) -> str:
+        card = self.card
+        size = "any size" if card.image.is_any_size else "one size"
+        return (
+            f"<{type(self).__name__}: {card.method} of {card.model} at {card.layer}, for images of "
+            f"{size}; camcore.export.save writes it to a file>"
+        )
+
     def forward(self, image: Tensor, *others: Tensor, class_ids: Tensor | None = None) -> Any:
         expected = len(self.request.inputs) - 1
         if len(others) == expected + 1 and class_ids is None:

@@ -123,10 +123,12 @@ def _check(file: Path, output: Path, card: Card) -> None:
             raise InputError(f"{path} is no .onnx file, the one format that is converted")
     if "converted" in card.proof:
         raise InputError(f"{file} was converted already; convert the file that it was made of")
-    if card.is_detector or card.further_inputs:
+    if card.is_detector:
+        raise InputError(f"{file} is a detector's; only files of classifiers are converted")
+    if card.further_inputs:
         raise InputError(
-            f"{file} is a detector's, or takes {', '.join(card.inputs)}: files of one image and "
-            "its classes are converted"
+            f"{file} takes {', '.join(card.further_inputs)} beside the image; only files of an "
+            "image alone are converted"
         )
 
 

@@ -65,20 +65,44 @@ class Whole(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         detector = self.get_submodule(MODEL)
         if self._reading is not None:
-            return _checked(self._reading(detector(image), image))
+            return _checked(_read(self._reading, detector(image), image))
         (found,) = detector([image[0]])
         return tuple(found[name] for name in self._names)
 
 
-def _checked(found: Any) -> tuple[Tensor, ...]:
-    shapes = [tuple(map(str, each.shape)) for each in found] if isinstance(found, tuple) else []
-    if [len(shape) for shape in shapes] != [2, 1, 1] or shapes[0][1] != "4":
-        told = ", ".join(f"({', '.join(shape)})" for shape in shapes) or type(found).__name__
+def _read(reading: Reading, output: Any, image: Tensor) -> Any:
+    if torch.compiler.is_exporting():
+        return reading(output, image)
+    try:
+        return reading(output, image)
+    except Exception as error:
         raise InputError(
-            f"the reading of detections returns {told}, expected a tuple of boxes (D, 4), labels "
-            "(D,) and scores (D,)"
+            f"the reading of detections fails: {type(error).__name__}: {first_line(error)}"
+        ) from error
+
+
+def _checked(found: Any) -> tuple[Tensor, ...]:
+    parts = found if isinstance(found, tuple) else ()
+    shapes = [tuple(map(str, each.shape)) for each in parts if isinstance(each, Tensor)]
+    lengths = {shape[0] for shape in shapes if shape and shape[0].isdecimal()}
+    if (
+        len(shapes) != len(parts)
+        or [len(shape) for shape in shapes] != [2, 1, 1]
+        or shapes[0][1] != "4"
+        or len(lengths) > 1
+        or parts[1].is_floating_point()
+    ):
+        told = ", ".join(
+            f"({', '.join(map(str, each.shape))}) {each.dtype}"
+            if isinstance(each, Tensor)
+            else type(each).__name__
+            for each in parts
         )
-    return found  # type: ignore[no-any-return]
+        raise InputError(
+            f"the reading of detections returns {told or type(found).__name__}, expected a tuple "
+            "of boxes (D, 4), labels (D,) of whole numbers and scores (D,)"
+        )
+    return tuple(parts)
 
 
 def is_detector(model: Any) -> bool:

@@ -66,6 +66,8 @@ def check_example(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     try:
         with torch.no_grad():
             model(*map(torch.clone, inputs))
+    except InputError:  # told already
+        raise
     except Exception as error:
         shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
         raise InputError(

@@ -24,3 +24,10 @@ def test_ids_come_last_or_by_name(explained: Explained) -> None:
     assert torch.equal(explained(image, ids).classes, explained(image, class_ids=ids).classes)
     with pytest.raises((InputError, TypeError, RuntimeError)):
         explained(image, ids, ids)
+
+
+def test_it_says_what_it_is(explained: Explained) -> None:
+    told = repr(explained)
+    assert told.startswith("<Explained: gradcam of ")
+    assert "any size" in told
+    assert "\n" not in told

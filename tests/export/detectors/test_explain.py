@@ -115,9 +115,25 @@ def test_keypoints_are_refused() -> None:
         explain(model, image(0, GIVEN))
 
 
-def test_a_reading_must_give_detections() -> None:
-    with pytest.raises(InputError, match=r"returns \(1, 8, 504\), expected a tuple of boxes"):
-        explain(candidates(), image(0), detections=lambda output, image: (output[0],))
+@pytest.mark.parametrize(
+    ("reading", "told"),
+    [
+        (lambda output, image: (output[0],), r"returns \(1, 8, 504\) torch.float32, expected"),
+        (
+            lambda output, image: (torch.rand(2, 4), torch.zeros(3, dtype=int), torch.rand(2)),
+            r"returns \(2, 4\) torch.float32, \(3\) torch.int64, \(2\) torch.float32, expected",
+        ),
+        (
+            lambda output, image: (torch.rand(2, 4), torch.zeros(2), torch.rand(2)),
+            "of whole numbers",
+        ),
+        (lambda output, image: (*(torch.rand(2, 4),) * 3, 1), "int, expected a tuple"),
+        (lambda output, image: 1 / 0, "the reading of detections fails: ZeroDivisionError"),
+    ],
+)
+def test_a_reading_must_give_detections(reading: Any, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        explain(candidates(), image(0), detections=reading)
 
 
 def test_the_detector_is_left_as_it_is() -> None:
