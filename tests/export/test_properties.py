@@ -156,7 +156,7 @@ def test_a_model_with_its_classes_in_another_order(target: str) -> None:
     assert [order[c] for c in best[0].tolist()] == best[1].tolist()
 
 
-@pytest.mark.parametrize("shift", [-5.0, 40.0])
+@pytest.mark.parametrize("shift", [40.0, pytest.param(-5.0, marks=pytest.mark.slow)])
 def test_shifting_all_scores_changes_no_probability(shift: float) -> None:
     image, ids = images(3, 2, 28, 24), torch.tensor([[4, 1, 0]])
     for target in ("probability", "rest", "finer"):

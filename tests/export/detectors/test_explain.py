@@ -29,6 +29,7 @@ from tests.export.detectors.nets import (
     retinanet,
     ssd,
 )
+from tests.export.oracle import first_fast
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -39,15 +40,18 @@ def test_detections_and_maps(explained: ExplainedDetector, seed: int) -> None:
 
 @pytest.mark.parametrize(
     ("make", "layer", "method"),
-    [
-        (retinanet, "backbone", "layercam"),
-        (retinanet, "backbone", "xgradcam"),
-        (retinanet, "head.classification_head.conv.1", "hirescam"),
-        (faster_rcnn, "roi_heads.box_roi_pool", "gradcam++"),
-        (faster_rcnn, "roi_heads.box_head.conv", "gradcam"),
-        (ssd, "backbone", "gradcam-elementwise"),
-        pytest.param(faster_rcnn, "roi_heads.box_roi_pool", "eigengradcam", marks=pytest.mark.slow),
-    ],
+    first_fast(
+        [
+            (retinanet, "head.classification_head.conv.1", "hirescam"),
+            (faster_rcnn, "roi_heads.box_roi_pool", "gradcam++"),
+            (ssd, "backbone", "gradcam-elementwise"),
+            (retinanet, "backbone", "layercam"),
+            (retinanet, "backbone", "xgradcam"),
+            (faster_rcnn, "roi_heads.box_head.conv", "gradcam"),
+            (faster_rcnn, "roi_heads.box_roi_pool", "eigengradcam"),
+        ],
+        3,
+    ),
 )
 def test_methods_and_layers(make: Any, layer: str, method: str) -> None:
     how: dict[str, Any] = {"method": method, "layer": layer, "top": TOP, "relu": False}
