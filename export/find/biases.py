@@ -24,6 +24,7 @@ _CONVOLUTIONS = {
 # With fixed statistics they are affine.
 _BATCH_NORMS = {aten.batch_norm, aten._native_batch_norm_legit_no_training}
 _SUMS = {aten.add, aten.sub}
+_ADDING = _CONVOLUTIONS | _BATCH_NORMS | _SUMS
 
 
 class Bias(NamedTuple):
@@ -48,10 +49,10 @@ def find_biases(traced: Trace) -> list[Bias]:
     counting = _ancestors(outputs_of(graph)[-1])
     found = []
     for node in graph.graph.nodes:
-        if node in of_image and node in counting:
-            added = _added(graph, node, varying, len(traced.size))
-            value = node if isinstance(node.meta.get("val"), Tensor) else next(iter(node.users))
-            if added is not None and _is_map(value, inputs[0]):
+        if operator_of(node) in _ADDING and node in of_image and node in counting:
+            value = node if isinstance(node.meta["val"], Tensor) else next(iter(node.users))
+            added = _added(graph, node, varying, value) if _is_map(value, inputs[0]) else None
+            if added is not None:
                 found.append(Bias(value, added))
     return found
 
@@ -68,38 +69,45 @@ def _ancestors(node: fx.Node) -> set[fx.Node]:
 
 def _is_map(value: fx.Node, image: fx.Node) -> bool:
     """Whether it is (B, C, *S), of however few points."""
+    if not isinstance(value.meta["val"], Tensor):
+        return False
     shape, expected = shape_of(value), shape_of(image)
     return len(shape) == len(expected) and shape[0] == expected[0]
 
 
 def _added(
-    graph: fx.GraphModule, node: fx.Node, varying: set[fx.Node], spatial_ndim: int
+    graph: fx.GraphModule, node: fx.Node, varying: set[fx.Node], value: fx.Node
 ) -> Tensor | None:
-    """What an operator adds to channels, (C,), None where it adds no constant."""
+    """What an operator adds to the channels of what it gives, (C,), None for no constant."""
     called = operator_of(node)
     if called in _CONVOLUTIONS:
         bias = node.args[2] if len(node.args) > 2 else None
         if not isinstance(bias, fx.Node) or bias in varying:
             return None
         return constants_of(graph, [bias])[0]
-    if called not in _BATCH_NORMS | _SUMS or in_training(node):
+    if in_training(node):
         return None
     arguments = [arg for arg in node.args if isinstance(arg, fx.Node)]
     constant = [arg for arg in arguments if arg not in varying]
     if not constant or len(arguments) != len(constant) + 1:
         return None
     values = constants_of(graph, constant)
-    if called in _SUMS and not _is_for_each_channel(values[0], spatial_ndim):
+    _, channels, *space = value.meta["val"].shape
+    if called in _SUMS and not _is_for_each_channel(values[0], channels, len(space)):
         return None
     given = dict(zip(constant, values, strict=True))
-    zeros = values[0].new_zeros(1, values[0].numel(), *[1] * spatial_ndim)
+    zeros = values[0].new_zeros(1, channels, *[1] * len(space))
     operator: Any = node.target
     with_values: Any = fx.map_arg(node.args, lambda arg: given.get(arg, zeros))
     made = operator(*with_values, **node.kwargs)
     return (made if isinstance(made, Tensor) else made[0]).flatten()
 
 
-def _is_for_each_channel(constant: Tensor, spatial_ndim: int) -> bool:
-    """Whether it is (C, 1, ...) or (1, C, 1, ...), which a sum adds to all points alike."""
-    shape = constant.shape[constant.ndim - spatial_ndim - 1 :]
-    return len(shape) == spatial_ndim + 1 and constant.numel() == shape[0]
+def _is_for_each_channel(constant: Tensor, channels: int, spatial_ndim: int) -> bool:
+    """Whether it is (C, 1, ...) or (1, C, 1, ...), or one number of as many axes, which a sum adds
+    to all points alike.
+    """
+    shape = constant.shape[-1 - spatial_ndim :]
+    return (
+        constant.ndim > spatial_ndim and constant.numel() == shape[0] and shape[0] in (1, channels)
+    )

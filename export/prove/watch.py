@@ -203,37 +203,52 @@ class BiasWatch(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        added = self._added(func, args, kwargs)
-        if added is None or not self._is_map(result) or not self._depends(result):
+        if not isinstance(result, Tensor) or not self._is_map(result):
+            return result
+        added = self._added(func, args, kwargs, result.shape[1])
+        if added is None or not self._depends(result):
             return result
         zero = torch.zeros_like(result, requires_grad=True)
         self._noted.append((added.detach(), zero))
         return result + zero
 
-    def _added(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor | None:
-        """What a call adds to channels, (C,), None where it adds no constant."""
+    def _added(
+        self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], channels: int
+    ) -> Tensor | None:
+        """What a call adds to so many channels, (C,), None where it adds no constant."""
         if func in _CONVOLUTIONS:
             bias: Tensor | None = kwargs.get("bias", args[2] if len(args) > 2 else None)
             return None if bias is None or self._depends(bias) else bias
+        space = [1] * self._spatial_ndim
         if func in _BATCH_NORMS:
             x, *others = args
             if kwargs.get("training", others[4] if len(others) > 4 else False):
                 return None
-            zeros = x.new_zeros(1, x.shape[1], *[1] * self._spatial_ndim)
-            return func(zeros, *others, **kwargs).flatten()  # type: ignore[no-any-return]
-        if func in _SUMS:
-            constant = next(filter(self._is_for_each_channel, args), None)
-            if constant is not None and not self._depends(constant):
-                zeros = constant.new_zeros(1, constant.numel(), *[1] * self._spatial_ndim)
-                given = [each if each is constant else zeros for each in args]
-                return func(*given, **kwargs).flatten()  # type: ignore[no-any-return]
-        return None
+            made: Tensor = func(x.new_zeros(1, channels, *space), *others, **kwargs)
+            return made.flatten()
+        if func not in _SUMS:
+            return None
+        values = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
+        constant = next((each for each in values if self._is_for_each(each, channels)), None)
+        if constant is None or self._depends(constant):
+            return None
+        zeros = constant.new_zeros(1, channels, *space)
 
-    def _is_for_each_channel(self, value: Any) -> bool:
-        """Whether it is a tensor (C, 1, ...) or (1, C, 1, ...)."""
-        if not isinstance(value, Tensor) or value.ndim <= self._spatial_ndim:
-            return False
-        return value.numel() == value.shape[-1 - self._spatial_ndim]
+        def known(value: Any) -> Any:
+            return zeros if isinstance(value, Tensor) and value is not constant else value
+
+        named = {name: known(value) for name, value in kwargs.items()}
+        made = func(*map(known, args), **named)
+        return made.flatten()
+
+    def _is_for_each(self, value: Tensor, channels: int) -> bool:
+        """Whether it is (C, 1, ...) or (1, C, 1, ...), or one number of as many axes."""
+        shape = value.shape[-1 - self._spatial_ndim :]
+        return (
+            value.ndim > self._spatial_ndim
+            and value.numel() == shape[0]
+            and shape[0] in (1, channels)
+        )
 
     def _is_map(self, value: Tensor) -> bool:
         return value.ndim == self._image.ndim and value.shape[0] == self._image.shape[0]

@@ -17,6 +17,7 @@ class Added(nn.Module):
         super().__init__()
         self.register_buffer("average", torch.rand(1, 3, 1, 1))
         self.shift = nn.Parameter(torch.rand(8, 1, 1))
+        self.one = nn.Parameter(torch.rand(1, 1, 1))
         self.position = nn.Parameter(torch.rand(1, 8, 24, 24))
         self.first, self.twice = nn.Conv2d(3, 8, 3, 1, 1), nn.Conv2d(8, 8, 3, 1, 1)
         self.plain = nn.Conv2d(8, 8, 1, bias=False)
@@ -28,6 +29,7 @@ class Added(nn.Module):
         self.twice(x)  # which leads nowhere
         x = torch.tanh(self.plain(x + torch.tanh(self.twice(x)))) + 3.0
         x = F.conv2d(x, self.twice.weight, 2 * self.twice.bias, padding=1)
+        x = torch.add(input=x, other=self.one, alpha=2)
         return self.fc((x + self.shift).tanh().mean((2, 3)))  # type: ignore[no-any-return]
 
 
@@ -61,6 +63,7 @@ def test_whatever_adds_to_channels_at_every_call_that_counts() -> None:
             model.twice.bias,
             model.twice.bias,
             2 * model.twice.bias,
+            2 * model.one.flatten().expand(8),
             model.shift.flatten(),
         ]
     given = [bias.added for bias in found(model)]

@@ -135,7 +135,7 @@ class Adds(nn.Module):
 
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
         self.conv(x)
-        x = self.norm(torch.tanh(self.conv(self.shift - x)))
+        x = self.norm(torch.tanh(self.conv(torch.sub(input=self.shift, other=x))))
         return (x + x.mean((2, 3), keepdim=True) + 2.0) * self.conv(other)
 
 
