@@ -90,10 +90,11 @@ def read_volume(path: Path, channels: int) -> Volume:
 def _read_nifti(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     with needs("medical", str(path)):
         import nibabel
+        from nibabel.filebasedimages import ImageFileError
     try:
         image = nibabel.load(path)
         values = np.asanyarray(image.dataobj)
-    except (OSError, ValueError, EOFError, nibabel.filebasedimages.ImageFileError) as error:
+    except (OSError, ValueError, EOFError, ImageFileError) as error:
         raise FileError(f"{path} is not a NIfTI file that nibabel can read: {error}") from error
     return np.moveaxis(values, 3, 0) if values.ndim == 4 else values, image.affine
 
