@@ -135,7 +135,9 @@ def asked_of(name: str, batch: int) -> Tensor:
 
 
 def test_every_target_has_its_case() -> None:
-    assert {target for _, target, *_ in CASES.values() if isinstance(target, str)} == set(TARGETS)
+    of_queries = {"similarity", "dot"}  # in test_queries
+    tried = {target for _, target, *_ in CASES.values() if isinstance(target, str)}
+    assert tried | of_queries == set(TARGETS)
 
 
 @pytest.mark.parametrize("shape", [(3, 24, 24), (1, 30, 21)])
