@@ -6,6 +6,7 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 FAMILIES := $(VENV)/.families
+EXTRAS := $(VENV)/.extras
 SITE := $(VENV)/.site
 
 .DEFAULT_GOAL := help
@@ -25,6 +26,11 @@ $(FAMILIES): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable '.[families]'
 	touch $@
 
+# What tests use where it is there: other runtimes, servers, clusters, medical images.
+$(EXTRAS): $(FAMILIES)
+	$(BIN)/python -m pip install --quiet --editable '.[convert,medical,parquet,ray,serving]'
+	touch $@
+
 setup: $(INSTALLED)  ## make the virtual environment and install everything into it
 
 # The README's picture is the demo's own, made again by adding --picture docs/demo.png.
@@ -41,7 +47,7 @@ web: $(INSTALLED)  ## the shipped classifier in the browser: writes demo-output/
 test: $(INSTALLED)  ## the test suite
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'
 
-test-slow: $(FAMILIES)  ## the long tail: every model family, every format
+test-slow: $(EXTRAS)  ## the long tail: every model family, format and optional extra
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow
 
 lint: $(INSTALLED)  ## format and lint check
