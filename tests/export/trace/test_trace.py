@@ -106,6 +106,6 @@ def test_what_a_model_keeps_from_its_first_run_is_its_own() -> None:
     model = build(Keeping)
     model.kept.clear()
     traced = trace(model, torch.zeros(1, 3, 24, 24), dynamic_size=False)
-    assert type(model.kept["bias"]) is Tensor
+    assert model.kept == {}  # as it was
     image = images(1, 3, 24, 24)
     torch.testing.assert_close(traced.graph(image), model(image))
