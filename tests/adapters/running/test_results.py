@@ -81,7 +81,8 @@ def test_an_interrupted_run_goes_on(
     broken = tree / "b" / "4.png"
     Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(broken)
     text = done(camcore(*call, *place, "--resume"))
-    assert str(broken) in text
+    # A narrow terminal folds it.
+    assert str(broken) in "".join(text.split())
     assert len(text.split("┃")) > 1  # the table of one image
     assert [each["image"] for each in records(place[1])] == [each["image"] for each in expected]
     assert not any("error" in each for each in records(place[1]))
