@@ -29,8 +29,8 @@ _STYLE = """
 class Compared:
     """What a file gave for an image, of the class it is of and of the best of the others.
 
-    `expected` and `rival` are entries of the record with their rank, 1 for the best; the maps are
-    of the image's size, NaN where the graph saw nothing.
+    `predictions` are those of the image's record with their rank, 1 for the best, and `expected`
+    and `rival` two of them; the maps are of the image's size, NaN where the graph saw nothing.
     """
 
     image: NDArray[np.uint8]
@@ -63,8 +63,7 @@ def compare_classes(runner: Runner, path: Path, expected: int) -> Compared:
             f"the file explains the {card.top} best classes by itself, and class {missing[0]} is "
             "none of them: export the model with --class-ids required"
         )
-    ranks = {each["class"]: rank for rank, each in enumerate(predictions, 1)}
-    entries = {each["class"]: {**each, "rank": ranks[each["class"]]} for each in predictions}
+    entries = {each["class"]: each for each in predictions}
     maps = [
         placement.map_to_original(for_show(found.saliency_map[0, given.index(index)], card))
         for index in (expected, rival)
@@ -86,7 +85,7 @@ def _predictions(
     predictions = image_record(path, found, placement, card, card.num_classes)["predictions"]
     if not predictions:
         raise InputError("the file gives no scores of whole classes, by which a report compares")
-    return list(predictions)
+    return [{**each, "rank": rank} for rank, each in enumerate(predictions, 1)]
 
 
 def report_page(file: Path, photo: Path, card: Card, found: Compared) -> str:
@@ -163,12 +162,11 @@ def _scores(found: Compared) -> str:
     if found.expected["rank"] > _LISTED:
         listed = [*listed, found.expected]
     probable = listed[0]["probability"] is not None
-    ranks = {each["class"]: rank for rank, each in enumerate(found.predictions, 1)}
     rows = [
         [
             str(each["name"]),
             str(each["class"]),
-            str(ranks[each["class"]]),
+            str(each["rank"]),
             f"{each['score']:.3f}",
             *([f"{each['probability']:.1%}"] if probable else []),
         ]

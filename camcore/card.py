@@ -25,6 +25,9 @@ CLASS_IDS = ("required", "optional", "best", "all")
 
 Probabilities = Literal["softmax", "sigmoid", "scores", "none"]
 
+# The input that a file takes behind the model's own if it compares embeddings.
+QUERIES = "queries"
+
 # ImageNet's, for what nobody states.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -250,7 +253,7 @@ def _check_values(card: Card) -> None:
     for ports in (card.graph_inputs, card.graph_outputs):
         if len(set(ports)) < len(ports):
             raise ValueError(f"a name stands twice among {', '.join(ports)}")
-    if card.queries is not None and "queries" not in card.inputs:
+    if card.queries is not None and QUERIES not in card.inputs:
         raise ValueError(f"it takes queries, and none is among the inputs {card.inputs}")
     if card.class_names is not None and len(card.class_names) != card.num_classes:
         raise ValueError(f"{len(card.class_names)} class names for {card.num_classes} classes")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import camcore
-from camcore.card import CLASS_IDS, Card, ImageSpec, Probabilities, assume_image
+from camcore.card import CLASS_IDS, QUERIES, Card, ImageSpec, Probabilities, assume_image
 from camcore.errors import ExportError, InputError, unknown_name
 from camcore.export.body import Body
 from camcore.export.boxes import PORTS
@@ -30,7 +30,7 @@ from camcore.export.trace.checks import check_example, check_model
 from camcore.export.trace.collection import no_garbage_collection
 from camcore.export.trace.graphs import first_line, outputs_of
 from camcore.export.trace.modes import plain_modes
-from camcore.export.trace.subject import MODEL, QUERIES, Subject, name_inputs
+from camcore.export.trace.subject import MODEL, Subject, name_inputs
 from camcore.export.trace.targets import Target, get_target
 from camcore.export.trace.trace import Trace, trace
 from camcore.methods import get_method

@@ -1,7 +1,6 @@
 """Concepts: what a file adds of what a layer sees, whatever the class, where they are asked for."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from torch import Tensor, fx, nn
 
@@ -11,7 +10,7 @@ from camcore.export.find.classifier import pooled_linear_weight
 from camcore.export.find.grids import check_grids
 from camcore.export.find.layers import find_layers
 from camcore.export.request import ConceptLayer, Request
-from camcore.export.trace.graphs import outputs_of
+from camcore.export.trace.graphs import outputs_of, returning
 from camcore.export.trace.trace import Trace
 from camcore.factorization import concept_scores, dff
 from camcore.scaling import postprocess
@@ -75,16 +74,7 @@ def find_concept_layer(request: Request, traced: Trace) -> tuple[ConceptLayer, f
     return ConceptLayer(name, layouts[0], weight), activation
 
 
-@contextmanager
-def returning(graph: fx.GraphModule, value: fx.Node) -> Iterator[None]:
+def returning_too(graph: fx.GraphModule, value: fx.Node) -> AbstractContextManager[None]:
     """While it lasts, the graph returns one of its values, too, behind the model's outputs."""
-    output = graph.graph.output_node()
-    plain, codegen = output.args, graph.graph._codegen
     *outputs, ranking, scores = outputs_of(graph)
-    output.args = ((*outputs, value, ranking, scores),)
-    graph.graph.set_codegen(fx.graph.CodeGen())  # the other one counts what is returned
-    try:
-        yield
-    finally:
-        output.args = plain
-        graph.graph.set_codegen(codegen)
+    return returning(graph, [*outputs, value, ranking, scores])

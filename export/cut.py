@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from camcore.errors import ExportError
-from camcore.export.trace.graphs import outputs_of
+from camcore.export.trace.graphs import outputs_of, returning
 
 _sym_size = torch.ops.aten.sym_size.int
 
@@ -95,13 +95,8 @@ def cut_with_inner(
     graph: fx.GraphModule, roots: Sequence[fx.Node], inner: Sequence[fx.Node]
 ) -> Cut:
     """The cut at the roots, with a tail that returns inner values behind its outputs."""
-    output = graph.graph.output_node()
-    plain = output.args
-    output.args = ((*outputs_of(graph), *inner),)
-    try:
+    with returning(graph, [*outputs_of(graph), *inner]):
         return cut(graph, at=roots, kept=roots)
-    finally:
-        output.args = plain
 
 
 def roots_first(nodes: Sequence[fx.Node]) -> tuple[list[int], int]:
@@ -168,6 +163,16 @@ def dependents(starts: Sequence[fx.Node]) -> set[fx.Node]:
     for node in starts[0].graph.nodes:  # in topological order
         if any(value in found for value in node.all_input_nodes):
             found.add(node)
+    return found
+
+
+def ancestors(node: fx.Node) -> set[fx.Node]:
+    """The node itself and all that it is computed from."""
+    found, pending = {node}, [node]
+    while pending:
+        more = [value for value in pending.pop().all_input_nodes if value not in found]
+        found.update(more)
+        pending.extend(more)
     return found
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -42,8 +42,20 @@ Size = Annotated[
 ModelFile = Annotated[
     Path, typer.Argument(metavar="FILE", help="An .onnx, .pt or .pt2 file that camcore wrote.")
 ]
-
-
+BatchSize = Annotated[
+    int, typer.Option(min=1, help="Images of one shape that are run together, at most.")
+]
+Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to run.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="How many threads run the file.", show_default="every core"),
+]
+OnRay = Annotated[
+    bool,
+    typer.Option(
+        "--ray", help="Run on the Ray cluster of RAY_ADDRESS, or on one that is started here."
+    ),
+]
 ImageFolder = Annotated[Path, typer.Option(help="The folder of the images.")]
 AnnotationsFile = Annotated[
     Path | None,

@@ -5,14 +5,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
 from camcore.adapters import paths
-from camcore.adapters.cli.arguments import AnnotationsFile, ImageFolder, ModelFile
+from camcore.adapters.cli.arguments import (
+    AnnotationsFile,
+    BatchSize,
+    Device,
+    ImageFolder,
+    ModelFile,
+    OnRay,
+    Threads,
+)
 from camcore.adapters.cli.console import counting, err, out
 from camcore.adapters.cli.run import SOME_FAILED, tell_failure
 from camcore.adapters.evaluation.summary import figure_rows
@@ -60,21 +68,10 @@ def evaluate(
             "that was interrupted goes on from there.",
         ),
     ] = None,
-    batch: Annotated[
-        int, typer.Option(min=1, help="Images of one shape that are run together, at most.")
-    ] = 8,
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to run.")] = "cpu",
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, help="How many threads run the file.", show_default="every core"),
-    ] = None,
-    ray: Annotated[
-        bool,
-        typer.Option(
-            "--ray",
-            help="Run on the Ray cluster of RAY_ADDRESS, or on one that is started here.",
-        ),
-    ] = False,
+    batch: BatchSize = 8,
+    device: Device = "cpu",
+    threads: Threads = None,
+    ray: OnRay = False,
 ) -> None:
     """Evaluate a file's maps and boxes on images with annotations. Needs no PyTorch for .onnx.
 

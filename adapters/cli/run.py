@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from camcore.adapters import paths, tables
-from camcore.adapters.cli.arguments import ModelFile
+from camcore.adapters.cli.arguments import BatchSize, Device, ModelFile, OnRay, Threads
 from camcore.adapters.cli.console import err, out
 from camcore.adapters.extras import needs
 from camcore.adapters.running.record import STDOUT
@@ -124,13 +124,7 @@ def run(
             "--parquet; images that failed are tried again.",
         ),
     ] = False,
-    ray: Annotated[
-        bool,
-        typer.Option(
-            "--ray",
-            help="Run on the Ray cluster of RAY_ADDRESS, or on one that is started here.",
-        ),
-    ] = False,
+    ray: OnRay = False,
     full_size: Annotated[
         bool,
         typer.Option(
@@ -138,9 +132,7 @@ def run(
             help="Neither resize nor crop, for a file that takes images of any size.",
         ),
     ] = False,
-    batch: Annotated[
-        int, typer.Option(min=1, help="Images of one shape that are run together, at most.")
-    ] = 8,
+    batch: BatchSize = 8,
     in_boxes: Annotated[
         bool,
         typer.Option(
@@ -158,11 +150,8 @@ def run(
             help="One of OpenCV's, as jet, viridis, turbo.",
         ),
     ] = "jet",
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to run.")] = "cpu",
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, help="How many threads run the file.", show_default="every core"),
-    ] = None,
+    device: Device = "cpu",
+    threads: Threads = None,
 ) -> None:
     """Predict and explain images with an exported file. Needs no PyTorch for .onnx.
 

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from camcore.adapters.files import writing
+from camcore.adapters.json_lines import parse_line, write_line
 from camcore.errors import FileError
+
+_KIND = "an evaluation"
 
 
 def heading(file: Path, annotations: Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,7 +41,7 @@ def done_images(path: Path, head: Mapping[str, Any]) -> set[str]:
             return set()
         _cut_off_rest(path)
     with path.open(encoding="utf-8") as lines:
-        first = _parsed(path, next(lines, ""))
+        first = parse_line(path, next(lines, ""), _KIND)
         if first != head:
             keys = [key for key in head if first.get(key) != head[key]]
             raise FileError(
@@ -61,19 +64,9 @@ def entries(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8") as lines:
         next(lines)
         for line in lines:
-            entry = _parsed(path, line)
+            entry = parse_line(path, line, _KIND)
             if "error" not in entry:
                 yield entry
-
-
-def _parsed(path: Path, line: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise FileError(f"{path} is no record of an evaluation: {error}; give another") from error
-    if not isinstance(value, dict):
-        raise FileError(f"{path} is no record of an evaluation; give another name")
-    return value
 
 
 @contextmanager
@@ -86,7 +79,6 @@ def appending(path: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     with writing(path), path.open("a", encoding="utf-8") as lines:
 
         def write(entry: Mapping[str, Any]) -> None:
-            lines.write(json.dumps(entry, allow_nan=False) + "\n")
-            lines.flush()
+            write_line(lines, entry)
 
         yield write

@@ -10,17 +10,13 @@ from array_api_compat import array_namespace, is_numpy_array
 from numpy.typing import ArrayLike, NDArray
 
 from camcore.adapters.runner.opening import Device
-from camcore.card import Card, ImageSpec
+from camcore.card import QUERIES, Card, ImageSpec
 from camcore.errors import CamcoreError, InputError, unknown_name
 
 ClassIds = ArrayLike | None  # integers
 
 # DLPack's device types.
 CPU, CUDA = 1, 2
-
-
-# The input of a file that compares embeddings.
-QUERIES = "queries"
 
 
 def checked_inputs(

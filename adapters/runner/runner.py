@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike
 from camcore.adapters.files import check_reopenable, read_sealed_card, unchanged
 from camcore.adapters.runner.explanation import Explanation
 from camcore.adapters.runner.inputs import (
-    QUERIES,
     ClassIds,
     check_queries,
     checked_inputs,
@@ -21,7 +20,7 @@ from camcore.adapters.runner.inputs import (
 from camcore.adapters.runner.onnx_graph import open_onnx
 from camcore.adapters.runner.opening import Device, Graph, Opening, Provider
 from camcore.adapters.runner.torch_graph import open_exported, open_torchscript
-from camcore.card import Card
+from camcore.card import QUERIES, Card
 from camcore.errors import FileError, InputError
 
 A = TypeVar("A")

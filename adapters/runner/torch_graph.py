@@ -10,9 +10,8 @@ from array_api_compat import array_namespace, is_numpy_array
 
 from camcore.adapters.archives import check_storages, check_unpickled
 from camcore.adapters.files import reading
-from camcore.adapters.runner.inputs import QUERIES
 from camcore.adapters.runner.opening import Device, Graph, Opening
-from camcore.card import Card
+from camcore.card import QUERIES, Card
 from camcore.errors import FileError, InputError
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from typing import Any
 
 from camcore.adapters import tables
 from camcore.adapters.files import reading, replacing, writing
+from camcore.adapters.json_lines import parse_line, write_line
 from camcore.card import Card
 from camcore.errors import FileError
 
@@ -37,8 +38,7 @@ def recording_lines(path: Path, mark: str, *, append: bool) -> Iterator[Record]:
     with writing(path), path.open("a" if append else "w", encoding="utf-8") as lines:
 
         def write(record: dict[str, Any]) -> None:
-            lines.write(json.dumps(_finite({**record, _MARK: mark}), allow_nan=False) + "\n")
-            lines.flush()
+            write_line(lines, _finite({**record, _MARK: mark}))
 
         yield write
 
@@ -61,7 +61,7 @@ def done_lines(path: Path, mark: str) -> Counter[str]:
         for line in lines:
             if not line.endswith("\n"):
                 continue
-            record = _parsed(path, line)
+            record = parse_line(path, line, "a run")
             if record.get(_MARK) != mark:
                 raise FileError(
                     f"{path} is of another run: of another file, or with other classes or sizes; "
@@ -71,16 +71,6 @@ def done_lines(path: Path, mark: str) -> Counter[str]:
                 done[record["image"]] += 1
                 kept.write(line)
     return done
-
-
-def _parsed(path: Path, line: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise FileError(f"{path} is no record of a run: {error}; give another name") from error
-    if not isinstance(value, dict):
-        raise FileError(f"{path} is no record of a run; give another name")
-    return value
 
 
 @contextmanager

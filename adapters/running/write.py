@@ -19,6 +19,12 @@ Show = Callable[[NDArray[np.uint8]], object]
 def write_maps(job: Job, path: Path, result: Result, record: dict[str, Any]) -> None:
     """Write the map of each explained class, and their names into the image's record."""
     paths.make_folder(path.parent)
+
+    def write(own: Path, raw: NDArray[np.float32]) -> None:
+        # As values the file's own; grey levels have no others than those in [0, 1].
+        values = raw if path.suffix == ".npy" else for_show(raw, job.card)
+        overlay.write_map(own, result.placement.map_to_original(values))
+
     pairs = zip(maps_of(result.explanation), record["explained"], strict=True)
     for number, (raw, explained) in enumerate(pairs):
         if job.card.shares_map:
@@ -30,14 +36,11 @@ def write_maps(job: Job, path: Path, result: Result, record: dict[str, Any]) -> 
         explained["map"] = str(own)
         if job.card.shares_map and number > 0:  # written already
             continue
-        # As values the file's own; grey levels have no others than those in [0, 1].
-        values = raw if path.suffix == ".npy" else for_show(raw, job.card)
-        overlay.write_map(own, result.placement.map_to_original(values))
+        write(own, raw)
     found = zip(concept_maps_of(result.explanation), record.get("concepts", ()), strict=True)
     for raw, concept in found:
         own = paths.of_concept(path, concept["concept"])
-        values = raw if path.suffix == ".npy" else for_show(raw, job.card)
-        overlay.write_map(own, result.placement.map_to_original(values))
+        write(own, raw)
         concept["map"] = str(own)
 
 

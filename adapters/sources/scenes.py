@@ -1,7 +1,6 @@
 """The demo's models of painted shapes: `scenes`, the classifier, and `scenes-...`, detectors."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from torch import nn
 
@@ -36,7 +35,7 @@ def build(name: str, weights: str) -> BuiltModel:
     names = tuple(demo.CLASS_NAMES)
     classes = len(names)
     if is_weights_file(weights):
-        state = read_state_dict(Path(weights))
+        state = read_state_dict(weights)
         if "classifier.bias" in state:
             classes = len(state["classifier.bias"])
         load_state_dict(with_classes(model, classes), state, weights)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from camcore.adapters.files import writing
+from camcore.adapters.files import replacing
 from camcore.adapters.training.images import LabelledImages
 from camcore.errors import FileError, InputError
 
@@ -194,11 +194,9 @@ def _save(
 ) -> None:
     """Written beside its place first, so that whoever is stopped has the one before."""
     content = {name: part.state_dict() for name, part in parts.items()}
-    unfinished = path.with_name(path.name + ".unfinished")
-    with writing(path):
-        epochs = [asdict(epoch) for epoch in done]
-        torch.save({"heading": heading, "epochs": epochs, **content}, unfinished)
-        unfinished.replace(path)
+    epochs = [asdict(epoch) for epoch in done]
+    with replacing(path) as scratch:
+        torch.save({"heading": heading, "epochs": epochs, **content}, scratch)
 
 
 def _resumed(path: Path, parts: Mapping[str, Any], heading: Mapping[str, Any]) -> list[Epoch]:

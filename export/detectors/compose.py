@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import torch
 import torchvision  # noqa: F401  # which brings its operators
 from torch import Tensor, fx, nn
-from torch.fx.graph import CodeGen
 
 from camcore.errors import ExportError
 from camcore.export.cut import crossing_of, cut
@@ -26,7 +25,7 @@ from camcore.export.detectors.starts import likely_layers, starts_of
 from camcore.export.detectors.whole import OUTPUTS
 from camcore.export.gradient.gradient import gradient_of
 from camcore.export.request import Request
-from camcore.export.trace.graphs import module_of, outputs_of, shape_of
+from camcore.export.trace.graphs import module_of, outputs_of, return_values, shape_of
 from camcore.export.trace.trace import trace
 
 # How many detections are explained unless the caller says otherwise; of those that take a pass
@@ -90,9 +89,7 @@ def compose_detector(
         values += [node for node in needed if node not in values]
         taken.append([values.index(node) for node in needed])
     parts = [part for part, _ in found]
-    graph.graph.output_node().args = ((*returned, ids, *values),)
-    # What the exporter knew of the inputs and outputs as they were is out of date.
-    graph.graph.set_codegen(CodeGen())
+    return_values(graph, [*returned, ids, *values])
     detector = fx.GraphModule(graph, graph.graph)
     body = DetectorBody(detector, len(returned), parts, list(map(_span, roots)), taken, top)
     products = tuple(dict.fromkeys(module_of(root.node) for root in roots))

@@ -7,7 +7,7 @@ image, its regions are in the pixels of the resized one.
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from camcore.scaling import interpolation_weights
 
@@ -40,6 +40,21 @@ def _of_axis(image: int, resized: int, padded: int, points: int) -> Tensor:
     at = (2 * pixels + 1) * resized * points - image * padded
     found: Tensor = interpolation_weights(torch.zeros(1), at, points, unit)
     return found
+
+
+class OverLevel(nn.Module):
+    """Places maps (..., h, w) of a level in the image, (..., H, W), by `over_level`'s matrices."""
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, placement: tuple[Tensor, Tensor]) -> None:
+        super().__init__()
+        for name, matrix in zip(("rows", "columns"), placement, strict=True):
+            self.register_buffer(name, matrix)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.rows @ maps @ self.columns.transpose(0, 1)
 
 
 def over_regions(maps: Tensor, corners: Tensor, frame: Frame) -> Tensor:

@@ -103,21 +103,16 @@ class _Origins:
             # Ids need not lie in memory as the scores do.
             target = aten.reshape.default if name in _VIEWS else node.target
             return self._call(node, target, (self.of(source), *node.args[1:]), node.kwargs)
-        raise ExportError(
-            f"the scores of the detections cannot be followed through the operator {node.target}, "
-            f"used by {module_of(node) or 'the detector itself'}: it neither moves numbers nor "
-            "takes them one by one"
-        )
+        raise _lost_at(node, "it neither moves numbers nor takes them one by one")
 
     def _one_of(self, node: fx.Node, sources: list[fx.Node]) -> fx.Node:
         """The ids of what an operator takes one by one, which must be one number alone."""
         found = {self.of(each) for each in sources if operator_name(each) not in _CONSTANTS}
         if len(found) != 1:
-            raise ExportError(
-                f"the scores of the detections cannot be followed through the operator "
-                f"{node.target}, used by {module_of(node) or 'the detector itself'}: it mixes "
-                f"{len(found)} numbers, and a detection is explained by one. Return one of them, "
-                "or what one convolution or linear layer makes of both"
+            raise _lost_at(
+                node,
+                f"it mixes {len(found)} numbers, and a detection is explained by one. Return one "
+                "of them, or what one convolution or linear layer makes of both",
             )
         return found.pop()
 
@@ -197,6 +192,13 @@ class _Origins:
     def _call(self, after: fx.Node, target: Any, args: Any, kwargs: Any = None) -> fx.Node:
         with self._graph.inserting_after(after):
             return self._graph.call_function(target, args, kwargs)
+
+
+def _lost_at(node: fx.Node, reason: str) -> ExportError:
+    return ExportError(
+        f"the scores of the detections cannot be followed through the operator {node.target}, "
+        f"used by {module_of(node) or 'the detector itself'}: {reason}"
+    )
 
 
 def _picked(node: fx.Node) -> fx.Node | None:

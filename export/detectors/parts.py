@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from camcore.export.detectors.geometry import Frame, over_regions
+from camcore.export.detectors.geometry import Frame, OverLevel, over_regions
 from camcore.export.gradient.gradient import Gradient
 from camcore.export.passes.loops import stack_chunks, weights_of
 from camcore.export.request import Request
@@ -27,17 +27,18 @@ _MEANS = ("gradcam",)
 
 
 def scaled(request: Request, maps: Tensor) -> Tensor:
-    """Maps (D, h, w), raw or placed, in [0, 1] if that was asked for."""
+    """Maps (..., h, w), raw or placed, in [0, 1] if that was asked for."""
     return normalize(maps) if request.normalize else maps
+
+
+def rectified(request: Request, maps: Tensor) -> Tensor:
+    """Raw maps (..., h, w) before they are placed: rectified and scaled, if that was asked for."""
+    return scaled(request, maps.clamp(min=0) if request.relu else maps)
 
 
 def _one_more(rows: Tensor) -> Tensor:
     """Rows (D, ...) with a row of zeros behind, (D + 1, ...)."""
     return F.pad(rows, (0, 0) * (rows.ndim - 1) + (0, 1))
-
-
-def _rectified(request: Request, maps: Tensor) -> Tensor:
-    return scaled(request, maps.clamp(min=0) if request.relu else maps)
 
 
 class Explainer(nn.Module):
@@ -76,7 +77,7 @@ class Regions(nn.Module):
         (request,) = self._request
         raw = request.method.kernel(chosen, gradients, **request.options)
         corners = _one_more(regions.index_select(0, rows)[:, -4:])
-        maps = scaled(request, over_regions(_rectified(request, raw), corners, self._frame))
+        maps = scaled(request, over_regions(rectified(request, raw), corners, self._frame))
         return maps.narrow(0, 0, ids.shape[0])
 
 
@@ -86,17 +87,13 @@ class Passes(nn.Module):
     The map of one covers the whole grid.
     """
 
-    rows: Tensor
-    columns: Tensor
-
     def __init__(
         self, gradient: Gradient, request: Request, placement: tuple[Tensor, Tensor]
     ) -> None:
         super().__init__()
         self.tail, self.backward_pass = gradient.forward, gradient.backward
         self._request = (request,)
-        for name, matrix in zip(("rows", "columns"), placement, strict=True):
-            self.register_buffer(name, matrix)
+        self.over_level = OverLevel(placement)
 
     def forward(self, ids: Tensor, activations: Tensor, *crossing: Tensor) -> Tensor:
         """Maps (D, H, W) of the detections with these ids."""
@@ -113,8 +110,8 @@ class Passes(nn.Module):
         gradients = stack_chunks(step, values, count + 1, 1)
         (request,) = self._request
         raw = request.method.kernel(activations.expand_as(gradients), gradients, **request.options)
-        placed = self.rows @ _rectified(request, raw) @ self.columns.transpose(0, 1)
-        return scaled(request, placed).narrow(0, 0, count)
+        maps = scaled(request, self.over_level(rectified(request, raw)))
+        return maps.narrow(0, 0, count)
 
 
 class Level(nn.Module):
@@ -122,9 +119,6 @@ class Level(nn.Module):
 
     The map of one covers the level.
     """
-
-    rows: Tensor
-    columns: Tensor
 
     def __init__(
         self,
@@ -137,9 +131,7 @@ class Level(nn.Module):
         super().__init__()
         self.explainer, self._radius, self._grid = explainer, radius, grid
         self._request = (request,)
-        rows, columns = placement
-        self.register_buffer("rows", rows)
-        self.register_buffer("columns", columns)
+        self.over_level = OverLevel(placement)
 
     def forward(self, ids: Tensor, activations: Tensor) -> Tensor:
         """Maps (D, H, W) of the detections with these ids."""
@@ -152,8 +144,8 @@ class Level(nn.Module):
         gradients = self.explainer(channels, window, exists)
         raw = self._maps(activations, window, gradients, cells // width, cells % width)
         (request,) = self._request
-        placed = self.rows @ _rectified(request, raw) @ self.columns.transpose(0, 1)
-        return scaled(request, placed).narrow(0, 0, count)
+        maps = scaled(request, self.over_level(rectified(request, raw)))
+        return maps.narrow(0, 0, count)
 
     def _windows(self, activations: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Windows (D, C, n, n) around points, and which of their rows and columns exist (D, n)."""

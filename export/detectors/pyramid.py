@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.graph import CodeGen
 
 from camcore.errors import ExportError, InputError
-from camcore.export.detectors.geometry import Frame, over_level
+from camcore.export.detectors.geometry import Frame, OverLevel, over_level
+from camcore.export.detectors.parts import rectified, scaled
 from camcore.export.find.modules import returned_by_calls
 from camcore.export.request import Request
-from camcore.export.trace.graphs import outputs_of, shape_of
-from camcore.scaling import normalize, resize
+from camcore.export.trace.graphs import outputs_of, return_values, shape_of
+from camcore.scaling import resize
 
 
 class PyramidBody(nn.Module):
@@ -26,9 +26,6 @@ class PyramidBody(nn.Module):
         count: how many outputs are found.
         grid: that of the coarsest level.
     """
-
-    rows: Tensor
-    columns: Tensor
 
     def __init__(
         self,
@@ -45,18 +42,14 @@ class PyramidBody(nn.Module):
         # In a tuple, for the request holds the user's model, which must not become a submodule.
         self._request = (request,)
         self._kernel = request.kernel("space" if grid[0] * grid[1] <= channels else "channels")
-        for name, matrix in zip(("rows", "columns"), placement, strict=True):
-            self.register_buffer(name, matrix)
+        self.over_level = OverLevel(placement)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         returned = self.detector(image)
         found, levels = returned[: self._count], returned[self._count :]
         (request,) = self._request
         raw = self._kernel(join(levels, self._grid))[:, None]
-        raw = raw.clamp(min=0) if request.relu else raw
-        small = normalize(raw) if request.normalize else raw
-        placed = self.rows @ small @ self.columns.transpose(0, 1)
-        return *found, normalize(placed) if request.normalize else placed
+        return *found, scaled(request, self.over_level(rectified(request, raw)))
 
 
 def join(levels: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
@@ -97,9 +90,7 @@ def compose_pyramid(
             "levels at its size shows nothing: name layers that are finer, one for each level"
         )
     returned = outputs_of(graph)
-    graph.graph.output_node().args = ((*returned, *levels),)
-    # What the exporter knew of the outputs as they were is out of date.
-    graph.graph.set_codegen(CodeGen())
+    return_values(graph, [*returned, *levels])
     like = next(graph.buffers())
     rows, columns = (each.to(like.device) for each in over_level(frame, grid))
     channels = sum(int(size[1]) for size in sizes)

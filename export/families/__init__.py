@@ -9,7 +9,7 @@ from typing import get_args
 
 from camcore.errors import InputError
 from camcore.export.boxes import check_boxes
-from camcore.export.concepts import Factors, check_concepts, find_concept_layer, returning
+from camcore.export.concepts import Factors, check_concepts, find_concept_layer, returning_too
 from camcore.export.families import (
     activations,
     attention,
@@ -55,7 +55,7 @@ def compose(request: Request, traced: Trace) -> Composed:
     if request.concepts is None:
         return family.compose(request, traced)
     layer, activation = find_concept_layer(request, traced)
-    with returning(traced.graph, activation):
+    with returning_too(traced.graph, activation):
         found, body = family.compose(request, traced)
     body.factors = Factors(request, layer)
     return replace(found, concepts=layer), body

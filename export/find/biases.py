@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
-from camcore.export.cut import constants_of, dependents
+from camcore.export.cut import ancestors, constants_of, dependents
 from camcore.export.find.affine import in_training, operator_of
 from camcore.export.trace.graphs import outputs_of, shape_of
 from camcore.export.trace.trace import Trace
@@ -46,7 +46,7 @@ def find_biases(traced: Trace) -> list[Bias]:
     graph = traced.graph
     inputs = graph.graph.find_nodes(op="placeholder")
     varying, of_image = dependents(inputs), dependents(inputs[:1])
-    counting = _ancestors(outputs_of(graph)[-1])
+    counting = ancestors(outputs_of(graph)[-1])
     found = []
     for node in graph.graph.nodes:
         if operator_of(node) in _ADDING and node in of_image and node in counting:
@@ -54,16 +54,6 @@ def find_biases(traced: Trace) -> list[Bias]:
             added = _added(graph, node, varying, value) if _is_map(value, inputs[0]) else None
             if added is not None:
                 found.append(Bias(value, added))
-    return found
-
-
-def _ancestors(node: fx.Node) -> set[fx.Node]:
-    """The node itself and all that it is computed from."""
-    found, pending = {node}, [node]
-    while pending:
-        more = [value for value in pending.pop().all_input_nodes if value not in found]
-        found.update(more)
-        pending.extend(more)
     return found
 
 

@@ -73,15 +73,6 @@ def find_activation(traced: Trace, layer: str) -> fx.Node:
     return outputs[0]
 
 
-def usable_layers(traced: Trace) -> dict[str, fx.Node]:
-    """Every layer that can be explained, with the value that `find_activation` gives."""
-    return {
-        name: outputs[0]
-        for name, outputs in returned_by_layer(traced.graph.graph).items()
-        if isinstance(layout_or_reason(traced, outputs), Layout)
-    }
-
-
 def layout_of(traced: Trace, activation: fx.Node) -> Layout:
     """The layout of a value that `find_activation` gave."""
     layout = layout_or_reason(traced, [activation])
@@ -94,18 +85,14 @@ def returned_by_module(graph: fx.Graph) -> dict[str, list[fx.Node]]:
 
     Of several calls it is the last one that the image reaches.
     """
-    return {
-        name: _returned(graph, next(reversed(calls.values())))
-        for name, calls in _calls(graph).items()
-    }
+    return {name: _last_returned(graph, calls) for name, calls in _calls(graph).items()}
 
 
 def returned_by_layer(graph: fx.Graph) -> dict[str, list[fx.Node]]:
     """As `returned_by_module`, and where there are several calls, each behind it by its number."""
-    last = returned_by_module(graph)
     found = {}
     for name, calls in _calls(graph).items():
-        found[name] = last[name]
+        found[name] = _last_returned(graph, calls)
         if len(calls) > 1:
             for call, inside in calls.items():
                 found[name_call(name, call)] = _returned(graph, inside)
@@ -116,6 +103,10 @@ def returned_by_calls(graph: fx.Graph, layer: str) -> list[fx.Node]:
     """What all calls of a module returned that the image reaches, call by call."""
     calls = _calls(graph).get(layer, {})
     return [node for inside in calls.values() for node in _returned(graph, inside)]
+
+
+def _last_returned(graph: fx.Graph, calls: dict[int, set[fx.Node]]) -> list[fx.Node]:
+    return _returned(graph, next(reversed(calls.values())))
 
 
 def _returned(graph: fx.Graph, inside: set[fx.Node]) -> list[fx.Node]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from camcore.export.cut import dependents
+from camcore.export.cut import ancestors, dependents
 from camcore.export.find.affine import operator_of
 from camcore.export.find.updates import ELEMENTWISE
 from camcore.export.trace.graphs import outputs_of
@@ -33,7 +33,7 @@ def narrow(tail: fx.GraphModule, explained: int) -> fx.GraphModule | None:
     """
     module = fx.GraphModule(tail, deepcopy(tail.graph))
     scores = outputs_of(module)[explained]
-    leading = _ancestors(scores)
+    leading = ancestors(scores)
     for choice in module.graph.find_nodes(op="call_function", target=aten.select.int):
         if choice not in leading or not _chooses_a_token(choice):
             continue
@@ -42,17 +42,6 @@ def narrow(tail: fx.GraphModule, explained: int) -> fx.GraphModule | None:
             _add_scores(module, choice, places, leading & dependents([choice]), scores)
             return module
     return None
-
-
-def _ancestors(node: fx.Node) -> set[fx.Node]:
-    """The node and all that it is computed from."""
-    found, pending = {node}, [node]
-    while pending:
-        for value in pending.pop().all_input_nodes:
-            if value not in found:
-                found.add(value)
-                pending.append(value)
-    return found
 
 
 def _chooses_a_token(choice: fx.Node) -> bool:

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camcore.card import Card
+from camcore.card import QUERIES, Card
 from camcore.errors import CamcoreError, ExportError, ProofError
 from camcore.export.trace.graphs import first_line
-from camcore.export.trace.subject import QUERIES
 
 Runner = Callable[..., Sequence[Any]]
 

@@ -1,9 +1,11 @@
 """Graphs: what is asked of a traced graph everywhere."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.graph import CodeGen
 from torch.utils._pytree import tree_leaves
 
 # Nodes that check and compute nothing. They do not export, and the written file is proven anyway.
@@ -29,6 +31,26 @@ def outputs_of(graph: fx.GraphModule) -> list[fx.Node]:
     """The values that a graph returns, flattened."""
     returned = tree_leaves(graph.graph.output_node().args)
     return [value for value in returned if isinstance(value, fx.Node)]
+
+
+def return_values(graph: fx.GraphModule, values: Sequence[fx.Node]) -> None:
+    """Make a graph return these values, whatever it returned."""
+    graph.graph.output_node().args = (tuple(values),)
+    # What the exporter knew of the inputs and outputs as they were is out of date.
+    graph.graph.set_codegen(CodeGen())
+
+
+@contextmanager
+def returning(graph: fx.GraphModule, values: Sequence[fx.Node]) -> Iterator[None]:
+    """While it lasts, the graph returns these values."""
+    output = graph.graph.output_node()
+    plain, codegen = output.args, graph.graph._codegen
+    return_values(graph, values)
+    try:
+        yield
+    finally:
+        output.args = plain
+        graph.graph.set_codegen(codegen)
 
 
 def module_of(node: fx.Node) -> str:

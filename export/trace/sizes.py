@@ -25,6 +25,13 @@ _RECURRENT = {
     torch.ops.aten.rnn_relu,
 }
 
+_POOLS = {
+    getattr(torch.ops.aten, name): rank
+    for rank in (1, 2, 3)
+    for name in (f"max_pool{rank}d", f"avg_pool{rank}d", f"max_pool{rank}d_with_indices")
+    if hasattr(torch.ops.aten, name)
+}
+
 # By how much each side grows to see what a model and its graph make of other sizes: the first
 # pleases patches and strides, the second leaves remainders.
 _GROWTHS = (16, 32, 48), (7, 9, 11)
@@ -49,14 +56,6 @@ def try_another_size(model: nn.Module, inputs: tuple[Tensor, ...], *, attention:
         model(*_resized(inputs, 1, _grown(inputs[0], _GROWTHS[0])))
     if watch.seen and not attention:
         raise ExportError("it has attention; dynamic_size=True tries to free them nevertheless")
-
-
-_POOLS = {
-    getattr(torch.ops.aten, name): rank
-    for rank in (1, 2, 3)
-    for name in (f"max_pool{rank}d", f"avg_pool{rank}d", f"max_pool{rank}d_with_indices")
-    if hasattr(torch.ops.aten, name)
-}
 
 
 def check_steps(graph: fx.GraphModule) -> None:

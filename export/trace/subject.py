@@ -10,12 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from camcore.card import QUERIES
 from camcore.errors import ExportError, UnknownNameError, unknown_name
 from camcore.export.trace.state import kept_state
 from camcore.export.trace.targets import Target
-
-# The input that a target with queries takes, behind the model's own.
-QUERIES = "queries"
 
 # Names of the graph that are the explanation's own.
 _CONTRACT = {"image", "class_ids", "classes", "saliency_map", QUERIES}

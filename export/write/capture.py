@@ -105,7 +105,9 @@ def _exported(
         try:
             with (
                 _config.patch(backed_size_oblivious=oblivious),  # type: ignore[attr-defined]
-                _quiet(),
+                # It prints, by the page, which inequalities it cannot solve, and goes on without;
+                # whether sizes are free is tried.
+                errors_alone("torch.fx.experimental.symbolic_shapes"),
             ):
                 return torch.export.export(body, arguments, dynamic_shapes=free)
         except Exception as error:
@@ -114,12 +116,9 @@ def _exported(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """While it lasts, PyTorch does not print, by the page, which inequalities it cannot solve.
-
-    It goes on without a solution; whether sizes are free is tried.
-    """
-    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+def errors_alone(name: str) -> Iterator[None]:
+    """While it lasts, the logger of that name tells of errors alone."""
+    logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

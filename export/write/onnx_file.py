@@ -1,10 +1,7 @@
 """ONNX files: of one opset, standard operators only, weights inside."""
 
-import logging
 import math
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from itertools import zip_longest
 
@@ -19,7 +16,7 @@ from camcore.errors import ExportError
 from camcore.export.detectors.seams import unwarned
 from camcore.export.trace.graphs import first_line
 from camcore.export.trace.subject import MODEL
-from camcore.export.write.capture import rewrite
+from camcore.export.write.capture import errors_alone, rewrite
 from camcore.export.write.fold import fold_reductions, fold_scales
 from camcore.export.write.forms import ONNX_RULES
 from camcore.export.write.loop_weights import add_integers, suit_weights_to_loops
@@ -34,6 +31,9 @@ _LARGEST_ONNX = 1_500_000_000
 # Sizes and axes are smaller, weights are larger.
 _SMALL_TENSOR = 1024
 
+# The optimizer's, which tells on stderr what it leaves as it is.
+_TELLS_WHAT_IT_LEAVES = "onnxscript.optimizer._constant_folding"
+
 _PART_OF_A_BODY = re.compile(r"^(bodies\.\d+\.)?(head|prefix|tail|backward_pass)\.")
 
 
@@ -44,7 +44,7 @@ def to_onnx(program: ExportedProgram, card: Card) -> bytes:
     rewrite(program, partial(spell_out, rules=ONNX_RULES))
     decompose_by_node(program)
     try:
-        with unwarned(), _untold():
+        with unwarned(), errors_alone(_TELLS_WHAT_IT_LEAVES):
             written = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -93,18 +93,6 @@ def to_onnx(program: ExportedProgram, card: Card) -> bytes:
         ) from error
     content: bytes = proto.SerializeToString()
     return content
-
-
-@contextmanager
-def _untold() -> Iterator[None]:
-    """While it lasts, the optimizer does not tell on stderr what it leaves as it is."""
-    log = logging.getLogger("onnxscript.optimizer._constant_folding")
-    before = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(before)
 
 
 def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
