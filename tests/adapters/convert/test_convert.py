@@ -74,7 +74,7 @@ def test_what_is_refused(
         (toy_folder / "toy.pt", output, "half", "toy.pt is no .onnx file"),
         (spots, tmp_path / "out.pt", "half", "out.pt is no .onnx file"),
         (spots, output, "int8", "int8 needs images .* 0 were given"),
-        (with_table_folder / "table.onnx", output, "half", "takes image, table, class_ids"),
+        (with_table_folder / "table.onnx", output, "half", "takes table beside the image"),
     ):
         with pytest.raises(InputError, match=message):
             convert(file, to, kind)  # type: ignore[arg-type]
