@@ -43,6 +43,11 @@ def checked_inputs(
         with _looking_at(QUERIES):
             queries = check_queries(inputs[QUERIES], batch, card.queries)
         inputs[QUERIES], num_classes = queries, queries.shape[1]
+        if card.class_ids == "best" and num_classes < card.top:
+            raise InputError(
+                f"{num_classes} queries were given to a file that explains the {card.top} best: "
+                f"give {card.top} or more, or export the model with a smaller top"
+            )
     for name, value in inputs.items():
         if name != QUERIES:
             with _looking_at(name):

@@ -78,10 +78,10 @@ def _added(
     if in_training(node):
         return None
     arguments = [arg for arg in node.args if isinstance(arg, fx.Node)]
-    constant = [arg for arg in arguments if arg not in varying]
+    constant = [arg for arg in arguments if _unexpanded(arg) not in varying]
     if not constant or len(arguments) != len(constant) + 1:
         return None
-    values = constants_of(graph, constant)
+    values = constants_of(graph, list(map(_unexpanded, constant)))
     _, channels, *space = value.meta["val"].shape
     if called in _SUMS and not _is_for_each_channel(values[0], channels, len(space)):
         return None
@@ -91,6 +91,13 @@ def _added(
     with_values: Any = fx.map_arg(node.args, lambda arg: given.get(arg, zeros))
     made = operator(*with_values, **node.kwargs)
     return (made if isinstance(made, Tensor) else made[0]).flatten()
+
+
+def _unexpanded(node: fx.Node) -> fx.Node:
+    """What it is a view of, over more points or images: how many they are depends on the image."""
+    while operator_of(node) is aten.expand:
+        node = node.all_input_nodes[0]
+    return node
 
 
 def _is_for_each_channel(constant: Tensor, channels: int, spatial_ndim: int) -> bool:

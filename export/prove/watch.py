@@ -229,13 +229,16 @@ class BiasWatch(TorchFunctionMode):
         if func not in _SUMS:
             return None
         values = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
-        constant = next((each for each in values if self._is_for_each(each, channels)), None)
+        counting = (each for each in values if self._is_for_each(_unexpanded(each), channels))
+        constant = next(counting, None)
         if constant is None or self._depends(constant):
             return None
         zeros = constant.new_zeros(1, channels, *space)
 
         def known(value: Any) -> Any:
-            return zeros if isinstance(value, Tensor) and value is not constant else value
+            if not isinstance(value, Tensor):
+                return value
+            return _unexpanded(value) if value is constant else zeros
 
         named = {name: known(value) for name, value in kwargs.items()}
         made = func(*map(known, args), **named)
@@ -255,6 +258,11 @@ class BiasWatch(TorchFunctionMode):
 
     def _depends(self, value: Tensor) -> bool:
         return id(self._image) in _leaves(value)
+
+
+def _unexpanded(value: Tensor) -> Tensor:
+    """One of those that `expand` shows along an axis without a copy of any."""
+    return value[tuple(slice(1) if step == 0 else slice(None) for step in value.stride())]
 
 
 def _leaves(value: Tensor) -> set[int]:

@@ -11,7 +11,8 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from camcore.adapters.runner import check_class_ids, check_image, load
-from camcore.card import ImageSpec
+from camcore.adapters.runner.inputs import checked_inputs
+from camcore.card import Card, ImageSpec
 from camcore.errors import InputError, UnknownNameError
 from tests.adapters.runner.given import SPEC, SUFFIXES, close, image, pixels, table
 
@@ -231,3 +232,21 @@ def test_images_on_another_device(
     monkeypatch.setattr(torch.Tensor, "__dlpack_device__", lambda self: (kind, 0))
     with pytest.raises(InputError, match=message):
         load(toy_folder / "toy.onnx")(tensor)
+
+
+def test_fewer_queries_than_are_explained() -> None:
+    card = Card(
+        method="gradcam",
+        layer="top",
+        image=SPEC,
+        num_classes=0,
+        outputs=("scores", "classes", "saliency_map"),
+        inputs=("image", "queries"),
+        queries=3,
+        class_ids="best",
+        top=2,
+    )
+    one, two = np.ones((1, 3), np.float32), np.ones((2, 3), np.float32)
+    assert checked_inputs(card, "cpu", image(), [two], None, {}).keys() == {"image", "queries"}
+    with pytest.raises(InputError, match="1 queries were given to a file that explains the 2 best"):
+        checked_inputs(card, "cpu", image(), [one], None, {})

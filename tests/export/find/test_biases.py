@@ -30,7 +30,8 @@ class Added(nn.Module):
         x = torch.tanh(self.plain(x + torch.tanh(self.twice(x)))) + 3.0
         x = F.conv2d(x, self.twice.weight, 2 * self.twice.bias, padding=1)
         x = torch.add(input=x, other=self.one, alpha=2)
-        return self.fc((x + self.shift).tanh().mean((2, 3)))  # type: ignore[no-any-return]
+        x = (x + self.shift).tanh() + (3 * self.shift).expand_as(x)
+        return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]
 
 
 def found(model: nn.Module) -> list[Bias]:
@@ -65,6 +66,7 @@ def test_whatever_adds_to_channels_at_every_call_that_counts() -> None:
             2 * model.twice.bias,
             2 * model.one.flatten().expand(8),
             model.shift.flatten(),
+            3 * model.shift.flatten(),
         ]
     given = [bias.added for bias in found(model)]
     assert len(given) == len(expected)

@@ -129,13 +129,14 @@ class Adds(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.shift = nn.Parameter(torch.rand(4, 1, 1))
+        self.shift, self.late = nn.Parameter(torch.rand(4, 1, 1)), nn.Parameter(torch.rand(4, 1, 1))
         self.conv, self.norm = nn.Conv2d(4, 4, 3, 1, 1), nn.BatchNorm2d(4)
         nn.init.normal_(self.norm.running_mean)
 
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
         self.conv(x)
         x = self.norm(torch.tanh(self.conv(torch.sub(input=self.shift, other=x))))
+        x = x + self.late.expand_as(x)
         return (x + x.mean((2, 3), keepdim=True) + 2.0) * self.conv(other)
 
 
@@ -147,8 +148,9 @@ def test_biases_behind_the_image_and_before_the_scores() -> None:
         out = model(image + leaf, other)
     torch.testing.assert_close(out, model(image, other))
     added, zeros = zip(*watch.reaching(out), strict=True)
-    of_norm = model.norm(torch.zeros(1, 4, 1, 1)).flatten()
-    for one, expected in zip(added, (model.shift.flatten(), model.conv.bias, of_norm), strict=True):
+    of_norm, late = model.norm(torch.zeros(1, 4, 1, 1)).flatten(), model.late.flatten()
+    biases = (model.shift.flatten(), model.conv.bias, of_norm, late)
+    for one, expected in zip(added, biases, strict=True):
         torch.testing.assert_close(one, expected.detach())
     # A step of the bias changes what comes out as the gradients at all points say.
     (gradient,) = torch.autograd.grad(out.sum(), zeros[0])
