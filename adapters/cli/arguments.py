@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from camcore.card import ImageSpec
-from camcore.errors import InputError
+from camcore.errors import FileError, InputError
 
 if TYPE_CHECKING:
     from camcore.adapters.sources.built_model import BuiltModel
@@ -56,6 +56,10 @@ OnRay = Annotated[
         "--ray", help="Run on the Ray cluster of RAY_ADDRESS, or on one that is started here."
     ),
 ]
+ClassNames = Annotated[
+    Path | None,
+    typer.Option(help="A text file with one class name per line.", show_default="the model's own"),
+]
 ImageFolder = Annotated[Path, typer.Option(help="The folder of the images.")]
 AnnotationsFile = Annotated[
     Path | None,
@@ -93,6 +97,35 @@ def parse_lengths(option: str, text: str, besides: str = "") -> list[int]:
             f"--{option} {text!r}; expected 224, or height x width as in 224x320{besides}"
         )
     return list(map(int, parts))
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """The class names of a text file, one a line; blank lines at its end are none.
+
+    Raises:
+        FileError: the file cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from error
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return tuple(line.strip() for line in lines)
+
+
+def own_names(built: "BuiltModel", images: Any, **explained: Any) -> tuple[str, ...] | None:
+    """The names that a model states for its classes, None where they are of another number: they
+    may be of another head than it has now. `explained` is its `target` and `output`.
+    """
+    from camcore.export import count_classes
+
+    if built.class_names is None:
+        return None
+    count = count_classes(built.model, images, **explained)
+    return built.class_names if count == len(built.class_names) else None
 
 
 def example(built: "BuiltModel", size: tuple[int, int] | None) -> Any:

@@ -1,5 +1,6 @@
 """`camcore compare`: all methods of one model beside each other, in one page."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,15 +15,28 @@ from rich.table import Column, Table
 from camcore.adapters import paths
 from camcore.adapters.cli.arguments import (
     AnnotationsFile,
+    ClassNames,
     ImageFolder,
     Model,
     Size,
     Weights,
     example,
+    own_names,
     parse_size,
+    read_names,
 )
-from camcore.adapters.cli.console import counting, out, working
+from camcore.adapters.cli.console import counting, err, out, working
 from camcore.adapters.cli.evaluate import stated_annotations
+from camcore.adapters.cli.preparation import (
+    Colour,
+    Crop,
+    Interpolation,
+    Mean,
+    Resize,
+    Std,
+    preparation_fields,
+    tell_assumptions,
+)
 from camcore.adapters.evaluation.summary import FIGURES
 from camcore.adapters.extras import needs
 from camcore.adapters.files import writing
@@ -66,6 +80,13 @@ def compare(
     ] = None,
     weights: Weights = "DEFAULT",
     size: Size = None,
+    class_names: ClassNames = None,
+    mean: Mean = None,
+    std: Std = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    interpolation: Interpolation = None,
+    colour: Colour = None,
     probabilities: Annotated[
         Literal["softmax", "sigmoid"],
         typer.Option(help="What makes probabilities of scores; sigmoid of several labels."),
@@ -118,9 +139,13 @@ def compare(
     if annotations is None and not faithfulness:
         raise InputError("nothing to measure: give --annotations, or leave --no-faithfulness out")
     height_width = parse_size(size)
+    names = None if class_names is None else read_names(class_names)
+    fields = preparation_fields(
+        mean=mean, std=std, resize=resize, crop=crop, interpolation=interpolation, colour=colour
+    )
     with needs("export"):
         from camcore.adapters.sources.build import build_model
-        from camcore.adapters.sources.built_model import with_size
+        from camcore.adapters.sources.built_model import with_size, with_stated
         from camcore.export import explain, save
         from camcore.export.families import FAMILIES
     with needs("evaluate"):
@@ -132,7 +157,10 @@ def compare(
     with working(f"building {model}"):
         built = build_model(model, weights)
     spec = built.image if height_width is None else with_size(built.image, height_width)
+    spec = with_stated(spec, fields)
+    tell_assumptions(spec)
     inputs = example(replace(built, image=spec), height_width)
+    names = names or own_names(built, inputs)
 
     def explained(method: str, **options: Any) -> Any:
         return explain(
@@ -141,7 +169,7 @@ def compare(
             method=method,
             layer=layer if FAMILIES[METHODS[method].needs].takes_layers else None,
             model_name=built.name,
-            class_names=built.class_names,
+            class_names=names,
             image_spec=spec,
             probabilities=probabilities,
             **options,
@@ -157,6 +185,7 @@ def compare(
     if not shown:
         raise InputError(f"none of the images of {images} can be read")
     rows: list[Compared | LeftOut] = []
+    began = time.monotonic()
     with _folder(files) as folder, counting("methods", len(chosen)) as step:
         for row in compare_methods(
             chosen,
@@ -176,6 +205,9 @@ def compare(
             with writing(output):
                 output.write_text(text, encoding="utf-8")
             step(1)
+            err.print(
+                f"{row.method}: {len(rows)} of {len(chosen)}, {time.monotonic() - began:.0f} s"
+            )
     out.print(_short_table([row for row in rows if isinstance(row, Compared)]))
     for row in rows:
         if isinstance(row, LeftOut):

@@ -10,12 +10,15 @@ from rich.markup import escape
 
 from camcore.adapters import paths, tables
 from camcore.adapters.cli.arguments import (
+    ClassNames,
     Model,
     Size,
     Weights,
     example,
     example_photo,
+    own_names,
     parse_size,
+    read_names,
 )
 from camcore.adapters.cli.console import out, working
 from camcore.adapters.cli.preparation import (
@@ -26,6 +29,7 @@ from camcore.adapters.cli.preparation import (
     Resize,
     Std,
     preparation_fields,
+    tell_assumptions,
 )
 from camcore.adapters.extras import needs
 from camcore.adapters.files import check_suffix
@@ -36,7 +40,6 @@ from camcore.adapters.options import (
     parse_output,
     parse_target,
 )
-from camcore.errors import FileError
 from camcore.methods import METHODS
 
 # The panels of the help.
@@ -62,12 +65,7 @@ def export(
     ] = None,
     weights: Weights = "DEFAULT",
     size: Size = None,
-    class_names: Annotated[
-        Path | None,
-        typer.Option(
-            help="A text file with one class name per line.", show_default="the weights' own"
-        ),
-    ] = None,
+    class_names: ClassNames = None,
     mean: Mean = None,
     std: Std = None,
     resize: Resize = None,
@@ -344,7 +342,7 @@ def export(
     with needs("export"):
         from camcore.adapters.sources.build import build_model
         from camcore.adapters.sources.built_model import with_size, with_stated
-        from camcore.export import count_classes, explain, is_detector, save
+        from camcore.export import explain, is_detector, save
 
         chosen = {
             "target": parse_target(target),
@@ -369,17 +367,9 @@ def export(
         names = names or built.class_names
     else:
         images = example(replace(built, image=spec), height_width)
-    if names is None and built.class_names is not None:
-        count = count_classes(built.model, images, target=chosen["target"], output=chosen["output"])
-        # What a model says of its classes may be of another head than it has now.
-        names = built.class_names if count == len(built.class_names) else None
-    if tables.assumptions(spec):
-        out.print(
-            f"[yellow]assumed[/yellow], as nothing says otherwise: "
-            f"{escape(tables.assumptions(spec))}. If the model was trained on other images, give "
-            f"{tables.assumed_options(spec)}",
-            soft_wrap=True,
-        )
+    if names is None:
+        names = own_names(built, images, target=chosen["target"], output=chosen["output"])
+    tell_assumptions(spec)
     with working(f"explaining {built.name} with {method}"):
         explained = explain(
             built.model,
@@ -412,6 +402,11 @@ def export(
         + ("" if named else "; --output gives another name"),
         soft_wrap=True,
     )
+    if card.class_names is None and card.queries is None:
+        out.print(
+            "nothing names the classes, which are told by their numbers: --class-names FILE does",
+            soft_wrap=True,
+        )
     for note in card.notes:
         out.print(escape(f"note: {note}"), soft_wrap=True)
 
@@ -430,20 +425,3 @@ def default_output(model: str, method: str) -> Path:
     own = path.stem if model.lower().endswith(".onnx") else path.name
     name = re.sub(r"[^\w.+-]+", "_", own) or "model"
     return Path(f"{name}-{method}.onnx")
-
-
-def read_names(path: Path) -> tuple[str, ...]:
-    """The class names of a text file, one a line; blank lines at its end are none.
-
-    Raises:
-        FileError: the file cannot be read.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(
-            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
-        ) from error
-    while lines and not lines[-1].strip():
-        lines.pop()
-    return tuple(line.strip() for line in lines)

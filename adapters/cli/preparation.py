@@ -3,8 +3,12 @@
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.markup import escape
 
+from camcore.adapters import tables
 from camcore.adapters.cli.arguments import parse_lengths
+from camcore.adapters.cli.console import out
+from camcore.card import ImageSpec
 from camcore.errors import InputError
 
 _PANEL = "Images"
@@ -103,6 +107,17 @@ def preparation_fields(
     elif colour is not None:
         found["colour"] = colour.upper()
     return found
+
+
+def tell_assumptions(spec: ImageSpec) -> None:
+    """Says what of the preparation nobody stated, and the options that would."""
+    if tables.assumptions(spec):
+        out.print(
+            f"[yellow]assumed[/yellow], as nothing says otherwise: "
+            f"{escape(tables.assumptions(spec))}. If the model was trained on other images, give "
+            f"{tables.assumed_options(spec)}",
+            soft_wrap=True,
+        )
 
 
 def _values(name: str, text: str, channels: int) -> tuple[float, ...]:

@@ -39,7 +39,7 @@ def build(name: str, weights: str) -> BuiltModel:
         load_state_dict(model, read_state_dict(weights), weights)
     elif weights.upper() not in ("DEFAULT", "NONE"):
         raise InputError(f"{name}: weights {weights!r} are no file; expected DEFAULT, NONE or one")
-    return described(model, name.partition(":")[2])
+    return described(model, type(model).__name__)
 
 
 def described(model: nn.Module, name: str, size: tuple[int, int] | None = None) -> BuiltModel:

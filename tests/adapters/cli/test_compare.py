@@ -10,7 +10,11 @@ def test_methods_side_by_side(scenes: Path, tmp_path: Path) -> None:
     data = ["--images", scenes / "images", "--annotations", scenes / "instances.json"]
     methods = ["--method", "activation", "--method", "legrad", "--layer", "features"]
     size = ["--size", "96", "--probabilities", "sigmoid", "--limit", "2"]
-    text = done(camcore("compare", MODEL, *data, *methods, *size, "-o", page))
+    result = camcore("compare", MODEL, *data, *methods, *size, "-o", page)
+    text = done(result)
+    assert "activation: 1 of 2, " in result.stderr
+    assert "legrad: 2 of 2, " in result.stderr
+    assert "assumed" not in text  # the model states all of it
     assert "left out: legrad" in text
     assert "activation" in text
     assert f"wrote {page}" in text
@@ -47,3 +51,15 @@ def test_wrong_input_is_told_before_anything_is_built(scenes: Path, tmp_path: Pa
     assert "nothing to measure" in failed(camcore(*call, "--no-faithfulness"))
     assert "there is no folder" in failed(camcore(*call, "-o", tmp_path / "no" / "a.html"))
     assert "there is no folder" in failed(camcore("compare", MODEL, "--images", tmp_path / "no"))
+
+
+def test_classes_and_preparation_can_be_stated(scenes: Path, tmp_path: Path) -> None:
+    """Of a model that states neither; what is still assumed is told."""
+    names = tmp_path / "names.txt"
+    names.write_text("a\nb\n")
+    call = ["compare", "tests.adapters.nets:build_painter", "--images", scenes / "images"]
+    stated = ["--mean", "0.5", "--class-names", names, "-o", tmp_path / "report.html"]
+    result = camcore(*call, *stated)
+    assert result.exit_code == 2
+    assert "2 class names were given for a model of" in result.stderr
+    assert "assumed, as nothing says otherwise: std 0.229" in " ".join(result.stdout.split())

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from camcore.export.trace.targets import TARGETS
 from tests.adapters import nets
 from tests.adapters.cli.calls import camcore, done, failed
 from tests.adapters.cli.fake_export import FakeExport
+from tests.adapters.toy import CARD
 
 
 def test_export_hands_everything_over(fake_export: FakeExport, tmp_path: Path) -> None:
@@ -181,6 +183,16 @@ def test_names_of_another_head_are_not_taken(
     for fake_export.classes, expected in ((4, ("a", "b", "c", "d")), (5, None)):
         done(camcore("export", OWN, "-o", tmp_path / "m.onnx"))
         assert fake_export.asked["class_names"] == expected
+
+
+def test_that_nothing_names_the_classes_is_told(
+    fake_export: FakeExport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, said = tmp_path / "m.onnx", "nothing names the classes, which are told by their numbers"
+    assert said not in done(camcore("export", OWN, "-o", path))  # the card has names
+    unnamed = replace(CARD, class_names=None)
+    monkeypatch.setattr(fake_export, "save", lambda explained, path, check: unnamed)
+    assert said in done(camcore("export", OWN, "-o", path))
 
 
 def test_export_without_output_says_where_it_wrote(

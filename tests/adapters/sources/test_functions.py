@@ -39,7 +39,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_module_function(module: str) -> None:
     built = build_model(f"{module}:build_net")
-    assert built.name == "build_net"
+    assert built.name == "Sequential"
     assert built.class_names is None
     assert not built.model.training
     assert str(Path.cwd()) not in sys.path
