@@ -10,7 +10,7 @@ EXTRAS := $(VENV)/.extras
 SITE := $(VENV)/.site
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo web test test-slow lint types docs bench bench-methods bench-passes matrix scenes wsol demo-weights demo-detectors clean
+.PHONY: help setup demo web test test-slow lint types docs bench bench-methods bench-passes matrix scenes wsol faithfulness demo-weights demo-detectors clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -93,6 +93,16 @@ wsol: $(INSTALLED)  ## fine-tune the shipped classifier for larger scenes, and e
 		--annotations wsol/val/instances.json --above 0.1 --json wsol/$$name.json || exit 1; done
 EXPLAINED := --size 224 --method cam --class-ids all --boxes 5 \
 	--probabilities sigmoid --box-confidence sigmoid
+
+# What was done before it was stopped is in build/faithfulness. FAITHFULNESS="--limit 50" takes more images.
+FAITHFULNESS ?= --limit 12 --minutes 3
+faithfulness: $(INSTALLED)  ## all methods of the shipped classifier beside each other; writes docs/FAITHFULNESS.md
+	test -f scenes/instances.json || $(MAKE) scenes
+	mkdir -p build
+	$(BIN)/camcore compare scenes --images scenes/images --annotations scenes/instances.json $(FAITHFULNESS) \
+		--probabilities sigmoid --files build/faithfulness --output build/faithfulness.md
+	sed '/^| method/,$$d' docs/FAITHFULNESS.md > build/head.md
+	cat build/head.md build/faithfulness.md > docs/FAITHFULNESS.md
 
 demo-detectors: $(INSTALLED)  ## train the demo's detectors again (minutes each on one core)
 	$(BIN)/python -m camcore.adapters.demo.train_detectors
