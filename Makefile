@@ -96,13 +96,14 @@ EXPLAINED := --size 224 --method cam --class-ids all --boxes 5 \
 
 # What was done before it was stopped is in build/faithfulness. FAITHFULNESS="--limit 50" takes more images.
 FAITHFULNESS ?= --limit 12 --minutes 3
-faithfulness: $(INSTALLED)  ## all methods of the shipped classifier beside each other; writes docs/FAITHFULNESS.md
+faithfulness: $(INSTALLED)  ## all methods of the shipped classifier beside each other; writes docs/FAITHFULNESS.md and methods.png
 	test -f scenes/instances.json || $(MAKE) scenes
 	mkdir -p build
 	$(BIN)/camcore compare scenes --images scenes/images --annotations scenes/instances.json $(FAITHFULNESS) \
 		--probabilities sigmoid --files build/faithfulness --output build/faithfulness.md
 	sed '/^| method/,$$d' docs/FAITHFULNESS.md > build/head.md
 	cat build/head.md build/faithfulness.md > docs/FAITHFULNESS.md
+	$(BIN)/python -m benchmarks.gallery build/faithfulness
 
 demo-detectors: $(INSTALLED)  ## train the demo's detectors again (minutes each on one core)
 	$(BIN)/python -m camcore.adapters.demo.train_detectors
