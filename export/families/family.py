@@ -10,8 +10,7 @@ from camcore.errors import InputError
 from camcore.export.body import Body
 from camcore.export.cut import Cut, cut_with_inner, roots_first
 from camcore.export.find.grids import check_grids, smaller_gram
-from camcore.export.find.layers import find_layers
-from camcore.export.find.modules import call_notes
+from camcore.export.find.layers import find_layers, layer_notes
 from camcore.export.request import Found, Request
 from camcore.export.trace.trace import Trace
 
@@ -76,7 +75,7 @@ def cut_at_layers(request: Request, traced: Trace) -> Layers:
         layouts=layouts,
         place=place_of(request, [layers[n] for n in order]),
         grams=tuple(map(smaller_gram, activations, layouts)),
-        notes=call_notes(traced.graph.graph, layers),
+        notes=layer_notes(traced.graph.graph, [layers[n] for n in order], layouts),
     )
     roots, inner = activations[:count], activations[count:]
     return Layers(found, roots, inner, cut_with_inner(traced.graph, roots, inner))

@@ -9,8 +9,7 @@ from camcore.errors import InputError
 from camcore.export.cut import cut_with_inner
 from camcore.export.families.family import Composed, Family, check_sizes, place_of
 from camcore.export.find.grids import Layout
-from camcore.export.find.layers import find_layers
-from camcore.export.find.modules import call_notes
+from camcore.export.find.layers import find_layers, layer_notes
 from camcore.export.finish import finish
 from camcore.export.gradient.body import GradientBody, Passed
 from camcore.export.gradient.gradient import gradient_of
@@ -57,7 +56,7 @@ def _compose(
         layers=("", *layers),
         layouts=(Layout("channels_first", request.spatial_ndim), *layouts),
         place=place_of(request, layers),
-        notes=call_notes(traced.graph.graph, layers),
+        notes=layer_notes(traced.graph.graph, layers, layouts),
     )
     parts = cut_with_inner(traced.graph, [image], nodes)
     contrast = request.subject.target.contrast

@@ -13,8 +13,7 @@ from camcore.export.cut import cut
 from camcore.export.families.family import Composed, Family, check_sizes, place_of
 from camcore.export.find.affine import is_affine
 from camcore.export.find.grids import Layout, smaller_gram
-from camcore.export.find.layers import find_layers
-from camcore.export.find.modules import call_notes
+from camcore.export.find.layers import find_layers, layer_notes
 from camcore.export.gradient.gradient import gradient_of
 from camcore.export.passes.ablation import AblationBody, LinearAblationBody
 from camcore.export.passes.body import PassesBody
@@ -92,7 +91,7 @@ def _compose(
         layouts,
         place_of(request, layers),
         grams=tuple(map(smaller_gram, nodes, layouts)),
-        notes=call_notes(traced.graph.graph, layers),
+        notes=layer_notes(traced.graph.graph, layers, layouts),
     )
     if len(nodes) == 1:
         return _compose_layer(bodies, request, found, traced, nodes[0])

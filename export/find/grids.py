@@ -18,6 +18,7 @@ from torch import Tensor, fx
 
 from camcore.errors import ExportError
 from camcore.export.find.positions import Positions, grid_of
+from camcore.export.find.turns import Turn
 from camcore.export.trace.graphs import sizes_of
 from camcore.export.trace.trace import Trace
 from camcore.layouts import channels_last_to_first, tokens_to_grid
@@ -44,24 +45,28 @@ class Layout:
     """How an activation becomes (B, C, *S).
 
     `kind` is `channels_first` (B, C, *S), `channels_last` (B, *S, C) or `tokens` (B, T, C), where
-    `prefix` tokens stand before those of `grid`.
+    `prefix` tokens stand before those of `grid`. Where the layer's axes of space are not the
+    image's in their order, `turn` says how they become it.
     """
 
     kind: str
     spatial_ndim: int
     grid: tuple[int, ...] = ()
     prefix: int = 0
+    turn: Turn | None = None
 
     def channels_first(self, x: Tensor) -> Tensor:
         """Activations, or gradients of the same shape, as (B, C, *S)."""
         if self.kind == "channels_last":
-            return channels_last_to_first(x, spatial_ndim=self.spatial_ndim)  # type: ignore[no-any-return]
+            x = channels_last_to_first(x, spatial_ndim=self.spatial_ndim)
         if self.kind == "tokens":
-            return tokens_to_grid(x, self.grid, prefix_tokens=self.prefix)  # type: ignore[no-any-return]
-        return x
+            x = tokens_to_grid(x, self.grid, prefix_tokens=self.prefix)
+        return x if self.turn is None else self.turn.upright(x)
 
     def mask(self, masks: Tensor) -> Tensor:
         """Masks (n, *S) as factors (n, 1, ...) of activations; other tokens stay as they are."""
+        if self.turn is not None:
+            masks = self.turn.back(masks)
         if self.kind == "channels_last":
             return masks[:, None, ..., None]
         if self.kind == "tokens":

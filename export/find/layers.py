@@ -9,13 +9,14 @@ from camcore.errors import InputError
 from camcore.export.find.default import default_layer
 from camcore.export.find.grids import Layout
 from camcore.export.find.modules import (
+    call_notes,
     find_activation,
     layout_of,
     layout_or_reason,
     returned_by_layer,
     split_call,
 )
-from camcore.export.find.places import check_places
+from camcore.export.find.places import placed
 from camcore.export.trace.graphs import sizes_of
 from camcore.export.trace.trace import Trace, trace
 
@@ -76,7 +77,18 @@ def find_layers(
             f"some of the layers {', '.join(map(repr, layers))} return the same value: give each "
             "once"
         )
-    layouts = tuple(layout_of(traced, each) for each in activations)
-    for found in zip(layers, activations, layouts, strict=True):
-        check_places(traced, *found)
-    return layers, activations, layouts
+    layouts = [layout_of(traced, each) for each in activations]
+    found = zip(layers, activations, layouts, strict=True)
+    return layers, activations, tuple(placed(traced, *each) for each in found)
+
+
+def layer_notes(
+    graph: fx.Graph, layers: Sequence[str], layouts: Sequence[Layout]
+) -> tuple[str, ...]:
+    """What a card says of the layers: which calls they are, and how they were turned."""
+    turned = [
+        f"layer {layer!r} has the image {layout.turn.describe()}; its map is turned back"
+        for layer, layout in zip(layers, layouts, strict=True)
+        if layout.turn is not None
+    ]
+    return (*call_notes(graph, layers), *turned)

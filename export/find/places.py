@@ -1,11 +1,13 @@
 """Places: whether the points of a layer lie where a map of them is drawn.
 
 Where rows and columns were moved, by operators that are followed or not, is told by a probe: which
-part of the image the points of the layer look at.
+part of the image the points of the layer look at. What was transposed or mirrored is turned back.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch.nn import functional as F
 
 from camcore.errors import ExportError
 from camcore.export.find.grids import Layout
+from camcore.export.find.turns import Turn
 from camcore.export.trace.graphs import hint
 from camcore.export.trace.trace import Trace
 
@@ -23,38 +26,72 @@ _PROBED: dict[int, list[tuple[float, ...]]] = {
     2: [(1 / 8, 5 / 8), (5 / 8, 7 / 8), (7 / 8, 3 / 8), (3 / 8, 1 / 8)],
     3: [(1 / 8, 5 / 8, 3 / 8), (5 / 8, 7 / 8, 1 / 8), (7 / 8, 3 / 8, 5 / 8), (3 / 8, 1 / 8, 7 / 8)],
 }
+# What was found to be turned is looked at in more places: four may be a shuffle's by chance.
+_EVERYWHERE = {
+    rank: list(product((1 / 8, 3 / 8, 5 / 8, 7 / 8), repeat=rank))[:: 5 if rank == 3 else 1]
+    for rank in _PROBED
+}
 
 # A point's view is narrow if a window of half the image's sides has so much of it, ...
 _NARROW = 0.6
-# ... and it is elsewhere if the window where it should be has less than this share of that.
+# ... it is elsewhere if the window where it should be has less than this share of that, ...
 _ELSEWHERE = 0.6
+# ... and there if it has so much.
+_THERE = 0.85
 
 
-def check_places(traced: Trace, layer: str, activation: fx.Node, layout: Layout) -> None:
-    """Raises an `ExportError` where the points of a layer look at other places of the image.
+def placed(traced: Trace, layer: str, activation: fx.Node, layout: Layout) -> Layout:
+    """The layout that draws a layer's points where they look, turned as the image is in it.
 
     Told from the gradients of some points with respect to a random image. Points that look at the
     whole image alike tell nothing.
+
+    Raises:
+        ExportError: they look at other places of the image, in no order that a turn explains.
     """
-    found = _views(traced, activation, layout)
-    if found is None:
-        return
-    views, grid = found
-    size = views.shape[1:]
-    window = [max(1, side // 2) for side in size]
-    pool: Any = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[len(size)]
-    shares = pool(views[:, None], window, stride=1)[:, 0] * math.prod(window)
-    best = shares.flatten(1).amax(dim=1)
-    starts = [
-        tuple(map(_starts, _cell(place, grid), grid, size, window)) for place in _PROBED[len(size)]
-    ]
-    there = torch.stack([row[start].amax() for row, start in zip(shares, starts, strict=True)])
-    if best.mean() > _NARROW and there.mean() < _ELSEWHERE * best.mean():
+    views = _views(traced, activation, layout, _PROBED)
+    if views is None or views.widest <= _NARROW:
+        return layout
+    as_it_is, *turns = Turn.all_of(len(traced.size))
+    if views.seen_there(as_it_is) >= _ELSEWHERE * views.widest:
+        return layout
+    best = max(turns, key=views.seen_there)
+    turned = replace(layout, turn=best)
+    again = _views(traced, activation, turned, _EVERYWHERE)
+    if again is None or again.seen_there(as_it_is) < _THERE * again.widest:
         raise ExportError(
             f"the points of layer {layer!r} do not lie in the order of the image's rows and "
             "columns: they look at other places than those where a map of them would be drawn. "
             "Choose a layer before they are moved, or behind where they are put back"
         )
+    return turned
+
+
+@dataclass(frozen=True)
+class _Views:
+    """What points of a grid look at: `shares` (n, ...) that windows of the image have of it.
+
+    Windows are half as long as the image's sides `size`; each has its first pixel in `shares`.
+    """
+
+    cells: list[tuple[int, ...]]
+    grid: tuple[int, ...]
+    size: tuple[int, ...]
+    window: list[int]
+    shares: Tensor
+
+    @property
+    def widest(self) -> float:
+        """The most of it that one window has, in the mean of all points."""
+        return float(self.shares.flatten(1).amax(dim=1).mean())
+
+    def seen_there(self, turn: Turn) -> float:
+        """What the window has where a point is drawn, if the grid is turned so."""
+        found = []
+        for row, cell in zip(self.shares, self.cells, strict=True):
+            starts = map(_starts, *turn.cell(cell, self.grid), self.size, self.window)
+            found.append(row[tuple(starts)].amax())
+        return float(torch.stack(found).mean())
 
 
 def _starts(cell: int, cells: int, side: int, length: int) -> slice:
@@ -70,26 +107,27 @@ def _starts(cell: int, cells: int, side: int, length: int) -> slice:
 
 
 def _views(
-    traced: Trace, activation: fx.Node, layout: Layout
-) -> tuple[Tensor, tuple[int, ...]] | None:
-    """What each probed point looks at, (n, *S), adding up to 1, and how many points there are along
-    each side; None if that cannot be told.
-    """
+    traced: Trace,
+    activation: fx.Node,
+    layout: Layout,
+    probed: Mapping[int, list[tuple[float, ...]]],
+) -> _Views | None:
+    """What probed points look at; None if that cannot be told."""
+    size = traced.size
     generator = torch.Generator().manual_seed(20183)
     examples = [node.meta["val"] for node in traced.graph.graph.find_nodes(op="placeholder")]
-    places = _PROBED[len(traced.size)]
+    places = probed[len(size)]
     image, *others = (random_like(value, generator, len(places)) for value in examples)
     image.requires_grad_()
     with torch.enable_grad():
         values = layout.channels_first(_Until(traced.graph, activation).value(image, *others))
-        if not values.is_floating_point() or values.shape[2:].numel() == 1:
+        grid = tuple(values.shape[2:])
+        if not values.is_floating_point() or math.prod(grid) == 1:
             return None
         signs = random_like(values[0].flatten(1)[:, 0], generator)
-        probed = [
-            row[(slice(None), *_cell(place, values.shape[2:]))]
-            for row, place in zip(values, places, strict=True)
-        ]
-        score = (torch.stack(probed) * signs).sum()
+        cells = [_cell(place, grid) for place in places]
+        points = [row[(slice(None), *cell)] for row, cell in zip(values, cells, strict=True)]
+        score = (torch.stack(points) * signs).sum()
         if not score.requires_grad:
             return None
         (gradient,) = torch.autograd.grad(score, image, materialize_grads=True)
@@ -97,7 +135,11 @@ def _views(
     total = views.flatten(1).sum(dim=1)
     if not (total > 0).all() or not total.isfinite().all():
         return None
-    return views / total.reshape(-1, *[1] * len(traced.size)), tuple(values.shape[2:])
+    views = views / total.reshape(-1, *[1] * len(size))
+    window = [max(1, side // 2) for side in size]
+    pool: Any = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[len(size)]
+    shares = pool(views[:, None], window, stride=1)[:, 0] * math.prod(window)
+    return _Views(cells, grid, tuple(views.shape[1:]), window, shares)
 
 
 def _cell(place: Sequence[float], grid: Sequence[int]) -> tuple[int, ...]:

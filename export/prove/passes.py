@@ -6,6 +6,7 @@ Image by image, and nothing of the traced graphs is used.
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -252,12 +253,27 @@ def _blurred(masks: Tensor, axis: int) -> Tensor:
 
 
 def _times(activations: Tensor, masks: Tensor, layout: Layout) -> Tensor:
+    if layout.turn is not None:
+        masks = _as_in_the_layer(masks, activations, layout)
     if layout.kind == "channels_first":
         return activations * masks[:, None]
     if layout.kind == "channels_last":
         return activations * masks[..., None]
     activations[:, layout.prefix :] *= masks.flatten(1)[..., None]
     return activations
+
+
+def _as_in_the_layer(masks: Tensor, activations: Tensor, layout: Layout) -> Tensor:
+    """Masks (n, *S) of the image with each point's where the layer has that point.
+
+    Read off the points' numbers as the layer's map has them.
+    """
+    plain = replace(layout, turn=None).channels_first(activations[:1])
+    numbers = torch.arange(plain[0, 0].numel(), device=masks.device).reshape(plain.shape[2:])
+    upright = layout.turn.upright(numbers).flatten()  # type: ignore[union-attr]
+    found = torch.empty_like(masks.flatten(1))
+    found[:, upright] = masks.flatten(1)
+    return found.reshape(-1, *plain.shape[2:])
 
 
 def _changed(change: Change, numbers: Tensor, output: Tensor) -> Tensor:
