@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from camcore.adapters import paths, tables
 from camcore.adapters.cli.arguments import (
+    Frames,
     Model,
     Size,
     Weights,
@@ -199,6 +200,7 @@ def export(
             rich_help_panel=_FILE,
         ),
     ] = None,
+    frames: Frames = None,
     stepwise: Annotated[
         bool,
         typer.Option(
@@ -368,7 +370,7 @@ def export(
         images, spec = example_photo(replace(built, image=spec), photo, height_width)
         names = names or built.class_names
     else:
-        images = example(replace(built, image=spec), height_width)
+        images = example(replace(built, image=spec), height_width, frames)
     if names is None and built.class_names is not None:
         count = count_classes(built.model, images, target=chosen["target"], output=chosen["output"])
         # What a model says of its classes may be of another head than it has now.
@@ -398,6 +400,7 @@ def export(
             class_names=names,
             image_spec=spec,
             dynamic_size=dynamic_size,
+            frames=frames is not None,
             # The others are left to the method.
             **{name: value for name, value in chosen.items() if value is not None},
             **own_options,

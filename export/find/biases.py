@@ -7,6 +7,7 @@ from torch import Tensor, fx
 
 from camcore.export.cut import ancestors, constants_of, dependents
 from camcore.export.find.affine import in_training, operator_of
+from camcore.export.find.frames import folds_frames
 from camcore.export.trace.graphs import outputs_of, shape_of
 from camcore.export.trace.trace import Trace
 
@@ -28,10 +29,14 @@ _ADDING = _CONVOLUTIONS | _BATCH_NORMS | _SUMS
 
 
 class Bias(NamedTuple):
-    """A value to whose channels `added` (C,) was added."""
+    """A value to whose channels `added` (C,) was added.
+
+    With `frames` it has a row for each frame of a video.
+    """
 
     node: fx.Node
     added: Tensor
+    frames: bool = False
 
 
 def find_biases(traced: Trace) -> list[Bias]:
@@ -53,15 +58,17 @@ def find_biases(traced: Trace) -> list[Bias]:
             value = node if isinstance(node.meta["val"], Tensor) else next(iter(node.users))
             added = _added(graph, node, varying, value) if _is_map(value, inputs[0]) else None
             if added is not None:
-                found.append(Bias(value, added))
+                found.append(Bias(value, added, folds_frames(value)))
     return found
 
 
 def _is_map(value: fx.Node, image: fx.Node) -> bool:
-    """Whether it is (B, C, *S), of however few points."""
+    """Whether it is (B, C, *S), of however few points, or (B * T, C, H, W) of a video's frames."""
     if not isinstance(value.meta["val"], Tensor):
         return False
     shape, expected = shape_of(value), shape_of(image)
+    if folds_frames(value):
+        return len(shape) == len(expected) - 1
     return len(shape) == len(expected) and shape[0] == expected[0]
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from camcore.errors import ExportError
 from camcore.export.find.grids import Layout
-from camcore.export.trace.graphs import hint
+from camcore.export.find.probes import Until, random_inputs, random_like
 from camcore.export.trace.trace import Trace
 
 # Points that change places by any mirror image, turn or roll by half, as shares of the sides.
@@ -36,7 +36,8 @@ def check_places(traced: Trace, layer: str, activation: fx.Node, layout: Layout)
     Told from the gradients of some points with respect to a random image. Points that look at the
     whole image alike tell nothing.
     """
-    found = _views(traced, activation, layout)
+    find = _views_of_frames if layout.frames else _views
+    found = find(traced, activation, layout)
     if found is None:
         return
     views, grid = found
@@ -76,12 +77,11 @@ def _views(
     each side; None if that cannot be told.
     """
     generator = torch.Generator().manual_seed(20183)
-    examples = [node.meta["val"] for node in traced.graph.graph.find_nodes(op="placeholder")]
     places = _PROBED[len(traced.size)]
-    image, *others = (random_like(value, generator, len(places)) for value in examples)
+    image, *others = random_inputs(traced.graph, generator, len(places))
     image.requires_grad_()
     with torch.enable_grad():
-        values = layout.channels_first(_Until(traced.graph, activation).value(image, *others))
+        values = layout.channels_first(Until(traced.graph, activation).value(image, *others))
         if not values.is_floating_point() or values.shape[2:].numel() == 1:
             return None
         signs = random_like(values[0].flatten(1)[:, 0], generator)
@@ -100,44 +100,34 @@ def _views(
     return views / total.reshape(-1, *[1] * len(traced.size)), tuple(values.shape[2:])
 
 
+def _views_of_frames(
+    traced: Trace, activation: fx.Node, layout: Layout
+) -> tuple[Tensor, tuple[int, ...]] | None:
+    """As `_views`, of a layer with a row for each frame: what its points look at in there."""
+    generator = torch.Generator().manual_seed(20184)
+    image, *others = random_inputs(traced.graph, generator, 2)
+    count = image.shape[2]
+    image.requires_grad_()
+    views = []
+    with torch.enable_grad():
+        values = layout.channels_first(Until(traced.graph, activation).value(image, *others))
+        if not values.is_floating_point() or values.shape[2:].numel() == 1:
+            return None
+        signs = random_like(values[0].flatten(1)[:, 0], generator)
+        for place in _PROBED[len(traced.size) - 1]:
+            row = values[count - 1]  # the last frame of the first video
+            score = (row[(slice(None), *_cell(place, values.shape[2:]))] * signs).sum()
+            if not score.requires_grad:
+                return None
+            (gradient,) = torch.autograd.grad(
+                score, image, retain_graph=True, materialize_grads=True
+            )
+            views.append(gradient[0, :, -1].square().sum(dim=0))
+    totals = torch.stack([view.sum() for view in views])
+    if not (totals > 0).all() or not totals.isfinite().all():
+        return None
+    return torch.stack(views) / totals.reshape(-1, 1, 1), tuple(values.shape[2:])
+
+
 def _cell(place: Sequence[float], grid: Sequence[int]) -> tuple[int, ...]:
     return tuple(int(share * count) for share, count in zip(place, grid, strict=True))
-
-
-class _Until(fx.Interpreter):
-    """Runs a graph as far as one of its values."""
-
-    def __init__(self, graph: fx.GraphModule, node: fx.Node) -> None:
-        super().__init__(graph)
-        self._node = node
-
-    def value(self, *inputs: Tensor) -> Tensor:
-        """The node's value for the graph's inputs."""
-        self.args_iter = iter(inputs)
-        needed = _what_leads_to(self._node)
-        for node in self.module.graph.nodes:  # type: ignore[union-attr]
-            if node.op == "placeholder" or node in needed:
-                self.env[node] = self.run_node(node)
-            if node is self._node:
-                break
-        found: Tensor = self.env[self._node]
-        return found
-
-
-def _what_leads_to(node: fx.Node) -> set[fx.Node]:
-    found, pending = {node}, [node]
-    while pending:
-        more = [value for value in pending.pop().all_input_nodes if value not in found]
-        found.update(more)
-        pending += more
-    return found
-
-
-def random_like(like: Tensor, generator: torch.Generator, batch: int | None = None) -> Tensor:
-    """Random values of a traced one's shape and type, in rows of a batch."""
-    shape = [hint(size) for size in like.shape]
-    if batch is not None:
-        shape[0] = batch
-    if not like.is_floating_point():
-        return torch.randint(2, shape, generator=generator).to(like.device, like.dtype)
-    return torch.randn(shape, generator=generator).to(like.device, like.dtype)
