@@ -10,7 +10,7 @@ from camcore.errors import ExportError, InputError
 from camcore.export.cut import Cut, cut_with_inner
 from camcore.export.families.family import Composed, Family
 from camcore.export.find.biases import find_biases
-from camcore.export.find.frames import check_frames, unfolded
+from camcore.export.find.frames import check_frames, folds_frames, unfolded
 from camcore.export.find.grids import Layout
 from camcore.export.gradient.body import GradientBody, Passed
 from camcore.export.gradient.gradient import Gradient, gradient_of
@@ -74,13 +74,19 @@ def _compose(request: Request, traced: Trace) -> Composed:
             "the way from the image to the scores no convolution, batch normalisation or sum adds "
             "one to its channels. Choose another method"
         )
-    for bias in [bias for bias in biases if bias.frames][:1]:
-        check_frames(traced, module_of(bias.node), bias.node)
-    nodes = [unfolded(bias.node) if bias.frames else bias.node for bias in biases]
+    nodes = [bias.node for bias in biases]
+    frames = [folds_frames(node) for node in nodes]
+    if any(frames):
+        first = nodes[frames.index(True)]
+        check_frames(traced, module_of(first), first)
+        nodes = [
+            unfolded(node) if of_frames else node
+            for node, of_frames in zip(nodes, frames, strict=True)
+        ]
     of_image = Layout("channels_first", request.spatial_ndim)
     found = Found(
         layers=("", *map(module_of, nodes)),
-        layouts=(of_image, *(replace(of_image, frames=bias.frames) for bias in biases)),
+        layouts=(of_image, *(replace(of_image, frames=each) for each in frames)),
         place="every bias",
         biases=tuple(bias.added for bias in biases),
     )

@@ -29,14 +29,10 @@ _ADDING = _CONVOLUTIONS | _BATCH_NORMS | _SUMS
 
 
 class Bias(NamedTuple):
-    """A value to whose channels `added` (C,) was added.
-
-    With `frames` it has a row for each frame of a video.
-    """
+    """A value to whose channels `added` (C,) was added."""
 
     node: fx.Node
     added: Tensor
-    frames: bool = False
 
 
 def find_biases(traced: Trace) -> list[Bias]:
@@ -58,7 +54,7 @@ def find_biases(traced: Trace) -> list[Bias]:
             value = node if isinstance(node.meta["val"], Tensor) else next(iter(node.users))
             added = _added(graph, node, varying, value) if _is_map(value, inputs[0]) else None
             if added is not None:
-                found.append(Bias(value, added, folds_frames(value)))
+                found.append(Bias(value, added))
     return found
 
 
