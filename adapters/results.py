@@ -14,6 +14,7 @@ from camcore.card import Card
 from camcore.scaling import normalize
 
 if TYPE_CHECKING:
+    from camcore.adapters.running.clips import ClipPlacement
     from camcore.adapters.running.volumes import VolumePlacement
 
 _CLASSES_OF_A_CONCEPT = 3  # those to whose scores it adds most
@@ -22,7 +23,7 @@ _CLASSES_OF_A_CONCEPT = 3  # those to whose scores it adds most
 def image_record(
     path: str | Path,
     explanation: Explanation[Any],
-    placement: "Placement | VolumePlacement",
+    placement: "Placement | VolumePlacement | ClipPlacement",
     card: Card,
     listed: int,
 ) -> dict[str, Any]:
@@ -115,7 +116,9 @@ def concept_maps_of(explanation: Explanation[Any]) -> Any:
 
 
 def _concepts(
-    explanation: Explanation[Any], placement: "Placement | VolumePlacement", card: Card
+    explanation: Explanation[Any],
+    placement: "Placement | VolumePlacement | ClipPlacement",
+    card: Card,
 ) -> dict[str, list[dict[str, Any]]]:
     """The concepts of the first image, each with the classes to whose scores it adds most; nothing
     of a file that looks for none.
@@ -137,14 +140,18 @@ def _concepts(
     return {"concepts": entries} if entries else {}
 
 
-def _peak(saliency_map: Any, placement: "Placement | VolumePlacement") -> dict[str, float] | None:
+def _peak(
+    saliency_map: Any, placement: "Placement | VolumePlacement | ClipPlacement"
+) -> dict[str, float] | None:
     """Where a map is highest, in the image's pixels, or which voxel of a volume that is; None where
     it has no highest point.
     """
     peak = placement.peak_to_original(saliency_map)
     if peak is None:
         return None
-    axes = "xy" if len(peak) == 2 else "ijk"
+    axes: Sequence[str] = "xy" if len(peak) == 2 else "ijk"
+    if len(peak) == 3 and hasattr(placement, "frame"):
+        axes = ("frame", "x", "y")
     return {axis: round(float(place), 1) for axis, place in zip(axes, peak, strict=True)}
 
 

@@ -74,7 +74,9 @@ def predictions_table(result: Mapping[str, Any], card: Card) -> Group:
         table.add_column("probability", justify="right")
     if scored:
         table.add_column("score", justify="right")
-    table.add_column(f"map peak ({', '.join('ijk' if card.image.spatial_ndim == 3 else 'xy')})")
+    told = next((each["peak"] for each in result["explained"] if each["peak"]), None)
+    axes = told or ("ijk" if card.image.spatial_ndim == 3 else "xy")
+    table.add_column(f"map peak ({', '.join(axes)})")
     for index, entry in entries.items():
         explained = peaks.get(index)
         if explained is None:

@@ -44,7 +44,8 @@ class ImageSpec:
 
     `height` and `width` are the sizes the graph accepts, None where any size is accepted. With
     `spatial_ndim` 3 it takes volumes (B, C, D, H, W), of which `depth` is the first size; with 1 it
-    takes (B, C, L), and `width` is the length. `assumed` names those of the fields above that
+    takes (B, C, L), and `width` is the length. With `frames` it takes videos frame by frame,
+    (B, T, C, H, W), and `depth` is T. `assumed` names those of the fields above that
     nobody stated, neither the model nor whoever exported it.
     """
 
@@ -60,6 +61,7 @@ class ImageSpec:
     colour: str = "RGB"
     depth: int | None = None
     spatial_ndim: int = 2
+    frames: bool = False
     assumed: tuple[str, ...] = ()
 
     @property
@@ -69,10 +71,11 @@ class ImageSpec:
         >>> ImageSpec(None, 500, spatial_ndim=1).space
         {'length': 500}
         """
-        names = ("length",) if self.spatial_ndim == 1 else ("depth", "height", "width")
+        first = "frames" if self.frames else "depth"
+        names = ("length",) if self.spatial_ndim == 1 else (first, "height", "width")
         sizes = (self.depth, self.height, self.width)
-        first = -self.spatial_ndim
-        return dict(zip(names[first:], sizes[first:], strict=True))
+        start = -self.spatial_ndim
+        return dict(zip(names[start:], sizes[start:], strict=True))
 
     @property
     def is_any_size(self) -> bool:

@@ -49,6 +49,11 @@ def guided_gradcam(
     """
     fine = guided_backprop(guided_gradients, spatial_ndim=spatial_ndim)
     raw = gradcam(activations, gradients, spatial_ndim=spatial_ndim)
+    return times_coarse(fine, raw, spatial_ndim=spatial_ndim)
+
+
+def times_coarse(fine: Array, raw: Array, /, *, spatial_ndim: int = 2) -> Array:
+    """Maps (..., *S) times others (..., *s), rectified, resized and divided by their maximum."""
     size = fine.shape[-spatial_ndim:]
     coarse = postprocess(raw, size, normalize=False, spatial_ndim=spatial_ndim)
     highest = namespace(coarse).max(coarse, axis=space(spatial_ndim), keepdims=True)

@@ -59,7 +59,7 @@ class Body(nn.Module, Generic[Seen]):
 
     def kernels(self) -> list[Kernel]:
         """The method's kernel for each layer."""
-        return [self.request.kernel(gram) for gram in self._found.grams]
+        return self.request.kernels(self._found)
 
     def observe(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Seen]:
         """The model's `(*outputs, ranking)`, and whatever `raw_maps` wants of this pass."""

@@ -69,6 +69,7 @@ def explain(
     image_spec: ImageSpec | None = None,
     probabilities: Probabilities | None = None,
     detections: str | Reading | None = None,
+    frames: bool = False,
     **options: Any,
 ) -> Explained:
     """Turn a classifier into a module that returns its prediction and class activation maps.
@@ -125,6 +126,11 @@ def explain(
             a name of `camcore.export.READINGS`, or a function of the output and the image that
             returns boxes (D, 4) in pixels, labels (D,) and scores (D,). torchvision's detectors
             need none.
+        frames: images are videos (B, T, C, H, W), frame by frame, of which the model folds the
+            frames into its batch, as `x.flatten(0, 1)` does. Maps are (B, K, T, H, W), one of each
+            frame, each weighed by itself, and scaled together: that of a frame which says nothing
+            stays dark. Models of videos (B, C, T, H, W) need no word: what lies in their layers
+            tells.
         options: the method's own, such as `eps`.
 
     Raises:
@@ -145,8 +151,12 @@ def explain(
             raise unknown_name(f"option of {method}", name, chosen.options)
     check_model(model)
     inputs = _as_inputs(example)
-    spec = image_spec or _assumed(inputs[0])
-    subject = Subject(model, get_target(chosen.target if target is None else target), output)
+    if frames:
+        inputs = _of_frames(model, inputs)
+    spec = image_spec or _assumed(inputs[0], frames)
+    subject = Subject(
+        model, get_target(chosen.target if target is None else target), output, frames
+    )
     request = Request(
         subject=subject,
         inputs=_with_queries(subject, inputs),
@@ -203,11 +213,27 @@ def explain(
     return Explained(body, request, found, card).eval()
 
 
-def _assumed(image: Tensor) -> ImageSpec:
-    """The spec of images (B, C, *S) of which nobody said anything."""
-    if image.ndim != 4:
+def _of_frames(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """A model's inputs with its videos (B, T, C, H, W) as (B, C, T, H, W).
+
+    Raises:
+        InputError: they are none, or the model does not take them.
+    """
+    video, *others = inputs
+    if video.ndim != 5 or video.shape[1] < 2:
+        raise InputError(
+            f"frames=True is for videos (B, T, C, H, W) of two frames or more, the example is of "
+            f"shape {tuple(video.shape)}"
+        )
+    check_example(model, inputs)
+    return video.transpose(1, 2), *others
+
+
+def _assumed(image: Tensor, frames: bool) -> ImageSpec:
+    """The spec of images (B, C, *S), or of frames, of which nobody said anything."""
+    if image.ndim != 4 and not frames:
         return ImageSpec(None, None)
-    return assume_image((image.shape[2], image.shape[3]), image.shape[1])
+    return assume_image((image.shape[-2], image.shape[-1]), image.shape[1])
 
 
 def _check_class_names(class_names: Sequence[str] | None, num_classes: int) -> None:
@@ -247,7 +273,7 @@ def _with_queries(subject: Subject, inputs: tuple[Tensor, ...]) -> tuple[Tensor,
     """The inputs, and random queries behind them where the target takes some."""
     if not subject.takes_queries:
         return inputs
-    check_example(subject.user_model, inputs)
+    check_example(subject.ask, inputs)
     with torch.no_grad():
         _, embedding = subject.embed(*inputs)
     shape = (len(embedding), EXAMPLE_QUERIES, embedding.shape[1])
@@ -273,7 +299,9 @@ def _compose(request: Request, traced: Trace, free: bool | None) -> tuple[Trace,
         if free is not None or not traced.dynamic_size:
             raise
         # What was traced for any size may still be impossible to cut or to turn round for any.
-        note = f"height and width are fixed because of what free ones led to: {first_line(error)}"
+        frames = "the number of frames, " if request.subject.frames else ""
+        told = first_line(error)
+        note = f"{frames}height and width are fixed because of what free ones led to: {told}"
     traced = replace(_trace(request, dynamic_size=False), notes=(note,))
     return traced, compose(request, traced)
 
@@ -302,6 +330,7 @@ def _describe(
             spatial_ndim=len(traced.size),
             channels=request.inputs[0].shape[1],
             dtype="float32" if request.pixels is None else "uint8",
+            frames=subject.frames,
         ),
         num_classes=_count_classes(traced, subject.takes_queries),
         outputs=(*names, "classes", "saliency_map", *_additions(request, found)),

@@ -7,7 +7,7 @@ from torch import Tensor, fx, nn
 from camcore.errors import ExportError, InputError
 from camcore.export.cut import cut
 from camcore.export.find.classifier import pooled_linear_weight
-from camcore.export.find.grids import check_grids
+from camcore.export.find.grids import check_grids, refuse_frames
 from camcore.export.find.layers import find_layers
 from camcore.export.request import ConceptLayer, Request
 from camcore.export.trace.graphs import outputs_of, returning
@@ -66,6 +66,7 @@ def find_concept_layer(request: Request, traced: Trace) -> tuple[ConceptLayer, f
     """
     (name,), (activation,), layouts = find_layers(traced, request.layers)
     check_grids(traced, layouts)
+    refuse_frames("concepts", layouts)
     tail = cut(traced.graph, at=[activation], kept=[activation]).tail
     try:
         weight = tail.get_buffer(pooled_linear_weight(tail, name))

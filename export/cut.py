@@ -83,7 +83,52 @@ def crossing_of(graph: fx.Graph, at: Sequence[fx.Node]) -> list[fx.Node]:
         elif value.target is not _sym_size:
             # The tail computes it anew, and needs what goes into it.
             needed.extend(value.all_input_nodes)
+        else:
+            frames = _frames(value, at[0])
+            if frames is not None and at[0] not in ancestors(frames):
+                crossing[frames] = None
     return list(crossing)
+
+
+def _per_row(size: fx.Node, at: fx.Node) -> Any:
+    """How many times the batch, as that of a value, a size is."""
+    return size.meta["val"].node.expr / batch_symbol(at.meta["val"])
+
+
+def _frames(size: fx.Node, at: fx.Node) -> fx.Node | None:
+    """What a size that counts the batch counts besides, if it is the free length of an axis of the
+    graph's inputs: of a video whose frames have a row each, T of B * T.
+
+    It is made a value of the graph, unless it is one.
+    """
+    factor, graph = _per_row(size, at), size.graph
+    if factor.is_Integer:
+        return None
+    for node in graph.find_nodes(op="placeholder"):
+        value = node.meta["val"]
+        if _divides(value, factor):
+            return node
+        lengths = value.shape if isinstance(value, Tensor) else ()
+        for axis, length in enumerate(lengths):
+            if axis and _divides(length, factor):
+                return _size_of(node, axis)
+    return None
+
+
+def _size_of(node: fx.Node, axis: int) -> fx.Node:
+    """The length of an axis as a value of the graph."""
+    for user in node.users:
+        if user.target is _sym_size and user.args[1] == axis:
+            return user
+    first = next(other for other in node.graph.nodes if other.op != "placeholder")
+    with node.graph.inserting_before(first):
+        made = node.graph.call_function(_sym_size, (node, axis))
+    made.meta["val"] = node.meta["val"].shape[axis]
+    return made
+
+
+def _divides(size: Any, factor: Any) -> bool:
+    return isinstance(size, torch.SymInt) and bool((factor / size.node.expr).is_Integer)
 
 
 def _behind(graph: fx.Graph, at: Sequence[fx.Node]) -> list[fx.Node]:
@@ -240,13 +285,17 @@ class _Copy:
     def _make(self, node: fx.Node) -> fx.Node:
         if self._recount is None or not self._must_recount(node):
             return self._graph.node_copy(node, self._twin.__getitem__)
-        factor = node.meta["val"].node.expr / batch_symbol(self._recount.meta["val"])
+        factor = _per_row(node, self._recount)
+        count = self._graph.call_function(_sym_size, (self._twin[self._recount], 0))
+        frames = _frames(node, self._recount)
+        if frames is not None:
+            factor /= frames.meta["val"].node.expr
+            count = self._graph.call_function(operator.mul, (count, self.copy(frames)))
         if not factor.is_Integer:
             raise ExportError(
                 f"the model cannot be cut at {self._recount.name!r}: what follows needs the size "
                 f"{node.meta['val']} of {node.args[0]}, which is no multiple of the batch"
             )
-        batch = self._graph.call_function(_sym_size, (self._twin[self._recount], 0))
         if factor == 1:
-            return batch
-        return self._graph.call_function(operator.mul, (batch, int(factor)))
+            return count
+        return self._graph.call_function(operator.mul, (count, int(factor)))

@@ -67,24 +67,40 @@ class Request:
         return self.inputs[0].ndim - 2
 
     @property
-    def spatial_axes(self) -> range:
-        """Where height and width are in the graph's input `image`."""
-        first = 2 if self.pixels is None else 1
-        return range(first, first + self.spatial_ndim)
+    def spatial_axes(self) -> list[int]:
+        """Where height and width are in the graph's input `image`, and depth or time."""
+        axes = range(2, 2 + self.spatial_ndim)
+        if self.pixels is not None:
+            return [axis - 1 for axis in axes]
+        return [1, *axes[1:]] if self.subject.frames else [*axes]
+
+    def given(self, image: Tensor) -> Tensor:
+        """An image (B, C, *S) as the graph takes it but for pixels: videos frame by frame."""
+        return image.transpose(1, 2) if self.subject.frames else image
 
     def prepared(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """The graph's inputs as the model's: pixels become images."""
+        """The graph's inputs as the subject's: pixels become images."""
         image, *others = inputs
         if self.pixels is not None:
             image = prepare(image, self.pixels, self.inputs[0].dtype)
+        elif self.subject.frames:
+            image = image.transpose(1, 2)
         if self.subject.takes_queries:  # one row of which serves any batch
             others[-1] = others[-1] + image.new_zeros(image.shape[0], 1, 1)
         return [image, *others]
 
-    def kernel(self, gram: Gram) -> Kernel:
-        """The method's kernel with its options, smoothed if that was asked for."""
+    def kernels(self, found: "Found") -> list[Kernel]:
+        """The method's kernel for each layer."""
+        layers = zip(found.grams, found.layouts, strict=True)
+        return [self.kernel(gram, layout.spatial_ndim) for gram, layout in layers]
+
+    def kernel(self, gram: Gram, rank: int | None = None) -> Kernel:
+        """The method's kernel with its options, smoothed if that was asked for.
+
+        For activations of `rank` axes of space, by default as many as the image has.
+        """
         options = {k: v for k, v in self.options.items() if k not in self.method.sampling}
-        options["spatial_ndim"] = self.spatial_ndim
+        options["spatial_ndim"] = self.spatial_ndim if rank is None else rank
         if options.get("gram", "given") is None:
             options["gram"] = gram
         if not self.eigen_smooth:

@@ -39,6 +39,16 @@ Size = Annotated[
         show_default="the weights' own, or 224",
     ),
 ]
+Frames = Annotated[
+    int | None,
+    typer.Option(
+        metavar="T",
+        min=2,
+        help="The model takes videos (B, T, C, H, W), whose frames it folds into its batch: a map "
+        "of each frame. T is the example's number, free in the file where the model allows it.",
+        show_default="images",
+    ),
+]
 ModelFile = Annotated[
     Path, typer.Argument(metavar="FILE", help="An .onnx, .pt or .pt2 file that camcore wrote.")
 ]
@@ -128,8 +138,8 @@ def own_names(built: "BuiltModel", images: Any, **explained: Any) -> tuple[str, 
     return built.class_names if count == len(built.class_names) else None
 
 
-def example(built: "BuiltModel", size: tuple[int, int] | None) -> Any:
-    """Images to trace the model with, of which only the shape matters.
+def example(built: "BuiltModel", size: tuple[int, int] | None, frames: int | None = None) -> Any:
+    """Images to trace the model with, or videos of so many frames; only their shape matters.
 
     Raises:
         InputError: the model needs more than images.
@@ -150,7 +160,8 @@ def example(built: "BuiltModel", size: tuple[int, int] | None) -> Any:
 
     from camcore.adapters.sources.built_model import traced_size
 
-    return torch.zeros(2, built.image.channels, *(size or traced_size(built.image)))
+    times = () if frames is None else (frames,)
+    return torch.zeros(2, *times, built.image.channels, *(size or traced_size(built.image)))
 
 
 def example_photo(

@@ -11,6 +11,7 @@ from rich.markup import escape
 from camcore.adapters import paths, tables
 from camcore.adapters.cli.arguments import (
     ClassNames,
+    Frames,
     Model,
     Size,
     Weights,
@@ -197,6 +198,7 @@ def export(
             rich_help_panel=_FILE,
         ),
     ] = None,
+    frames: Frames = None,
     stepwise: Annotated[
         bool,
         typer.Option(
@@ -366,7 +368,7 @@ def export(
         images, spec = example_photo(replace(built, image=spec), photo, height_width)
         names = names or built.class_names
     else:
-        images = example(replace(built, image=spec), height_width)
+        images = example(replace(built, image=spec), height_width, frames)
     if names is None:
         names = own_names(built, images, target=chosen["target"], output=chosen["output"])
     tell_assumptions(spec)
@@ -388,6 +390,7 @@ def export(
             class_names=names,
             image_spec=spec,
             dynamic_size=dynamic_size,
+            frames=frames is not None,
             # The others are left to the method.
             **{name: value for name, value in chosen.items() if value is not None},
             **own_options,

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from camcore.adapters import tables
-from camcore.adapters.cli.arguments import Model, Size, Weights, example, parse_size
+from camcore.adapters.cli.arguments import Frames, Model, Size, Weights, example, parse_size
 from camcore.adapters.cli.console import out, working
 from camcore.adapters.extras import needs
 
@@ -14,6 +14,7 @@ def layers(
     model: Model,
     weights: Weights = "none",
     size: Size = None,
+    frames: Frames = None,
     everything: Annotated[
         bool, typer.Option("--all", help="List those that cannot be explained as well.")
     ] = False,
@@ -34,5 +35,6 @@ def layers(
     with working(f"building {model}"):
         built = build_model(model, "DEFAULT" if takes(model) else weights)
     with working(f"tracing {built.name}"):
-        found = list_layers(built.model, example(built, height_width))
+        images = example(built, height_width, frames)
+        found = list_layers(built.model, images, frames=frames is not None)
     out.print(tables.layers_table(built.name, found, everything=everything, width=out.width))

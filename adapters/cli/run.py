@@ -187,9 +187,10 @@ def run(
     it speaks for most, where the classifier is linear.
     """
     with needs("run"):
+        from camcore.adapters.files import read_card
         from camcore.adapters.running import entries as road
         from camcore.adapters.running.job import open_job
-        from camcore.adapters.running.kinds import check_options, kind_of
+        from camcore.adapters.running.kinds import check_options, kind_for
         from camcore.adapters.running.request import Request
     request = Request(
         file,
@@ -208,7 +209,7 @@ def run(
     )
     # All that can be checked before anything is computed.
     found = paths.find_placed_images(images)
-    kind = kind_of([each.path for each in found])
+    kind = kind_for(read_card(file).image, [each.path for each in found])
     asked = {"--parquet": parquet, "--resume": resume, "--ray": ray, "--full-size": full_size}
     asked |= {"--maps": maps} if kind == "video" else {}
     check_options(kind, [option for option, value in asked.items() if value])
@@ -250,6 +251,7 @@ def _entries(
     kind: "Kind", job: "Job", tasks: "Sequence[Task]", steps: "Steps"
 ) -> "Iterator[Entry]":
     """The road of what is run, on this machine."""
+    from camcore.adapters.running.clip_entries import clip_entries
     from camcore.adapters.running.entries import entries
     from camcore.adapters.running.video import video_entries
     from camcore.adapters.running.volume_entries import check_takes_volumes, volume_entries
@@ -260,6 +262,8 @@ def _entries(
     if kind == "volumes":
         check_takes_volumes(job)
         return volume_entries(job, tasks)
+    if kind == "clips":
+        return clip_entries(job, tasks)
     return entries(job, tasks, steps)
 
 
@@ -296,7 +300,7 @@ def _check_output(
     written.
     """
     from camcore.adapters.overlay import check_format
-    from camcore.adapters.running.video import check_video_format
+    from camcore.adapters.running.video import check_video_format, is_video
 
     # Of scan.nii.gz the name is scan.
     names = [
@@ -306,7 +310,8 @@ def _check_output(
     targets = [("--output", picture) for picture in pictures]
     if output is not None:
         # They differ in their stem alone.
-        (check_video_format if kind == "video" else check_format)(pictures[0])
+        as_video = kind == "video" or (kind == "clips" and is_video(pictures[0]))
+        (check_video_format if as_video else check_format)(pictures[0])
         folder = output.parent if pictures == [output] else output
         paths.check_folder(folder, f"--output {output}", make=True)
     if maps is not None:

@@ -163,9 +163,12 @@ def image_form(spec: ImageSpec) -> str:
 
 
 def _form(spec: ImageSpec) -> tuple[int | str, ...]:
-    size = [length or name[0].upper() for name, length in spec.space.items()]
+    letters = {"frames": "T"}
+    size = [length or letters.get(name, name[0].upper()) for name, length in spec.space.items()]
     if spec.dtype == "uint8":
         return ("B", *size, spec.channels)
+    if spec.frames:
+        return ("B", size[0], spec.channels, *size[1:])
     return ("B", spec.channels, *size)
 
 

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from camcore.adapters.running.clips import takes_clips
 from camcore.adapters.running.video import is_video
 from camcore.adapters.running.volumes import is_volume
+from camcore.card import ImageSpec
 from camcore.errors import InputError
 
-Kind = Literal["images", "video", "volumes"]
+Kind = Literal["images", "video", "volumes", "clips"]
 
 
 def kind_of(paths: Sequence[Path]) -> Kind:
@@ -34,10 +36,27 @@ def kind_of(paths: Sequence[Path]) -> Kind:
     )
 
 
+def kind_for(spec: ImageSpec, paths: Sequence[Path]) -> Kind:
+    """What files are to one that takes such images: to one of videos, a video is a clip.
+
+    Raises:
+        InputError: as `kind_of`.
+    """
+    kind = kind_of(paths)
+    if kind != "images" and all(takes_clips(spec, path) for path in paths):
+        return "clips"
+    if kind == "images" and spec.frames:
+        raise InputError(
+            f"{paths[0]} is an image, and the file takes videos of "
+            f"{spec.depth or 'many'} frames: give a video, or a .npy of frames (T, H, W, 3)"
+        )
+    return kind
+
+
 def check_options(kind: Kind, given: Sequence[str]) -> None:
     """Raises an `InputError` where one of the options that were given is for images alone."""
     if kind != "images" and given:
         raise InputError(f"{given[0]} is for images; leave it out for {_NAMES[kind]}")
 
 
-_NAMES = {"video": "a video", "volumes": "volumes"}
+_NAMES = {"video": "a video", "volumes": "volumes", "clips": "a video"}

@@ -74,7 +74,7 @@ def read_volume(path: Path, channels: int) -> Volume:
     if path.name.lower().endswith(_NIFTI):
         values, affine = _read_nifti(path)
     else:
-        values, affine = _read_numpy(path), None
+        values, affine = read_numpy(path), None
     if values.ndim == 3:
         values = values[None]
     if values.ndim != 4 or values.shape[0] != channels or 0 in values.shape:
@@ -99,7 +99,14 @@ def _read_nifti(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     return np.moveaxis(values, 3, 0) if values.ndim == 4 else values, image.affine
 
 
-def _read_numpy(path: Path) -> NDArray[Any]:
+def read_numpy(path: Path) -> NDArray[Any]:
+    """The one array of a .npy or .npz file.
+
+    Raises:
+        FileError: the file is missing or damaged, or holds several.
+    """
+    if not path.exists():
+        raise missing(path)
     try:
         found = np.load(path, allow_pickle=False)
         if isinstance(found, np.ndarray):

@@ -1,6 +1,7 @@
 """Biases: FullGrad, which tells the score apart into what the image and every bias contribute."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from camcore.errors import ExportError, InputError
 from camcore.export.cut import Cut, cut_with_inner
 from camcore.export.families.family import Composed, Family
 from camcore.export.find.biases import find_biases
+from camcore.export.find.frames import check_frames, folds_frames, unfolded
 from camcore.export.find.grids import Layout
 from camcore.export.gradient.body import GradientBody, Passed
 from camcore.export.gradient.gradient import Gradient, gradient_of
@@ -43,6 +45,15 @@ class FullGradBody(GradientBody):
     def _channels_first(self, values: Sequence[Tensor]) -> list[Tensor]:
         return list(values)
 
+    def _by_class(self, found: Sequence[Tensor], rows: Sequence[int]) -> list[Tensor]:
+        # What each frame says is stretched together with what the others say.
+        frames = [layout.frames for layout in self.layouts]
+        found = [
+            each.transpose(1, 2) if of_frames else each
+            for each, of_frames in zip(found, frames, strict=True)
+        ]
+        return super()._by_class(found, rows)
+
 
 def _check(request: Request) -> None:
     if request.layers or not request.full_size or request.aug_smooth:
@@ -64,9 +75,18 @@ def _compose(request: Request, traced: Trace) -> Composed:
             "one to its channels. Choose another method"
         )
     nodes = [bias.node for bias in biases]
+    frames = [folds_frames(node) for node in nodes]
+    if any(frames):
+        first = nodes[frames.index(True)]
+        check_frames(traced, module_of(first), first)
+        nodes = [
+            unfolded(node) if of_frames else node
+            for node, of_frames in zip(nodes, frames, strict=True)
+        ]
+    of_image = Layout("channels_first", request.spatial_ndim)
     found = Found(
         layers=("", *map(module_of, nodes)),
-        layouts=(Layout("channels_first", request.spatial_ndim),) * (1 + len(nodes)),
+        layouts=(of_image, *(replace(of_image, frames=each) for each in frames)),
         place="every bias",
         biases=tuple(bias.added for bias in biases),
     )

@@ -9,6 +9,7 @@ from camcore.export.body import Body
 from camcore.export.cut import Cut
 from camcore.export.families.family import Composed, Family, check_sizes, cut_at_layers
 from camcore.export.find.classifier import pooled_linear_weight
+from camcore.export.find.grids import refuse_frames
 from camcore.export.request import Found, Request
 from camcore.export.trace.trace import Trace
 
@@ -47,6 +48,7 @@ def _check(request: Request) -> None:
 
 def _compose(request: Request, traced: Trace) -> Composed:
     layers = cut_at_layers(request, traced)
+    refuse_frames(request.method.name, layers.found.layouts)
     weight = pooled_linear_weight(layers.parts.tail, *layers.found.layers)
     return layers.found, ClassWeightBody(request, layers.found, layers.parts, weight)
 

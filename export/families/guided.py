@@ -15,6 +15,8 @@ from camcore.export.gradient.body import GradientBody, Passed
 from camcore.export.gradient.gradient import gradient_of
 from camcore.export.request import Found, Kernel, Request
 from camcore.export.trace.trace import Trace
+from camcore.guided import times_coarse
+from camcore.weighting import gradcam
 
 
 class GuidedBody(GradientBody):
@@ -28,6 +30,10 @@ class GuidedBody(GradientBody):
         guided, *gradients = self._by_class(found, classes.t().shape)
         (kernel,) = self._kernels
         _, *activations = self._channels_first(seen.activations)
+        if any(layout.frames for layout in self.layouts):
+            # Weighed frame by frame, and scaled as one.
+            raw = gradcam(*activations, *gradients)
+            return [times_coarse(guided.sum(dim=2), raw, spatial_ndim=3).transpose(0, 1)]
         return [kernel(*activations, *gradients, guided).transpose(0, 1)]
 
     def finish(self, maps: Sequence[Tensor], image: Tensor) -> Tensor:

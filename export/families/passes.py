@@ -12,7 +12,7 @@ from camcore.export.body import LayersBody
 from camcore.export.cut import cut
 from camcore.export.families.family import Composed, Family, check_sizes, place_of
 from camcore.export.find.affine import is_affine
-from camcore.export.find.grids import Layout, smaller_gram
+from camcore.export.find.grids import Layout, refuse_frames, smaller_gram
 from camcore.export.find.layers import find_layers, layer_notes
 from camcore.export.gradient.gradient import gradient_of
 from camcore.export.passes.ablation import AblationBody, LinearAblationBody
@@ -106,6 +106,7 @@ def _compose_layer(
     """The passes of one layer, or what tells all of them at once."""
     (layer,), (layout,) = found.layers, found.layouts
     _check_layout(request.method, layer, layout)
+    refuse_frames(request.method.name, [layout])
     shape = layout.channels_first(node.meta["val"]).shape
     _check_channels(request, layer, int(shape[1]))
     parts = cut(traced.graph, at=[node], kept=[node])

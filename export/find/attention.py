@@ -7,15 +7,15 @@ operator, the graph is rewritten.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import fx
-from torch._dispatch.python import enable_python_dispatcher
 
 from camcore.errors import ExportError
 from camcore.export.cut import dependents
+from camcore.export.find.frames import call_after, check_frames, image_of, unfolded
 from camcore.export.find.grids import Layout, find_token_grid
 from camcore.export.trace.graphs import hint, module_of, outputs_of
 from camcore.export.trace.trace import Trace
@@ -65,7 +65,11 @@ def find_attentions(
     missing = [layer for layer in layers if not any(layer in _modules(node) for node in chosen)]
     if missing or not chosen:
         raise _no_attention(missing, list(fit), unfit)
-    found = [Attention(module_of(node), _weights(traced, node), fit[node]) for node in chosen]
+    for node in [node for node in chosen if fit[node].frames][:1]:
+        check_frames(traced, module_of(node), node)
+    found = [
+        Attention(module_of(node), _weights(traced, node, fit[node]), fit[node]) for node in chosen
+    ]
     traced.graph.recompile()
     return found, () if layers else _left_out(unfit)
 
@@ -97,34 +101,50 @@ def _layout(traced: Trace, node: fx.Node) -> Layout | str:
     queries, keys = map(hint, shape[-2:])
     if queries != keys:
         return f"{queries} queries attend to {keys} keys, expected each token to attend to all"
-    if len(shape) not in (3, 4) or not _counts_images(traced, shape):
-        return "it attends within windows of the image"
-    return find_token_grid(node, keys, traced.size)
+    found: Layout | str = "it attends within windows of the image"
+    if len(shape) not in (3, 4):
+        return found
+    batch, frames = _rows(traced)
+    if _counts(shape, batch):
+        found = find_token_grid(node, keys, traced.size)
+    if not isinstance(found, Layout) and frames is not None and _counts(shape, frames):
+        found = find_token_grid(node, keys, traced.size[1:])
+        return replace(found, frames=True) if isinstance(found, Layout) else found
+    return found
 
 
-def _counts_images(traced: Trace, shape: Sequence[Any]) -> bool:
-    """Whether the first axis is that of the images, or of all heads of each image."""
-    image, *_ = traced.graph.graph.find_nodes(op="placeholder")
-    times = _expression(shape[0]) / _expression(image.meta["val"].shape[0])
+def _counts(shape: Sequence[Any], rows: Any) -> bool:
+    """Whether the first axis has so many rows, or as many for all heads."""
+    times = _expression(shape[0]) / rows
     return bool(times == 1) if len(shape) == 4 else bool(times.is_Integer)
 
 
+def _rows(traced: Trace) -> tuple[Any, Any]:
+    """How many images there are, and how many frames of videos (B, C, T, H, W), None of others."""
+    batch, _, *size = map(_expression, image_of(traced.graph.graph).meta["val"].shape)
+    return batch, batch * size[0] if len(size) == 3 and size[0] != 1 else None
+
+
 def _expression(size: Any) -> Any:
-    return size.node.expr
+    return size.node.expr if isinstance(size, torch.SymInt) else size
 
 
-def _weights(traced: Trace, node: fx.Node) -> fx.Node:
-    """The attention's weights (B, heads, T, T), made a value of the graph."""
+def _weights(traced: Trace, node: fx.Node, layout: Layout) -> fx.Node:
+    """The attention's weights (B, heads, T, T), made a value of the graph.
+
+    Where each frame of a video has a row, they are (B, frames, heads, T, T).
+    """
     weights = _in_plain_form(node) if node.target is _FUSED else node
     if weights.meta["val"].ndim == 4:
-        return weights
+        return unfolded(weights) if layout.frames else weights
     users = list(weights.users)
-    image, *_ = traced.graph.graph.find_nodes(op="placeholder")
-    batch = _call_after(weights, aten.sym_size.int, image, 0)
+    batch = call_after(weights, aten.sym_size.int, image_of(traced.graph.graph), 0)
     tokens = hint(weights.meta["val"].shape[-1])
     heads = int(_expression(weights.meta["val"].shape[0]) / _expression(batch.meta["val"]))
-    by_image = _call_after(batch, aten.reshape.default, weights, [batch, heads, tokens, tokens])
-    flat = _call_after(by_image, aten.reshape.default, by_image, [-1, tokens, tokens])
+    frames = [traced.size[0]] if layout.frames else []
+    shape = [batch, *frames, heads // math.prod(frames), tokens, tokens]
+    by_image = call_after(batch, aten.reshape.default, weights, shape)
+    flat = call_after(by_image, aten.reshape.default, by_image, [-1, tokens, tokens])
     for user in users:
         user.replace_input_with(weights, flat)
     return by_image
@@ -140,16 +160,16 @@ def _in_plain_form(node: fx.Node) -> fx.Node:
     query, mask, scale = options["query"], options["attn_mask"], options["scale"]
     if scale is None:
         scale = 1 / math.sqrt(hint(query.meta["val"].shape[-1]))
-    scaled = _call_after(node, aten.mul.Tensor, query, scale)
-    keys = _call_after(scaled, aten.transpose.int, options["key"], -2, -1)
-    scores = _call_after(keys, aten.matmul.default, scaled, keys)
+    scaled = call_after(node, aten.mul.Tensor, query, scale)
+    keys = call_after(scaled, aten.transpose.int, options["key"], -2, -1)
+    scores = call_after(keys, aten.matmul.default, scaled, keys)
     if mask is not None and mask.meta["val"].dtype == torch.bool:
-        hidden = _call_after(scores, aten.logical_not.default, mask)
-        scores = _call_after(hidden, aten.masked_fill.Scalar, scores, hidden, -math.inf)
+        hidden = call_after(scores, aten.logical_not.default, mask)
+        scores = call_after(hidden, aten.masked_fill.Scalar, scores, hidden, -math.inf)
     elif mask is not None:
-        scores = _call_after(scores, aten.add.Tensor, scores, mask)
-    weights = _call_after(scores, aten.softmax.int, scores, -1)
-    values = _call_after(weights, aten.matmul.default, weights, options["value"])
+        scores = call_after(scores, aten.add.Tensor, scores, mask)
+    weights = call_after(scores, aten.softmax.int, scores, -1)
+    values = call_after(weights, aten.matmul.default, weights, options["value"])
     node.replace_all_uses_with(values)
     node.graph.erase_node(node)
     return weights
@@ -159,21 +179,6 @@ def _fused_options(node: fx.Node) -> dict[str, Any]:
     arguments = node.target._schema.arguments  # type: ignore[union-attr]
     named = {argument.name: argument.default_value for argument in arguments}
     return named | dict(zip(named, node.args, strict=False)) | node.kwargs
-
-
-def _call_after(place: fx.Node, target: Any, *arguments: Any) -> fx.Node:
-    """A new node behind another one, of the same modules."""
-
-    def value(argument: Any) -> Any:
-        return argument.meta["val"] if isinstance(argument, fx.Node) else argument
-
-    with place.graph.inserting_after(place):
-        made = place.graph.call_function(target, arguments)
-    made.meta = {"nn_module_stack": place.meta.get("nn_module_stack", {})}
-    # Without the dispatcher torch 2.11 takes the batch of the trace for the batch.
-    with enable_python_dispatcher():
-        made.meta["val"] = target(*fx.node.map_aggregate(arguments, value))
-    return made
 
 
 def _no_attention(

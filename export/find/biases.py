@@ -7,6 +7,7 @@ from torch import Tensor, fx
 
 from camcore.export.cut import ancestors, constants_of, dependents
 from camcore.export.find.affine import in_training, operator_of
+from camcore.export.find.frames import folds_frames
 from camcore.export.trace.graphs import outputs_of, shape_of
 from camcore.export.trace.trace import Trace
 
@@ -58,10 +59,12 @@ def find_biases(traced: Trace) -> list[Bias]:
 
 
 def _is_map(value: fx.Node, image: fx.Node) -> bool:
-    """Whether it is (B, C, *S), of however few points."""
+    """Whether it is (B, C, *S), of however few points, or (B * T, C, H, W) of a video's frames."""
     if not isinstance(value.meta["val"], Tensor):
         return False
     shape, expected = shape_of(value), shape_of(image)
+    if folds_frames(value):
+        return len(shape) == len(expected) - 1
     return len(shape) == len(expected) and shape[0] == expected[0]
 
 

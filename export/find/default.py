@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from camcore.errors import ExportError
 from camcore.export.find.grids import Layout, is_in_proportion
 from camcore.export.find.modules import layout_of, layout_or_reason, returned_by_module
-from camcore.export.find.places import random_like
+from camcore.export.find.probes import random_inputs, random_like
 from camcore.export.trace.graphs import outputs_of, sizes_of
 from camcore.export.trace.trace import Trace
 
@@ -156,7 +156,7 @@ def _unread(traced: Trace, layouts: Mapping[fx.Node, Layout]) -> set[fx.Node]:
     generator = torch.Generator().manual_seed(20182)
     run = _Perturbing(traced.graph, layouts)
     with torch.enable_grad():
-        *_, explained = tree_leaves(run.run(*_random_inputs(traced.graph, generator)))
+        *_, explained = tree_leaves(run.run(*random_inputs(traced.graph, generator)))
         score = (explained * random_like(explained, generator)).sum()
         deltas = [run.deltas[value] for value in layouts]
         gradients = torch.autograd.grad(score, deltas, allow_unused=True, materialize_grads=True)
@@ -169,11 +169,6 @@ def _unread(traced: Trace, layouts: Mapping[fx.Node, Layout]) -> set[fx.Node]:
         for value, gradient in points.items()
         if (gradient != 0).any(dim=1).float().mean() < 0.5
     }
-
-
-def _random_inputs(graph: fx.GraphModule, generator: torch.Generator) -> list[Tensor]:
-    examples = [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")]
-    return [random_like(example, generator) for example in examples]
 
 
 class _Perturbing(fx.Interpreter):

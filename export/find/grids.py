@@ -8,7 +8,7 @@ tokens a row of patches has, is read off the traced graph.
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from camcore.errors import ExportError
+from camcore.export.find.frames import folds_frames, image_of, rows_per_video
 from camcore.export.find.positions import Positions, grid_of
 from camcore.export.find.turns import Turn
 from camcore.export.trace.graphs import sizes_of
@@ -37,7 +38,7 @@ _MOVES = {aten.permute, aten.transpose, aten.movedim, aten.reshape, aten.view, a
 
 
 # What is known of each graph, for all its layers are asked for.
-_POSITIONS: WeakKeyDictionary[fx.Graph, Positions] = WeakKeyDictionary()
+_POSITIONS: WeakKeyDictionary[fx.Graph, dict[tuple[int, ...], Positions]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Layout:
 
     `kind` is `channels_first` (B, C, *S), `channels_last` (B, *S, C) or `tokens` (B, T, C), where
     `prefix` tokens stand before those of `grid`. Where the layer's axes of space are not the
-    image's in their order, `turn` says how they become it.
+    image's in their order, `turn` says how they become it. With `frames` it is that of each frame
+    of a video, whose values (B, T, ...) become (B, T, C, *S).
     """
 
     kind: str
@@ -54,6 +56,7 @@ class Layout:
     grid: tuple[int, ...] = ()
     prefix: int = 0
     turn: Turn | None = None
+    frames: bool = False
 
     def channels_first(self, x: Tensor) -> Tensor:
         """Activations, or gradients of the same shape, as (B, C, *S)."""
@@ -76,6 +79,9 @@ class Layout:
 
     def describe(self) -> str:
         """The layout in words, empty for the usual one."""
+        if self.frames:
+            of_one = replace(self, frames=False).describe()
+            return f"of each frame{of_one and f', {of_one}'}"
         if self.kind == "channels_last":
             return "channels last"
         if self.kind == "tokens":
@@ -91,11 +97,30 @@ def find_layout(node: fx.Node, size: tuple[int, ...]) -> Layout | str:
     Spatial sizes are told by their proportions, which are the image's. Where both readings of a
     shape have them, the operators around decide. The grid of tokens is that of the nearest value
     before them that still has one, and that they are in its order is checked where what happens
-    between is known.
+    between is known. Where a video's frames are folded into the batch, it is that of each frame.
     """
-    shape = sizes_of(node)
+    if folds_frames(node):
+        found = _layout_of_rows(node, size[1:])
+        return replace(found, frames=True) if isinstance(found, Layout) else found
     if not _is_batch(_shape(node)[0]):
-        return f"its first axis is not the batch, its shape is {_show(shape)}"
+        return f"its first axis is not the batch, its shape is {_show(sizes_of(node))}{_hint(node)}"
+    return _layout_of_rows(node, size)
+
+
+def _hint(node: fx.Node) -> str:
+    """What may be meant by a first axis that is another."""
+    image = image_of(node.graph).meta["val"]
+    if image.ndim == 5 and rows_per_video(_shape(node)[0], image) == "channels":
+        return (
+            "; where the images are videos (B, T, C, H, W), of which each frame has a row, say "
+            "frames=True (--frames)"
+        )
+    return ""
+
+
+def _layout_of_rows(node: fx.Node, size: tuple[int, ...]) -> Layout | str:
+    """The layout of a value that has a row for each image of that size."""
+    shape = sizes_of(node)
     if len(shape) == len(size) + 2:
         return _layout_of_map(node, shape, size)
     if len(shape) == 3:
@@ -116,12 +141,21 @@ def check_grids(traced: Trace, layouts: Iterable[Layout]) -> None:
         )
 
 
+def refuse_frames(what: str, layouts: Iterable[Layout]) -> None:
+    """Raises an `ExportError` where a layer has a row for each frame of a video."""
+    if any(layout.frames for layout in layouts):
+        raise ExportError(
+            f"{what} cannot be told of single frames, which the model folds into its batch: "
+            "choose a method of gradients, or of activations alone, as gradcam or eigencam"
+        )
+
+
 def smaller_gram(activation: fx.Node, layout: Layout) -> Gram:
     """Which matrix of inner products is the smaller one, of points or of channels.
 
     Kernels cannot tell where a size is free: there, the example's decides.
     """
-    sizes = sizes_of(activation)[1:]
+    sizes = sizes_of(activation)[2 if layout.frames else 1 :]
     channels = sizes[0] if layout.kind == "channels_first" else sizes[-1]
     return "space" if math.prod(sizes) // channels <= channels else "channels"
 
@@ -129,6 +163,7 @@ def smaller_gram(activation: fx.Node, layout: Layout) -> Gram:
 def is_in_proportion(node: fx.Node, size: tuple[int, ...]) -> bool:
     """Whether a value has two neighbouring axes that are the image's, reduced alike."""
     shape = sizes_of(node)
+    size = size[1:] if len(size) == 3 and folds_frames(node) else size
     return len(shape) == len(size) + 2 and any(
         _is_grid(grid, size) for grid in (shape[2:], shape[1:-1])
     )
@@ -146,7 +181,8 @@ def _layout_of_map(node: fx.Node, shape: tuple[int, ...], size: tuple[int, ...])
 
 def _layout_of_tokens(node: fx.Node, shape: tuple[int, ...], size: tuple[int, ...]) -> Layout | str:
     tokens = shape[1]
-    positions = _POSITIONS.setdefault(node.graph, Positions(partial(_axes_of_map, size=size)))
+    known = _POSITIONS.setdefault(node.graph, {})
+    positions = known.setdefault(size, Positions(partial(_axes_of_map, size=size)))
     row = positions.of_tokens(node)
     if row is not None:
         others = row[0].isnan()
@@ -169,7 +205,7 @@ def _layout_of_tokens(node: fx.Node, shape: tuple[int, ...], size: tuple[int, ..
 
 def _axes_of_map(node: fx.Node, size: tuple[int, ...]) -> tuple[int, ...] | None:
     """The axes of a value that are the image's, if it is a map."""
-    if not _shape(node) or not _is_batch(_shape(node)[0]):
+    if not _is_row_wise(node, size):
         return None
     if _convolves_the_image(node, size):
         return tuple(range(2, 2 + len(size)))
@@ -207,6 +243,13 @@ def _is_batch(size: int | torch.SymInt) -> bool:
     return isinstance(size, torch.SymInt) and bool(size.node.expr.is_Symbol)
 
 
+def _is_row_wise(node: fx.Node, size: tuple[int, ...]) -> bool:
+    """Whether a value has a row for each image of that size, which may be a frame of a video."""
+    if len(size) + 3 == image_of(node.graph).meta["val"].ndim:
+        return folds_frames(node)
+    return bool(_shape(node)) and _is_batch(_shape(node)[0])
+
+
 def _is_grid(grid: tuple[int, ...], size: tuple[int, ...]) -> bool:
     """Whether these sizes are the image's, reduced alike: within one point, for strides round."""
     stride = math.prod(size) ** (1 / len(size)) / max(math.prod(grid), 1) ** (1 / len(grid))
@@ -238,7 +281,7 @@ def _grids_before(node: fx.Node, size: tuple[int, ...]) -> Iterator[tuple[int, .
     while queue:
         current = queue.popleft()
         shape = sizes_of(current)
-        if len(shape) == len(size) + 2 and _is_batch(_shape(current)[0]):
+        if len(shape) == len(size) + 2 and _is_row_wise(current, size):
             yield from (grid for grid in (shape[2:], shape[1:-1]) if _is_grid(grid, size))
         if current.target is aten.im2col.default:
             yield _grid_of_patches(current)

@@ -7,6 +7,7 @@ from torch import Tensor, fx, nn
 
 from camcore.errors import InputError
 from camcore.export.find.default import default_layer
+from camcore.export.find.frames import check_frames, unfolded
 from camcore.export.find.grids import Layout
 from camcore.export.find.modules import (
     call_notes,
@@ -18,6 +19,8 @@ from camcore.export.find.modules import (
 )
 from camcore.export.find.places import placed
 from camcore.export.trace.graphs import sizes_of
+from camcore.export.trace.subject import MODEL, Subject
+from camcore.export.trace.targets import get_target
 from camcore.export.trace.trace import Trace, trace
 
 
@@ -33,17 +36,22 @@ class LayerInfo:
     reason: str
 
 
-def list_layers(model: nn.Module, example: Tensor) -> list[LayerInfo]:
+def list_layers(model: nn.Module, example: Tensor, *, frames: bool = False) -> list[LayerInfo]:
     """Every named module that takes part in the prediction, in the order of execution.
 
     Args:
         model: in eval mode.
         example: images (B, C, H, W).
+        frames: they are videos (B, T, C, H, W), whose frames the model folds into its batch.
 
     Raises:
         InputError, ExportError: as `trace`.
     """
-    traced = trace(model, example)
+    if frames:
+        subject = Subject(model, get_target("logit"), frames=True)
+        traced = trace(subject, example.transpose(1, 2), root=MODEL)
+    else:
+        traced = trace(model, example)
     kinds = {name: type(module).__name__ for name, module in model.named_modules()}
     chosen = default_layer(traced)
     found = []
@@ -66,6 +74,8 @@ def find_layers(
 ) -> tuple[tuple[str, ...], list[fx.Node], tuple[Layout, ...]]:
     """The layers named, else the default one, with what they return, and where its points are.
 
+    Where a layer has a row for each frame of a video, what it returns becomes (B, T, ...).
+
     Raises:
         InputError: two of them return the same value.
         ExportError: as `find_activation`, and `default_layer` where none is named.
@@ -77,9 +87,17 @@ def find_layers(
             f"some of the layers {', '.join(map(repr, layers))} return the same value: give each "
             "once"
         )
-    layouts = [layout_of(traced, each) for each in activations]
-    found = zip(layers, activations, layouts, strict=True)
-    return layers, activations, tuple(placed(traced, *each) for each in found)
+    layouts = []
+    for layer, activation in zip(layers, activations, strict=True):
+        layout = layout_of(traced, activation)
+        if layout.frames:
+            check_frames(traced, layer, activation)
+        layouts.append(placed(traced, layer, activation, layout))
+    activations = [
+        unfolded(each) if layout.frames else each
+        for each, layout in zip(activations, layouts, strict=True)
+    ]
+    return layers, activations, tuple(layouts)
 
 
 def layer_notes(

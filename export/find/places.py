@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from camcore.errors import ExportError
 from camcore.export.find.grids import Layout
+from camcore.export.find.probes import Until, random_inputs, random_like
 from camcore.export.find.turns import Turn
-from camcore.export.trace.graphs import hint
 from camcore.export.trace.trace import Trace
 
 # Points that change places by any mirror image, turn or roll by half, as shares of the sides.
@@ -49,15 +49,16 @@ def placed(traced: Trace, layer: str, activation: fx.Node, layout: Layout) -> La
     Raises:
         ExportError: they look at other places of the image, in no order that a turn explains.
     """
-    views = _views(traced, activation, layout, _PROBED)
+    find = _views_of_frames if layout.frames else _views
+    views = find(traced, activation, layout, _PROBED)
     if views is None or views.widest <= _NARROW:
         return layout
-    as_it_is, *turns = Turn.all_of(len(traced.size))
+    as_it_is, *turns = Turn.all_of(len(views.size))
     if views.seen_there(as_it_is) >= _ELSEWHERE * views.widest:
         return layout
     best = max(turns, key=views.seen_there)
     turned = replace(layout, turn=best)
-    again = _views(traced, activation, turned, _EVERYWHERE)
+    again = find(traced, activation, turned, _EVERYWHERE)
     if again is None or again.seen_there(as_it_is) < _THERE * again.widest:
         raise ExportError(
             f"the points of layer {layer!r} do not lie in the order of the image's rows and "
@@ -112,15 +113,13 @@ def _views(
     layout: Layout,
     probed: Mapping[int, list[tuple[float, ...]]],
 ) -> _Views | None:
-    """What probed points look at; None if that cannot be told."""
-    size = traced.size
+    """What probed points look at, each of an image of its own; None if that cannot be told."""
     generator = torch.Generator().manual_seed(20183)
-    examples = [node.meta["val"] for node in traced.graph.graph.find_nodes(op="placeholder")]
-    places = probed[len(size)]
-    image, *others = (random_like(value, generator, len(places)) for value in examples)
+    places = probed[len(traced.size)]
+    image, *others = random_inputs(traced.graph, generator, len(places))
     image.requires_grad_()
     with torch.enable_grad():
-        values = layout.channels_first(_Until(traced.graph, activation).value(image, *others))
+        values = layout.channels_first(Until(traced.graph, activation).value(image, *others))
         grid = tuple(values.shape[2:])
         if not values.is_floating_point() or math.prod(grid) == 1:
             return None
@@ -131,7 +130,43 @@ def _views(
         if not score.requires_grad:
             return None
         (gradient,) = torch.autograd.grad(score, image, materialize_grads=True)
-    views = gradient.square().sum(dim=1)
+    return _as_views(gradient.square().sum(dim=1), cells, grid)
+
+
+def _views_of_frames(
+    traced: Trace,
+    activation: fx.Node,
+    layout: Layout,
+    probed: Mapping[int, list[tuple[float, ...]]],
+) -> _Views | None:
+    """As `_views`, of a layer with a row for each frame: what its points look at in there."""
+    generator = torch.Generator().manual_seed(20184)
+    image, *others = random_inputs(traced.graph, generator, 2)
+    count = image.shape[2]
+    image.requires_grad_()
+    views, cells = [], []
+    with torch.enable_grad():
+        values = layout.channels_first(Until(traced.graph, activation).value(image, *others))
+        grid = tuple(values.shape[2:])
+        if not values.is_floating_point() or math.prod(grid) == 1:
+            return None
+        signs = random_like(values[0].flatten(1)[:, 0], generator)
+        for place in probed[len(traced.size) - 1]:
+            cells.append(_cell(place, grid))
+            row = values[count - 1]  # the last frame of the first video
+            score = (row[(slice(None), *cells[-1])] * signs).sum()
+            if not score.requires_grad:
+                return None
+            (gradient,) = torch.autograd.grad(
+                score, image, retain_graph=True, materialize_grads=True
+            )
+            views.append(gradient[0, :, -1].square().sum(dim=0))
+    return _as_views(torch.stack(views), cells, grid)
+
+
+def _as_views(views: Tensor, cells: list[tuple[int, ...]], grid: tuple[int, ...]) -> _Views | None:
+    """From how much each point looks at each pixel, (n, *S); None where one looks at none."""
+    size = tuple(views.shape[1:])
     total = views.flatten(1).sum(dim=1)
     if not (total > 0).all() or not total.isfinite().all():
         return None
@@ -139,47 +174,8 @@ def _views(
     window = [max(1, side // 2) for side in size]
     pool: Any = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[len(size)]
     shares = pool(views[:, None], window, stride=1)[:, 0] * math.prod(window)
-    return _Views(cells, grid, tuple(views.shape[1:]), window, shares)
+    return _Views(cells, grid, size, window, shares)
 
 
 def _cell(place: Sequence[float], grid: Sequence[int]) -> tuple[int, ...]:
     return tuple(int(share * count) for share, count in zip(place, grid, strict=True))
-
-
-class _Until(fx.Interpreter):
-    """Runs a graph as far as one of its values."""
-
-    def __init__(self, graph: fx.GraphModule, node: fx.Node) -> None:
-        super().__init__(graph)
-        self._node = node
-
-    def value(self, *inputs: Tensor) -> Tensor:
-        """The node's value for the graph's inputs."""
-        self.args_iter = iter(inputs)
-        needed = _what_leads_to(self._node)
-        for node in self.module.graph.nodes:  # type: ignore[union-attr]
-            if node.op == "placeholder" or node in needed:
-                self.env[node] = self.run_node(node)
-            if node is self._node:
-                break
-        found: Tensor = self.env[self._node]
-        return found
-
-
-def _what_leads_to(node: fx.Node) -> set[fx.Node]:
-    found, pending = {node}, [node]
-    while pending:
-        more = [value for value in pending.pop().all_input_nodes if value not in found]
-        found.update(more)
-        pending += more
-    return found
-
-
-def random_like(like: Tensor, generator: torch.Generator, batch: int | None = None) -> Tensor:
-    """Random values of a traced one's shape and type, in rows of a batch."""
-    shape = [hint(size) for size in like.shape]
-    if batch is not None:
-        shape[0] = batch
-    if not like.is_floating_point():
-        return torch.randint(2, shape, generator=generator).to(like.device, like.dtype)
-    return torch.randn(shape, generator=generator).to(like.device, like.dtype)

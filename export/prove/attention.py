@@ -20,13 +20,19 @@ class Attention(Eager):
         with AttentionWatch(self.request.subject.user_model, self.found.layers, tokens) as watch:
             returned = self.call(image + torch.zeros_like(image, requires_grad=True), others)
         layers = [Recorded(each.detach(), each) for each in watch.deltas()]
+        self._frames = image.shape[2]
         return as_run(inputs, returned, layers)
 
     def maps_of_one(self, run: Run, classes: Tensor) -> list[Tensor]:
         pairs = zip(self.found.layouts, self.gradients(run, classes), strict=True)
         return [
             self.request.method.kernel(
-                gradient.reshape(len(classes), -1, *gradient.shape[-2:]),
+                gradient.reshape(
+                    len(classes),
+                    *([self._frames] if layout.frames else []),
+                    -1,
+                    *gradient.shape[-2:],
+                ),
                 layout.grid,
                 prefix_tokens=layout.prefix,
                 **self.request.options,

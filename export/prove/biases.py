@@ -12,6 +12,11 @@ from camcore.export.prove.watch import BiasWatch
 from camcore.fullgrad import fullgrad_input
 
 
+def by_video(rows: Tensor, image: Tensor) -> Tensor:
+    """Rows (B * T, C, H, W) as (B, C, T, H, W), of the image's B and T."""
+    return rows.reshape(len(image), -1, *rows.shape[1:]).transpose(1, 2)
+
+
 class Biases(Eager):
     """Maps of the image and of every bias, each with the gradient there."""
 
@@ -35,5 +40,9 @@ class Biases(Eager):
         of_bias = partial(self.request.method.kernel, **options)
         image, *biases = [layer.value for layer in run.layers]
         at_image, *others = self.gradients(run, classes)
+        others = [
+            by_video(each, image) if layout.frames else each
+            for each, layout in zip(others, self.found.layouts[1:], strict=True)
+        ]
         pairs = zip(biases, others, strict=True)
         return [fullgrad_input(image, at_image, **options), *[of_bias(*pair) for pair in pairs]]

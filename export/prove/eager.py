@@ -4,7 +4,7 @@ Nothing of the traced graphs is used here: what the file is compared with must n
 mistakes.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -55,7 +55,7 @@ class Eager:
 
     def kernels(self) -> list[Kernel]:
         """The method's kernel for each layer."""
-        return [self.request.kernel(gram) for gram in self.found.grams]
+        return self.request.kernels(self.found)
 
     def observe(self, inputs: Sequence[Tensor]) -> Run:
         """A pass of the model, which is left as it is."""
@@ -64,7 +64,11 @@ class Eager:
         # The image has no name among the layers, and no module whose output it is.
         delta = torch.zeros_like(image, requires_grad=True)
         layers = [split_call(layer) for layer in self.found.layers]
-        with _recorded(model, {name for name, _ in layers if name}) as recorded:
+        named = zip(layers, self.found.layouts, strict=True)
+        frames = {
+            name: image.shape[2] if each.frames else None for (name, _), each in named if name
+        }
+        with _recorded(model, frames) as recorded:
             returned = self.call(image + delta, others)
         recorded[""] = [Recorded(image, delta)]
         chosen = [
@@ -158,26 +162,39 @@ def as_run(inputs: Sequence[Tensor], returned: Sequence[Tensor], layers: list[Re
 
 
 @contextmanager
-def _recorded(model: nn.Module, layers: Collection[str]) -> Iterator[dict[str, list[Recorded]]]:
-    """While it lasts, each call of one of the layers is noted under its name."""
+def _recorded(
+    model: nn.Module, layers: Mapping[str, int | None]
+) -> Iterator[dict[str, list[Recorded]]]:
+    """While it lasts, each call of one of the layers is noted under its name.
+
+    Of a layer that has a row for each of so many frames of a video, (B * T, ...), noted are values
+    (B, T, ...).
+    """
     calls: dict[str, list[Recorded]] = {layer: [] for layer in layers}
 
-    def note(layer: str) -> Any:
+    def note(layer: str, frames: int | None) -> Any:
+        def by_video(rows: Tensor) -> Tensor:
+            return rows if frames is None else rows.reshape(-1, frames, *rows.shape[1:])
+
         def hook(module: nn.Module, arguments: Any, returned: Any) -> Any:
             # A tensor may come in a tuple or a record; of several, the first is the activation.
             leaves, structure = tree_flatten(returned)
             place = next(n for n, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
             output = leaves[place]
             # A copy, for what follows may work in place and change the recorded value.
-            delta = torch.zeros_like(output, requires_grad=True)
-            leaves[place] = output + delta
+            value = by_video(output.detach().clone())
+            delta = torch.zeros_like(value, requires_grad=True)
+            leaves[place] = output + delta.reshape(output.shape)
             call = len(calls[layer])
-            calls[layer].append(Recorded(output.detach().clone(), delta, call, leaves[place]))
+            calls[layer].append(Recorded(value, delta, call, leaves[place]))
             return tree_unflatten(leaves, structure)
 
         return hook
 
-    handles = [model.get_submodule(layer).register_forward_hook(note(layer)) for layer in layers]
+    handles = [
+        model.get_submodule(layer).register_forward_hook(note(layer, frames))
+        for layer, frames in layers.items()
+    ]
     try:
         yield calls
     finally:

@@ -10,6 +10,8 @@ from torch.overrides import TorchFunctionMode
 
 from camcore.export.finish import finish
 from camcore.export.prove.eager import Eager, Run
+from camcore.guided import times_coarse
+from camcore.weighting import gradcam
 
 
 class Guided(Eager):
@@ -25,7 +27,12 @@ class Guided(Eager):
         arguments = [self.gradients(self._guided, classes)[0]]
         if len(run.layers) == 2:
             pair = run.layers[1].value, self.gradients(run, classes)[1]
-            arguments = [*map(self.found.layouts[1].channels_first, pair), *arguments]
+            layout = self.found.layouts[1]
+            pair = tuple(map(layout.channels_first, pair))
+            if layout.frames:
+                fine = arguments[0].sum(dim=1)  # (B, T, H, W)
+                return [times_coarse(fine, gradcam(*pair), spatial_ndim=rank)]
+            arguments = [*pair, *arguments]
         return [self.request.method.kernel(*arguments, spatial_ndim=rank)]
 
     def finish(self, maps: Sequence[Tensor], image: Tensor) -> Tensor:

@@ -222,7 +222,10 @@ def _fresh_inputs(explained: Explained) -> Iterator[tuple[tuple[Tensor, ...], Te
             size = [min(length, _SMALL) if many_passes else length for length in size]
             size = [length + growth * axis for axis, length in enumerate(size, 1)]
         image = _random_images(batch, explained.card.image.channels, size, generator)
-        image = image.to(like) if request.pixels is None else as_pixels(image.sigmoid())
+        if request.pixels is None:
+            image = request.given(image.to(like))
+        else:
+            image = as_pixels(image.sigmoid())
         rows = [torch.cat([other] * batch)[:batch] for other in others]
         if request.subject.takes_queries:
             shape = (batch, _QUERIES, others[-1].shape[2])

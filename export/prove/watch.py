@@ -190,7 +190,6 @@ class BiasWatch(TorchFunctionMode):
     def __init__(self, image: Tensor) -> None:
         super().__init__()
         self._image = image
-        self._spatial_ndim = image.ndim - 2
         self._noted: list[tuple[Tensor, Tensor]] = []
 
     def reaching(self, scores: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -205,7 +204,7 @@ class BiasWatch(TorchFunctionMode):
         result = func(*args, **kwargs)
         if not isinstance(result, Tensor) or not self._is_map(result):
             return result
-        added = self._added(func, args, kwargs, result.shape[1])
+        added = self._added(func, args, kwargs, result.shape[1], result.ndim - 2)
         if added is None or not self._depends(result):
             return result
         zero = torch.zeros_like(result, requires_grad=True)
@@ -213,13 +212,13 @@ class BiasWatch(TorchFunctionMode):
         return result + zero
 
     def _added(
-        self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], channels: int
+        self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], channels: int, rank: int
     ) -> Tensor | None:
         """What a call adds to so many channels, (C,), None where it adds no constant."""
         if func in _CONVOLUTIONS:
             bias: Tensor | None = kwargs.get("bias", args[2] if len(args) > 2 else None)
             return None if bias is None or self._depends(bias) else bias
-        space = [1] * self._spatial_ndim
+        space = [1] * rank
         if func in _BATCH_NORMS:
             x, *others = args
             if kwargs.get("training", others[4] if len(others) > 4 else False):
@@ -229,7 +228,7 @@ class BiasWatch(TorchFunctionMode):
         if func not in _SUMS:
             return None
         values = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
-        counting = (each for each in values if self._is_for_each(_unexpanded(each), channels))
+        counting = (each for each in values if _is_for_each(_unexpanded(each), channels, rank))
         constant = next(counting, None)
         if constant is None or self._depends(constant):
             return None
@@ -244,17 +243,12 @@ class BiasWatch(TorchFunctionMode):
         made = func(*map(known, args), **named)
         return made.flatten()
 
-    def _is_for_each(self, value: Tensor, channels: int) -> bool:
-        """Whether it is (C, 1, ...) or (1, C, 1, ...), or one number of as many axes."""
-        shape = value.shape[-1 - self._spatial_ndim :]
-        return (
-            value.ndim > self._spatial_ndim
-            and value.numel() == shape[0]
-            and shape[0] in (1, channels)
-        )
-
     def _is_map(self, value: Tensor) -> bool:
-        return value.ndim == self._image.ndim and value.shape[0] == self._image.shape[0]
+        """Whether it has a row for each image, or for each frame of each video."""
+        batch, _, *size = self._image.shape
+        if value.ndim == self._image.ndim:
+            return value.shape[0] == batch
+        return len(size) == 3 and value.ndim == 4 and value.shape[0] == batch * size[0]
 
     def _depends(self, value: Tensor) -> bool:
         return id(self._image) in _leaves(value)
@@ -263,6 +257,12 @@ class BiasWatch(TorchFunctionMode):
 def _unexpanded(value: Tensor) -> Tensor:
     """One of those that `expand` shows along an axis without a copy of any."""
     return value[tuple(slice(1) if step == 0 else slice(None) for step in value.stride())]
+
+
+def _is_for_each(value: Tensor, channels: int, rank: int) -> bool:
+    """Whether it is (C, 1, ...) or (1, C, 1, ...), or one number of as many axes."""
+    shape = value.shape[-1 - rank :]
+    return value.ndim > rank and value.numel() == shape[0] and shape[0] in (1, channels)
 
 
 def _leaves(value: Tensor) -> set[int]:

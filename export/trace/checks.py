@@ -1,7 +1,8 @@
 """Checks: what is wrong with a model or an example, told before anything is traced."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -50,7 +51,7 @@ def _is_finite(tensor: Tensor) -> bool:
     return tensor.numel() == 0 or all(map(math.isfinite, torch.aminmax(tensor.detach())))
 
 
-def check_example(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def check_example(model: Callable[..., Any], inputs: tuple[Tensor, ...]) -> None:
     image, *others = inputs
     if image.ndim < 3 or not image.is_floating_point() or 0 in image.shape:
         raise InputError(

@@ -39,6 +39,7 @@ class Subject(nn.Module):
         model: the user's; it is held, not changed.
         target: what of the output is explained.
         output: the name or the index of the explained output; None takes the first.
+        frames: the model takes videos (B, T, C, *S), where the subject takes (B, C, T, *S).
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Subject(nn.Module):
         model: nn.Module,
         target: Target,
         output: str | int | None = None,
+        frames: bool = False,
     ) -> None:
         super().__init__()
         self.add_module(MODEL, model)
@@ -53,6 +55,7 @@ class Subject(nn.Module):
         self.training = False
         self.target = target
         self._output = output
+        self.frames = frames
 
     @property
     def user_model(self) -> nn.Module:
@@ -64,6 +67,8 @@ class Subject(nn.Module):
 
     def ask(self, *inputs: Tensor) -> Any:
         """What the user's model returns; neither its inputs nor its buffers are changed."""
+        if self.frames:
+            inputs = (inputs[0].transpose(1, 2), *inputs[1:])
         if torch.compiler.is_exporting():
             return self.user_model(*inputs)
         with kept_state(self.user_model):

@@ -29,6 +29,7 @@ from camcore.export.trace.sizes import (
     try_another_size,
 )
 from camcore.export.trace.state import kept_state, without_writes
+from camcore.export.trace.subject import Subject
 
 # Losses, for targets: kept whole, torch 2.15 gives them the wrong shape when it traces the graph
 # again, that of their mean.
@@ -87,7 +88,8 @@ def trace(
     check_model(user_model)
     inputs = example if isinstance(example, tuple) else (example,)
     with kept_state(user_model):
-        check_example(user_model, inputs[:-1] if queries else inputs)
+        ask = model.ask if isinstance(model, Subject) else user_model
+        check_example(ask, inputs[:-1] if queries else inputs)
         return _trace(model, tuple(map(example_batch, inputs)), dynamic_size, root, queries)
 
 
@@ -127,7 +129,8 @@ def _trace(
         raise
     except Exception as error:
         raise ExportError(f"torch.export cannot trace the model: {_reason(error)}") from error
-    notes = (f"height and width are fixed {reason}",)
+    frames = "the number of frames, " if getattr(model, "frames", False) else ""
+    notes = (f"{frames}height and width are fixed {reason}",)
     return Trace(graph, size, dynamic_size=False, notes=notes)
 
 

@@ -34,8 +34,7 @@ def capture(explained: Explained) -> ExportedProgram:
     body: nn.Module = explained.body
     request = explained.request
     image, *others = map(example_batch, request.inputs)
-    if request.pixels is not None:
-        image = as_pixels(image)
+    image = request.given(image) if request.pixels is None else as_pixels(image)
     most = len(others[-1][0]) if card.queries is not None else card.num_classes
     k = min(2, most) if card.takes_ids else len(card.own_ids)
     class_ids = torch.full((len(image), k), -1, dtype=torch.int64, device=image.device)
