@@ -34,6 +34,12 @@ _TARGETS = {
     "segmentation": "the class's pixels together",
     "similarity": "the cosine of the image's embedding with the query",
     "dot": "the inner product of the image's embedding with the query",
+    **{
+        edge: f"what moves the box's {edge} edge to larger coordinates"
+        for edge in ("left", "top", "right", "bottom")
+    },
+    "width": "what makes the box wider",
+    "height": "what makes the box higher",
 }
 
 
@@ -108,7 +114,9 @@ def detections_table(result: Mapping[str, Any], card: Card) -> Group:
             "none" if peak is None else f"{peak['x']:g}, {peak['y']:g}",
         )
     title = Text(result["image"], style="italic", overflow="fold")
-    return Group(title, table if result["explained"] else "nothing found")
+    target = target_of(card)
+    notes = [] if target == "logit" else [f"The maps show {_TARGETS.get(target, target)}."]
+    return Group(title, table if result["explained"] else "nothing found", *notes)
 
 
 def prediction_line(result: Mapping[str, Any], card: Card) -> str:

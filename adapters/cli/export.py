@@ -137,7 +137,8 @@ def export(
             "(against the other classes); binary (one score, yes or no); value (regression); "
             "segmentation (scores of pixels); similarity or dot (of embeddings with queries, which "
             "come when the file runs); or module:function, from the model's output to scores (B, "
-            "N).",
+            "N). Of a detector in place of the class: left, top, right, bottom, width or height of "
+            "each box.",
             show_default="the method's own, mostly logit",
             rich_help_panel=_TARGET,
         ),
@@ -302,6 +303,8 @@ def export(
     - `camcore export resnet50 --concepts 4 -o resnet50.onnx`
 
     - `camcore export fasterrcnn_resnet50_fpn --example street.jpg -o detector.onnx`
+
+    - `camcore export retinanet_resnet50_fpn --target left --example street.jpg -o left.onnx`
 
     - `camcore export mymodels:yolo --detections yolo --example street.jpg -o yolo.onnx`
 

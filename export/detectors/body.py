@@ -15,8 +15,9 @@ class DetectorBody(nn.Module):
     The maps are those of the first `top` detections, or of all where there are fewer.
 
     Args:
-        detector: gives `(*found, ids, *values)`, where `ids` say of which number of which part a
-            score came, and `values` is what the parts look at.
+        detector: gives `(*found, ids, slopes, *values)`, where `ids` (D, T) say which numbers of
+            which part what is explained is made of, `slopes` how much each moves it, and `values`
+            is what the parts look at.
         count: how many outputs are found.
         parts: of each product that scores: its maps, the id of its first number and how many it
             has, and which of the values it takes.
@@ -39,16 +40,17 @@ class DetectorBody(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         returned = self.detector(image)
-        found, (ids, *values) = returned[: self._count], returned[self._count :]
-        ids = ids[: self._top]
+        found, (ids, slopes, *values) = returned[: self._count], returned[self._count :]
+        ids, slopes = ids[: self._top], slopes[: self._top]
         given = [[values[n] for n in taken] for taken in self._taken]
         if len(self.parts) == 1:
-            return *found, self.parts[0](ids, *given[0])
+            return *found, self.parts[0](ids, slopes, *given[0])
         # Each part's detections are explained together, then put back in order.
         maps, places = [], []
         for part, (start, end), inputs in zip(self.parts, self._spans, given, strict=True):
-            place = torch.where((ids >= start) & (ids < end))[0]
-            maps.append(part(ids.index_select(0, place) - start, *inputs))
+            place = torch.where((ids[:, 0] >= start) & (ids[:, 0] < end))[0]
+            own = ids.index_select(0, place) - start
+            maps.append(part(own, slopes.index_select(0, place), *inputs))
             places.append(place)
         order = torch.cat(places).argsort()
         return *found, torch.cat(maps).index_select(0, order)

@@ -17,10 +17,11 @@ from torch import Tensor, fx, nn
 from camcore.errors import ExportError
 from camcore.export.cut import crossing_of, cut
 from camcore.export.detectors.body import DetectorBody
+from camcore.export.detectors.coordinates import COORDINATES, find_terms
 from camcore.export.detectors.geometry import Frame, over_level
 from camcore.export.detectors.local import Rows, Window
 from camcore.export.detectors.origins import Root, find_origins
-from camcore.export.detectors.parts import Explainer, Level, Passes, Regions
+from camcore.export.detectors.parts import Explainer, Level, Passes, Regions, Weighed
 from camcore.export.detectors.starts import likely_layers, starts_of
 from camcore.export.detectors.whole import OUTPUTS
 from camcore.export.gradient.gradient import gradient_of
@@ -65,7 +66,14 @@ def compose_detector(
         ExportError: the scores cannot be followed, or none of the layers will do.
     """
     returned = outputs_of(graph)
-    ids, roots = find_origins(graph.graph, returned[OUTPUTS.index("scores")])
+    followed = find_origins(graph.graph, returned[OUTPUTS.index("scores")])
+    channels = max(map(_channels, followed.roots))
+    coordinate = request.subject.target.name
+    if coordinate in COORDINATES:
+        fixed = frozenset(_regions_of(graph.graph))
+        boxes = returned[OUTPUTS.index("boxes")]
+        followed = find_terms(graph.graph, boxes, coordinate, fixed)
+    roots = followed.roots
     choices = choices or likely_layers(graph.graph, roots)
     refused: list[ExportError] = []
     # A region's features are all that its scores look at.
@@ -89,11 +97,12 @@ def compose_detector(
         values += [node for node in needed if node not in values]
         taken.append([values.index(node) for node in needed])
     parts = [part for part, _ in found]
-    return_values(graph, [*returned, ids, *values])
+    return_values(graph, [*returned, followed.ids, followed.slopes, *values])
+    graph.graph.eliminate_dead_code()
     detector = fx.GraphModule(graph, graph.graph)
     body = DetectorBody(detector, len(returned), parts, list(map(_span, roots)), taken, top)
     products = tuple(dict.fromkeys(module_of(root.node) for root in roots))
-    return Composed(body, top, local, layers, products, max(map(_channels, roots)))
+    return Composed(body, top, local, layers, products, channels)
 
 
 # A part, and the values that it looks at.
@@ -166,7 +175,7 @@ def _regions(
     given = start.meta["val"]
     features = given.new_empty(2, *map(int, given.shape[1:]), device=_device(graph))
     head = Rows(graph, start, root.node)
-    return Regions(_explainer(head, (features,)), request, classes, frame)
+    return Regions(_explainer(head, classes, (features,)), request, classes, frame)
 
 
 def _level(
@@ -182,17 +191,18 @@ def _level(
     head = Window(graph, start, root.node)
     points = 2 * head.radius + 1
     like = torch.zeros(2, channels, points, points, device=_device(graph))
-    explainer = _explainer(head, (like, like[:, :1]))
+    explainer = _explainer(head, int(scores[1]), (like, like[:, :1]))
     placement = over_level(frame, (height, width))
     rows, columns = (each.to(like) for each in placement)
     return Level(explainer, request, head.radius, (height, width), (rows, columns))
 
 
-def _explainer(head: nn.Module, example: tuple[Tensor, ...]) -> Explainer:
-    traced = trace(head, example, dynamic_size=False)
+def _explainer(head: nn.Module, numbers: int, example: tuple[Tensor, ...]) -> Explainer:
+    slopes = torch.ones(2, numbers, device=example[0].device)
+    traced = trace(Weighed(head), (*example, slopes), dynamic_size=False)
     start = traced.graph.graph.find_nodes(op="placeholder")[0]
     parts = cut(traced.graph, at=[start], kept=[start])
-    return Explainer(parts.head, gradient_of(parts, [start]))
+    return Explainer(parts.head, gradient_of(parts, [start]), numbers)
 
 
 def _device(graph: fx.GraphModule) -> torch.device:
@@ -205,11 +215,19 @@ def regions_of(graph: fx.Graph) -> fx.Node:
     Raises:
         ExportError: the detector aligns no features.
     """
+    found = _regions_of(graph)
+    if not found:
+        raise ExportError("the detector looks at regions whose features it does not align")
+    return found[0]
+
+
+def _regions_of(graph: fx.Graph) -> list[fx.Node]:
+    """As `regions_of`, none where the detector aligns no features."""
     aligned = graph.find_nodes(op="call_function", target=_ROI_ALIGN)
     # Masks have others, behind these.
     calls = [node for node in aligned if module_of(node) == module_of(aligned[0])]
     if not calls:
-        raise ExportError("the detector looks at regions whose features it does not align")
+        return []
     given = calls[0].args[1]
     # Of several levels, each takes those that belong to it.
-    return given.args[0] if len(calls) > 1 else given  # type: ignore[no-any-return]
+    return [given.args[0] if len(calls) > 1 else given]  # type: ignore[list-item,union-attr]

@@ -10,6 +10,7 @@ import camcore
 from camcore.card import Card, ImageSpec
 from camcore.errors import InputError
 from camcore.export.detectors.compose import Composed, compose_detector
+from camcore.export.detectors.coordinates import COORDINATES, OF_DETECTIONS
 from camcore.export.detectors.geometry import Frame
 from camcore.export.detectors.pyramid import compose_pyramid
 from camcore.export.detectors.whole import is_detector, outputs_of_detector, trace_detector
@@ -19,7 +20,8 @@ from camcore.export.request import Found, Request, describe
 from camcore.methods import METHODS
 
 # Where two-stage detectors look at regions, and one-stage ones at a pyramid.
-_REGIONS, _PYRAMID, _HEAD = "roi_heads.box_roi_pool", "backbone", "head.classification_head"
+_REGIONS, _PYRAMID = "roi_heads.box_roi_pool", "backbone"
+_HEAD, _BOX_HEAD = "head.classification_head", "head.regression_head"
 
 _FIXED = "height and width are fixed, as those of all detectors are"
 
@@ -55,12 +57,13 @@ def explain_detector(
         labels = _count(request, class_names, None)
         explained, maps = None, "saliency_map"
     else:
-        choices = [request.layers] if request.layers else default_layers(detector)
+        of_boxes = request.subject.target.name in COORDINATES
+        choices = [request.layers] if request.layers else default_layers(detector, of_boxes)
         composed = compose_detector(graph, choices, request, frame, top)
         body, request = composed.body, replace(request, top=composed.top)
         found = _found(composed, choices)
         labels = _count(request, class_names, composed.channels)
-        explained, maps = "scores", "detection_maps"
+        explained, maps = "boxes" if of_boxes else "scores", "detection_maps"
     _, channels, height, width = image.shape
     # Detectors mostly normalise by themselves, and take values in [0, 1].
     spec = image_spec or ImageSpec(height, width, mean=(0.0,) * channels, std=(1.0,) * channels)
@@ -145,10 +148,11 @@ def _check(request: Request, top: int | None, dynamic_size: bool | None) -> None
         raise InputError(
             f"{request.method.name} is not for detections; expected {', '.join(expected)}"
         )
-    if request.subject.target.name != "logit":
+    target = request.subject.target.name
+    if target not in (OF_DETECTIONS if family.of_detections else ("logit",)):
+        expected = ", ".join(OF_DETECTIONS) if family.of_detections else "none"
         raise InputError(
-            f"a detection is explained by its class's logit, got target "
-            f"{request.subject.target.name!r}"
+            f"{request.method.name} knows no target {target!r} of a detector, expected {expected}"
         )
     refused = {
         "eigen_smooth": request.eigen_smooth,
@@ -170,16 +174,17 @@ def _check(request: Request, top: int | None, dynamic_size: bool | None) -> None
         raise InputError(f"expected top to be 1 or more, got {top!r}")
 
 
-def default_layers(detector: nn.Module) -> list[tuple[str, ...]]:
-    """Where one of torchvision's detectors is explained, the first that will do: the earlier, the
-    more is shown. None of any other detector.
+def default_layers(detector: nn.Module, of_boxes: bool = False) -> list[tuple[str, ...]]:
+    """Where one of torchvision's detectors is explained, its classes or its boxes, the first that
+    will do: the earlier, the more is shown. None of any other detector.
     """
     if not is_detector(detector):
         return []
     names = [name for name, _ in detector.named_modules()]
     if _REGIONS in names:
         return [(_REGIONS,)]
-    head = [name for name in names if name.startswith(f"{_HEAD}.")]
+    place = _BOX_HEAD if of_boxes else _HEAD
+    head = [name for name in names if name.startswith(f"{place}.")]
     return [(name,) for name in (_PYRAMID, *head)]
 
 

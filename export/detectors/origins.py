@@ -7,7 +7,7 @@ the scores tell of each detection which number of which product it stems from.
 
 import operator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
@@ -18,7 +18,7 @@ from camcore.export.trace.graphs import module_of, operator_name, shape_of
 aten = torch.ops.aten
 
 # What a detector's classifier ends with.
-_PRODUCTS = {"conv2d", "convolution", "linear", "addmm", "mm", "matmul", "bmm"}
+PRODUCTS = {"conv2d", "convolution", "linear", "addmm", "mm", "matmul", "bmm"}
 
 # A number goes through them one by one: its id stays what it is.
 _POINTWISE = {
@@ -27,13 +27,13 @@ _POINTWISE = {
 }
 
 # They move numbers to other places, ids alike.
-_MOVES = {
+MOVES = {
     *("view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "t"),
     *("unsqueeze", "squeeze", "expand", "select", "slice", "unbind", "split", "split_with_sizes"),
     *("index", "index_select", "gather", "masked_select"),
 }
 
-_VIEWS = {"view", "_unsafe_view"}
+VIEWS = {"view", "_unsafe_view"}
 
 # Beside scores, they are no numbers of an image.
 _CONSTANTS = {"full", "zeros", "ones", "full_like", "zeros_like", "ones_like", "scalar_tensor"}
@@ -50,20 +50,35 @@ class Root:
     start: int
 
 
-def find_origins(graph: fx.Graph, scores: fx.Node) -> tuple[fx.Node, list[Root]]:
-    """The ids of the numbers that scores (D,) stem from, a new value (D,) of the graph; the roots.
+class Followed(NamedTuple):
+    """Of each detection the ids (D, T) of the numbers that what is explained of it is made of, and
+    how much each moves it, `slopes` (D, T): new values of the graph. Ids count through the roots
+    one after the other, each in the order of its memory.
+    """
 
-    Ids count through the roots one after the other, each in the order of its memory.
+    ids: fx.Node
+    slopes: fx.Node
+    roots: list[Root]
+
+
+def find_origins(graph: fx.Graph, scores: fx.Node) -> Followed:
+    """The one number that each of the scores (D,) stems from, T = 1; it is explained as it is, with
+    a slope of 1.
 
     Raises:
         ExportError: an operator on the way neither moves numbers nor takes them one by one.
     """
-    origins = _Origins(graph)
-    return origins.of(scores), origins.roots
+    origins = Ids(graph)
+    ids = origins.of(scores)
+    with graph.inserting_before(graph.output_node()):
+        ids = graph.call_function(aten.unsqueeze.default, (ids, 1))
+        ones = graph.call_function(aten.ones_like.default, (scores,))
+        slopes = graph.call_function(aten.unsqueeze.default, (ones, 1))
+    return Followed(ids, slopes, origins.roots)
 
 
-class _Origins:
-    """Nodes of ids beside those of scores, each made once."""
+class Ids:
+    """Nodes of ids beside those of numbers, each made once; `roots` are what they count."""
 
     def __init__(self, graph: fx.Graph) -> None:
         self.roots: list[Root] = []
@@ -80,7 +95,7 @@ class _Origins:
         name = operator_name(node)
         if node.target is operator.getitem:
             return self._item(node)
-        if name in _PRODUCTS:
+        if name in PRODUCTS:
             return self._root(node)
         if name == "select" and operator_name(_nodes(node.args[:1])[0]) == "stack":
             picked = _picked(node)
@@ -90,18 +105,22 @@ class _Origins:
             parts = [self.of(part) for part in _nodes(node.args[0])]
             return self._call(node, node.target, (parts, *node.args[1:]))
         if name == "slice":
-            narrowed = self._slice_of_parts(node)
+            narrowed = slice_of_part(node)
             if narrowed is not None:
-                return narrowed
+                part, moves = narrowed
+                ids = self.of(part)
+                for target, args in moves:
+                    ids = self._call(ids, target, (ids, *args))
+                return ids
         if name == "where":
             return self._one_of(node, _nodes(node.args[1:3]))
         if name in _POINTWISE:
             # A factor that is broadcast, as FCOS's centre-ness, is no score of a class.
             return self._one_of(node, [each for each in node.all_input_nodes if _like(each, node)])
-        if name in _MOVES:
+        if name in MOVES:
             (source,) = _nodes(node.args[:1])
             # Ids need not lie in memory as the scores do.
-            target = aten.reshape.default if name in _VIEWS else node.target
+            target = aten.reshape.default if name in VIEWS else node.target
             return self._call(node, target, (self.of(source), *node.args[1:]), node.kwargs)
         raise _lost_at(node, "it neither moves numbers nor takes them one by one")
 
@@ -131,42 +150,6 @@ class _Origins:
         chosen = self._call(chosen, aten.unsqueeze.default, (chosen, axis))
         picked = self._call(chosen, aten.gather.default, (numbers, axis, chosen))
         return self._call(picked, aten.squeeze.dim, (picked, axis))
-
-    def _slice_of_parts(self, node: fx.Node) -> fx.Node | None:
-        """The ids of a slice of what was put together, where it lies within one of the parts.
-
-        Beside the scores there may be boxes, of which nothing is to be followed.
-        """
-        given: Any = (*node.args, *(0, None, None, 1)[len(node.args) - 1 :])
-        source, axis, start, end, step = given
-        shape: Any = source.meta["val"].shape
-        axis %= len(shape)
-        if step != 1 or not isinstance(shape[axis], int):
-            return None
-        first, last, _ = slice(start, end).indices(shape[axis])
-        return self._narrowed(source, axis, first, last)
-
-    def _narrowed(self, node: fx.Node, axis: int, start: int, end: int) -> fx.Node | None:
-        name, shape = operator_name(node), node.meta["val"].shape
-        given: Any = node.args
-        if name == "select":
-            source, dropped, place = given
-            dropped %= len(shape) + 1
-            found = self._narrowed(source, axis + (axis >= dropped), start, end)
-            return found and self._call(found, node.target, (found, dropped, place))
-        if name != "cat" or (*given, 0)[1] % len(shape) != axis:
-            return None
-        before = 0
-        for part in _nodes(given[0]):
-            size = part.meta["val"].shape[axis]
-            if not isinstance(size, int):
-                return None
-            if before <= start and end <= before + size:
-                ids = self.of(part)
-                inside = (ids, axis, start - before, end - before)
-                return self._call(ids, aten.slice.Tensor, inside)
-            before += size
-        return None
 
     def _root(self, node: fx.Node) -> fx.Node:
         shape: Any = node.meta["val"].shape
@@ -218,3 +201,47 @@ def _like(node: fx.Node, other: fx.Node) -> bool:
     """Whether two values are tensors of the same shape."""
     tensors = [isinstance(each.meta.get("val"), Tensor) for each in (node, other)]
     return all(tensors) and shape_of(node) == shape_of(other)
+
+
+# Operators with their further arguments, one applied after the other.
+Moves = list[tuple[Any, tuple[Any, ...]]]
+
+
+def slice_of_part(node: fx.Node) -> tuple[fx.Node, Moves] | None:
+    """Of a slice of what was put together, where it lies within one of the parts: that part, and
+    what makes the slice of it.
+
+    Scores stand beside boxes, of which nothing is to be followed, and boxes beside scores.
+    """
+    given: Any = (*node.args, *(0, None, None, 1)[len(node.args) - 1 :])
+    source, axis, start, end, step = given
+    shape: Any = source.meta["val"].shape
+    axis %= len(shape)
+    if step != 1 or not isinstance(shape[axis], int):
+        return None
+    first, last, _ = slice(start, end).indices(shape[axis])
+    return _narrowed(source, axis, first, last)
+
+
+def _narrowed(node: fx.Node, axis: int, start: int, end: int) -> tuple[fx.Node, Moves] | None:
+    name, shape = operator_name(node), node.meta["val"].shape
+    given: Any = node.args
+    if name == "select":
+        source, dropped, place = given
+        dropped %= len(shape) + 1
+        found = _narrowed(source, axis + (axis >= dropped), start, end)
+        if found is None:
+            return None
+        part, moves = found
+        return part, [*moves, (node.target, (dropped, place))]
+    if name != "cat" or (*given, 0)[1] % len(shape) != axis:
+        return None
+    before = 0
+    for part in _nodes(given[0]):
+        size = part.meta["val"].shape[axis]
+        if not isinstance(size, int):
+            return None
+        if before <= start and end <= before + size:
+            return part, [(aten.slice.Tensor, (axis, start - before, end - before))]
+        before += size
+    return None

@@ -41,18 +41,40 @@ def _one_more(rows: Tensor) -> Tensor:
     return F.pad(rows, (0, 0) * (rows.ndim - 1) + (0, 1))
 
 
-class Explainer(nn.Module):
-    """The gradient of a classifier's scores at what it looks at."""
+class Weighed(nn.Module):
+    """Numbers (D, M) that a head makes of what it looks at, each times how much it moves what is
+    explained, added up: (D, 1).
+    """
 
-    def __init__(self, head: nn.Module, gradient: Gradient) -> None:
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+        self.training = False
+
+    def forward(self, looked_at: Tensor, *others: Tensor) -> Tensor:
+        """From the head's inputs, and slopes (D, M) behind them."""
+        *others, slopes = others  # type: ignore[assignment]
+        found: Tensor = self.head(looked_at, *others) * slopes
+        return found.sum(1, keepdim=True)
+
+
+class Explainer(nn.Module):
+    """The gradient of what is made of a product's numbers at what those look at."""
+
+    def __init__(self, head: nn.Module, gradient: Gradient, numbers: int) -> None:
         super().__init__()
         self.head = head
         self.tail, self.backward_pass = gradient.forward, gradient.backward
+        self._numbers = numbers
 
-    def forward(self, classes: Tensor, *inputs: Tensor) -> Tensor:
-        """The gradient (D, C, *S) of each score of `classes` (D,)."""
-        _, *saved = self.tail(*self.head(*inputs))
-        (found,) = self.backward_pass(classes, *saved)
+    def forward(self, places: Tensor, slopes: Tensor, *inputs: Tensor) -> Tensor:
+        """The gradient (D, C, *S), of numbers that are told by their places (D, T) among those at
+        one point, each with its slope (D, T).
+        """
+        every = torch.arange(self._numbers, device=places.device)
+        at = (places[..., None] == every).to(slopes.dtype)  # (D, T, M)
+        _, *saved = self.tail(*self.head(*inputs, (at * slopes[..., None]).sum(1)))
+        (found,) = self.backward_pass(torch.zeros_like(places[:, 0]), *saved)
         return found  # type: ignore[no-any-return]
 
 
@@ -68,12 +90,13 @@ class Regions(nn.Module):
         # In a tuple, for the request holds the user's model, which must not become a submodule.
         self._request = (request,)
 
-    def forward(self, ids: Tensor, activations: Tensor, regions: Tensor) -> Tensor:
-        """Maps (D, H, W) of the detections with these ids, from regions (R, 4 or 5)."""
-        rows = ids // self._classes
+    def forward(self, ids: Tensor, slopes: Tensor, activations: Tensor, regions: Tensor) -> Tensor:
+        """Maps (D, H, W) of what is made of numbers (D, T), from regions (R, 4 or 5)."""
+        rows = ids[:, 0] // self._classes
         # Of regions, too, there may be none.
         chosen = _one_more(activations.index_select(0, rows))
-        gradients = self.explainer(_one_more(ids % self._classes), chosen)
+        places = _one_more(ids % self._classes)
+        gradients = self.explainer(places, _one_more(slopes), chosen)
         (request,) = self._request
         raw = request.method.kernel(chosen, gradients, **request.options)
         corners = _one_more(regions.index_select(0, rows)[:, -4:])
@@ -95,18 +118,26 @@ class Passes(nn.Module):
         self._request = (request,)
         self.over_level = OverLevel(placement)
 
-    def forward(self, ids: Tensor, activations: Tensor, *crossing: Tensor) -> Tensor:
-        """Maps (D, H, W) of the detections with these ids."""
+    def forward(
+        self, ids: Tensor, slopes: Tensor, activations: Tensor, *crossing: Tensor
+    ) -> Tensor:
+        """Maps (D, H, W) of what is made of the numbers with these ids (D, T)."""
         _, *saved = self.tail(activations, *crossing)
 
         def step(values: Any, numbers: Tensor) -> Tensor:
-            weights, ids, saved = values
-            number = ids.index_select(0, numbers)
-            (found,) = functional_call(self.backward_pass, weights, (number, *saved))
-            return found  # type: ignore[no-any-return]
+            weights, ids, slopes, saved = values
+            total = None
+            for term in range(ids.shape[1]):
+                number = ids[:, term].index_select(0, numbers)
+                (found,) = functional_call(self.backward_pass, weights, (number, *saved))
+                found = found * slopes[:, term].index_select(0, numbers)[:, None, None, None]
+                total = found if total is None else total + found
+            return total  # type: ignore[return-value]
 
-        values = (weights_of(self.backward_pass), _one_more(ids), saved)
-        count = ids.shape[0]
+        # Of terms that stand for nothing the ids are anything.
+        ids = _one_more(ids.clamp(min=0))
+        values = (weights_of(self.backward_pass), ids, _one_more(slopes), saved)
+        count = slopes.shape[0]
         gradients = stack_chunks(step, values, count + 1, 1)
         (request,) = self._request
         raw = request.method.kernel(activations.expand_as(gradients), gradients, **request.options)
@@ -133,15 +164,15 @@ class Level(nn.Module):
         self._request = (request,)
         self.over_level = OverLevel(placement)
 
-    def forward(self, ids: Tensor, activations: Tensor) -> Tensor:
-        """Maps (D, H, W) of the detections with these ids."""
+    def forward(self, ids: Tensor, slopes: Tensor, activations: Tensor) -> Tensor:
+        """Maps (D, H, W) of what is made of the numbers with these ids (D, T), all of one point."""
         count = ids.shape[0]
-        ids = _one_more(ids)
+        ids, slopes = _one_more(ids), _one_more(slopes)
         height, width = self._grid
-        channels, cells = ids // (height * width), ids % (height * width)
+        channels, cells = ids // (height * width), ids[:, 0] % (height * width)
         window, down, across = self._windows(activations, cells // width, cells % width)
         exists = down[:, None, :, None] * across[:, None, None, :]
-        gradients = self.explainer(channels, window, exists)
+        gradients = self.explainer(channels, slopes, window, exists)
         raw = self._maps(activations, window, gradients, cells // width, cells % width)
         (request,) = self._request
         maps = scaled(request, self.over_level(rectified(request, raw)))

@@ -4,7 +4,7 @@ A target turns the explained output into scores (B, N), one for each thing that 
 for. Its gradient is traced with the model's, so any function of tensors will do.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +73,9 @@ TARGETS: dict[str, Target] = {
 }
 
 
-def get_target(target: str | Target | Callable[[Any], Tensor]) -> Target:
+def get_target(
+    target: str | Target | Callable[[Any], Tensor], known: Mapping[str, Target] = TARGETS
+) -> Target:
     """A target by name, or any function from the model's output to scores (B, N) or (B,).
 
     A function is given as many rows as the file will be given images: a loss wants
@@ -87,14 +89,14 @@ def get_target(target: str | Target | Callable[[Any], Tensor]) -> Target:
     if isinstance(target, Target):
         return target
     if isinstance(target, str):
-        if target not in TARGETS:
-            raise unknown_name("target", target, TARGETS)
-        return TARGETS[target]
+        if target not in known:
+            raise unknown_name("target", target, known)
+        return known[target]
     function: Any = target
     if not callable(function):
         raise InputError(
             f"expected a target's name or a function of the model's output, got {target!r}; names "
-            f"are {', '.join(TARGETS)}"
+            f"are {', '.join(known)}"
         )
     # Called so that nobody takes a function of the name of a target for that target.
     name = f"custom {getattr(function, '__name__', type(function).__name__)}"

@@ -5,7 +5,7 @@ import torch
 
 from camcore.export import ExplainedDetector
 from camcore.export.detectors.whole import Whole
-from camcore.export.prove.detections import _Eager
+from camcore.export.prove.detected import Detected
 from tests.export.detectors.conftest import GIVEN, TOP
 from tests.export.detectors.nets import image
 
@@ -19,7 +19,7 @@ def check_maps(
     eager = Whole(request.subject.user_model, request.detections)(image(seed, size))
     for own, expected in zip(given, eager, strict=False):
         torch.testing.assert_close(own, expected.detach(), rtol=0, atol=1e-4)
-    reference = _Eager.of(request, explained.found, image(seed, size))
+    reference = Detected.of(request, explained.found, image(seed, size))
     assert given.detection_maps.shape == (top, *size)
     for place, found in enumerate(given.detection_maps):
         np.testing.assert_allclose(found.numpy(), reference.map_of(place), atol=1e-4)

@@ -14,7 +14,7 @@ from camcore.export import Detections, ExplainedDetector, explain
 from camcore.export.detectors.explain import count_labels, default_layers, frame_of
 from camcore.export.detectors.geometry import Frame
 from camcore.export.detectors.readings import detr, yolo
-from camcore.export.prove.detections import _Eager
+from camcore.export.prove.detected import Detected
 from tests.export.detectors.checks import check_maps
 from tests.export.detectors.conftest import GIVEN, TOP
 from tests.export.detectors.nets import (
@@ -105,7 +105,7 @@ def test_masks_stay_among_what_is_found() -> None:
     (eager,) = explained.request.subject.user_model([image(1, GIVEN)[0]])
     assert 0 < given.masks.mean() < 1
     torch.testing.assert_close(given.masks, eager["masks"].detach(), rtol=0, atol=1e-4)
-    reference = _Eager.of(explained.request, explained.found, image(1, GIVEN))
+    reference = Detected.of(explained.request, explained.found, image(1, GIVEN))
     for place, found in enumerate(given.detection_maps):
         np.testing.assert_allclose(found.numpy(), reference.map_of(place), atol=1e-4)
 
@@ -154,7 +154,10 @@ def test_the_detector_is_left_as_it_is() -> None:
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"method": "ablationcam"}, "ablationcam is not for detections; expected gradcam"),
-    ({"target": "probability"}, "by its class's logit"),
+    (
+        {"method": "finercam"},
+        "finercam knows no target 'finer' of a detector, expected logit, left",
+    ),
     ({"aug_smooth": True}, "know no aug_smooth"),
     ({"dynamic_size": True}, "know no dynamic_size=True"),
     ({"class_ids": "all"}, "know no class_ids='all'"),

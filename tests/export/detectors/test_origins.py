@@ -45,7 +45,7 @@ def graph_of(module: nn.Module) -> Any:
 def test_where_scores_come_from(seed: int) -> None:
     model = Postprocess()
     graph = graph_of(model)
-    ids, roots = find_origins(graph.graph, outputs_of(graph)[0])
+    ids, _, roots = find_origins(graph.graph, outputs_of(graph)[0])
     assert [root.start for root in roots] == [0, 48]
     graph.graph.output_node().args = ((*outputs_of(graph), ids, *(root.node for root in roots)),)
     graph.graph.lint()
@@ -54,8 +54,8 @@ def test_where_scores_come_from(seed: int) -> None:
     scores, found, *products = graph(x)
     torch.testing.assert_close(scores, model(x))
     numbers = torch.cat([product.flatten() for product in products])
-    torch.testing.assert_close((numbers[found].sigmoid() * 0.5).sqrt(), scores)
-    assert {bool(number < 48) for number in found} == {True, False}
+    torch.testing.assert_close((numbers[found[:, 0]].sigmoid() * 0.5).sqrt(), scores)
+    assert {bool(number < 48) for number in found[:, 0]} == {True, False}
 
 
 def test_rows_that_the_image_decides() -> None:
@@ -71,12 +71,12 @@ def test_rows_that_the_image_decides() -> None:
 
     model = Regions()
     graph = graph_of(model)
-    ids, (root,) = find_origins(graph.graph, outputs_of(graph)[0])
+    ids, _, (root,) = find_origins(graph.graph, outputs_of(graph)[0])
     graph.graph.output_node().args = ((*outputs_of(graph), ids, root.node),)
     graph.recompile()
     x = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(3))
     scores, found, product = graph(x)
-    torch.testing.assert_close(product.softmax(1).flatten()[found], scores)
+    torch.testing.assert_close(product.softmax(1).flatten()[found[:, 0]], scores)
 
 
 class Parts(nn.Module):
@@ -94,14 +94,14 @@ class Parts(nn.Module):
 def test_a_part_of_what_was_put_together() -> None:
     model = Parts()
     graph = graph_of(model)
-    ids, (root,) = find_origins(graph.graph, outputs_of(graph)[0])
+    ids, _, (root,) = find_origins(graph.graph, outputs_of(graph)[0])
     assert root.node.meta["val"].shape[1] == 3  # of the boxes nothing is followed
     graph.graph.output_node().args = ((*outputs_of(graph), ids, root.node),)
     graph.graph.lint()
     graph.recompile()
     x = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(4))
     scores, found, product = graph(x)
-    torch.testing.assert_close(product.flatten()[found].sigmoid(), scores)
+    torch.testing.assert_close(product.flatten()[found[:, 0]].sigmoid(), scores)
     torch.testing.assert_close(scores, model(x))
 
 
@@ -114,7 +114,7 @@ def test_one_of_several_that_were_stacked() -> None:
             return torch.stack([first, last])[-1].sigmoid().topk(3)[0]
 
     graph = graph_of(Layers())
-    _, roots = find_origins(graph.graph, outputs_of(graph)[0])
+    _, _, roots = find_origins(graph.graph, outputs_of(graph)[0])
     assert len(roots) == 1
 
 
@@ -124,7 +124,7 @@ def test_a_slice_across_parts_is_followed_to_all() -> None:
             return torch.cat([self.boxes(x), self.scores(x)], 1)[:, 3:5].flatten()
 
     graph = graph_of(Across())
-    _, roots = find_origins(graph.graph, outputs_of(graph)[0])
+    _, _, roots = find_origins(graph.graph, outputs_of(graph)[0])
     assert len(roots) == 2
 
 
@@ -180,5 +180,5 @@ def test_scores_of_two_products_are_refused(mix: Callable[[Tensor, Tensor], Tens
 )
 def test_a_number_beside_itself_or_a_constant(of_one: Callable[[Tensor, Tensor], Tensor]) -> None:
     graph = graph_of(Mixed(of_one))
-    _, roots = find_origins(graph.graph, outputs_of(graph)[0])
+    _, _, roots = find_origins(graph.graph, outputs_of(graph)[0])
     assert len(roots) == 1

@@ -8,13 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from camcore.export.cut import cut
 from camcore.export.detectors.compose import _explainer
 from camcore.export.detectors.geometry import Frame, over_level
 from camcore.export.detectors.local import Window
-from camcore.export.detectors.parts import Explainer, Level, Regions
-from camcore.export.gradient.gradient import gradient_of
-from camcore.export.trace.trace import trace
+from camcore.export.detectors.parts import Level, Regions
 from camcore.methods import get_method
 from tests.export.detectors.test_local import Head, graph_of
 
@@ -34,11 +31,12 @@ def test_raw_maps_are_those_of_the_gradient_at_the_whole_level(name: str) -> Non
         method=method, options=method.options, relu=False, normalize=False
     )
     placement = over_level(Frame(GRID, GRID, GRID), GRID)
-    level = Level(_explainer(window, (example, example[:, :1])), request, r, GRID, placement)
+    explainer = _explainer(window, 5, (example, example[:, :1]))
+    level = Level(explainer, request, r, GRID, placement)
     x = torch.rand(1, 4, *GRID, generator=torch.Generator().manual_seed(2), requires_grad=True)
     scores = head(x).flatten()
     ids = torch.tensor([0, 5, 62 + 63, 3 * 63 + 30])
-    given = level(ids, x.detach())
+    given = level(ids[:, None], torch.ones(len(ids), 1), x.detach())
     for found, number in zip(given, ids, strict=True):
         (gradient,) = torch.autograd.grad(scores[number], x, retain_graph=True)
         expected = method.kernel(x.detach()[0], gradient[0], **method.options)
@@ -61,24 +59,22 @@ def test_no_detection_gives_no_map(name: str) -> None:
     window = Window(*graph_of(head, 1, 4, *GRID))
     example = torch.zeros(2, 4, 2 * window.radius + 1, 2 * window.radius + 1)
     placement: tuple[Tensor, Tensor] = over_level(Frame(GRID, GRID, GRID), GRID)
-    explainer = _explainer(window, (example, example[:, :1]))
+    explainer = _explainer(window, 5, (example, example[:, :1]))
     level = Level(explainer, asked(name), window.radius, GRID, placement)
     with NothingEmptyReduced():
-        maps = level(torch.zeros(0, dtype=torch.int64), torch.rand(1, 4, *GRID))
+        none = torch.zeros(0, 1, dtype=torch.int64)
+        maps = level(none, torch.zeros(0, 1), torch.rand(1, 4, *GRID))
     assert maps.shape == (0, *GRID)
 
 
 @pytest.mark.parametrize("regions", [0, 3])
 def test_no_detection_of_regions(regions: int) -> None:
     head = nn.Sequential(nn.Flatten(), nn.Linear(4 * 9, 5)).eval()
-    traced = trace(head, (torch.zeros(2, 4, 3, 3),), dynamic_size=False).graph
-    start = traced.graph.find_nodes(op="placeholder")[0]
-    parts = cut(traced, at=[start], kept=[start])
-    explainer = Explainer(parts.head, gradient_of(parts, [start]))
+    explainer = _explainer(head, 5, (torch.zeros(2, 4, 3, 3),))
     part = Regions(explainer, asked("gradcam"), 5, Frame(GRID, GRID, GRID))
     with NothingEmptyReduced():
-        ids = torch.zeros(0, dtype=torch.int64)
-        maps = part(ids, torch.rand(regions, 4, 3, 3), torch.rand(regions, 5))
+        none = torch.zeros(0, 1, dtype=torch.int64)
+        maps = part(none, torch.zeros(0, 1), torch.rand(regions, 4, 3, 3), torch.rand(regions, 5))
     assert maps.shape == (0, *GRID)
 
 

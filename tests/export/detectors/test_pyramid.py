@@ -13,7 +13,7 @@ from camcore.errors import ExportError, InputError
 from camcore.export import ExplainedDetector, explain
 from camcore.export.detectors.pyramid import join
 from camcore.export.detectors.readings import yolo
-from camcore.export.prove.detections import _Eager
+from camcore.export.prove.detected import Detected
 from tests.export.detectors.conftest import GIVEN
 from tests.export.detectors.nets import SIZE, candidates, faster_rcnn, image
 
@@ -60,7 +60,7 @@ def test_what_it_finds_is_found_all_the_same(explained: ExplainedDetector) -> No
 def test_a_map_lies_on_the_image_where_that_is_padded() -> None:
     explained = explain(faster_rcnn(), image(0, GIVEN), method="fem")
     given = explained(image(1, GIVEN)).saliency_map
-    eager = _Eager.of(explained.request, explained.found, image(1, GIVEN))
+    eager = Detected.of(explained.request, explained.found, image(1, GIVEN))
     np.testing.assert_allclose(given[0, 0].numpy(), eager.map_of_image(), atol=1e-4)
     assert (given - explained(image(2, GIVEN)).saliency_map).abs().max() > 0.1
 

@@ -19,7 +19,7 @@ from tests.export.detectors.nets import candidates, image, queries
 def traced(model: nn.Module, reading: Any) -> Any:
     graph = trace_detector(model, image(0), reading)
     graph.graph.set_codegen(CodeGen())
-    _, roots = find_origins(graph.graph, outputs_of(graph)[2])
+    _, _, roots = find_origins(graph.graph, outputs_of(graph)[2])
     return graph.graph, roots
 
 

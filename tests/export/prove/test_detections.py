@@ -17,7 +17,7 @@ from camcore.adapters import load
 from camcore.errors import InputError, ProofError
 from camcore.export import ExplainedDetector, explain, save
 from camcore.export.detectors.readings import detr
-from camcore.export.prove.detections import _Eager
+from camcore.export.prove.detected import Detected
 from camcore.export.request import Found
 from camcore.export.write.capture import capture
 from camcore.export.write.write import WRITERS
@@ -47,7 +47,7 @@ def check_file(explained: ExplainedDetector, path: Path) -> None:
     card = save(explained, path)
     assert card.proof["detections"] > 4
     given = load(path)(image(7, GIVEN).numpy())
-    eager = _Eager.of(explained.request, explained.found, image(7, GIVEN))
+    eager = Detected.of(explained.request, explained.found, image(7, GIVEN))
     np.testing.assert_allclose(given.scores, eager.found[2].detach(), atol=1e-4)
     np.testing.assert_allclose(given.boxes, eager.found[0].detach(), atol=1e-2)
     assert len(given.detection_maps) == 4
@@ -85,7 +85,7 @@ def test_masks_in_a_file(tmp_path: Path) -> None:
     found: Any = explain(mask_rcnn(), image(0, GIVEN), top=4, relu=False)
     save(found, tmp_path / "masks.onnx")
     given = load(tmp_path / "masks.onnx")(image(7, GIVEN).numpy())
-    eager = _Eager.of(found.request, found.found, image(7, GIVEN))
+    eager = Detected.of(found.request, found.found, image(7, GIVEN))
     np.testing.assert_allclose(given["masks"], eager.found[3].detach(), atol=1e-4)
 
 
@@ -139,7 +139,7 @@ def test_the_map_of_an_image_in_a_file(tmp_path: Path) -> None:
     card = save(found, tmp_path / "eigen.onnx")
     assert card.proof["detections"] > 4
     given = load(tmp_path / "eigen.onnx")(image(7, GIVEN).numpy()).saliency_map
-    eager = _Eager.of(found.request, found.found, image(7, GIVEN))
+    eager = Detected.of(found.request, found.found, image(7, GIVEN))
     np.testing.assert_allclose(given[0, 0], eager.map_of_image(), atol=1e-3)
 
     turned = Tampered(found.body, lambda b, n, s, m: (b, n, s, m.flip(-1)))
@@ -162,7 +162,7 @@ def test_a_score_of_one_is_told_by_its_box(make: Any) -> None:
     request: Any = SimpleNamespace(subject=SimpleNamespace(user_model=make()), detections=None)
     layer = "roi_heads.box_roi_pool" if make is faster_rcnn else "backbone"
     found = Found(layers=(layer,), layouts=(), place=layer)
-    eager = _Eager.of(request, found, image(1, GIVEN))
+    eager = Detected.of(request, found, image(1, GIVEN))
     flat = 1 + 0 * sum(product.sum() for product in eager.products)
     certain = replace(eager, found=[*eager.found[:2], flat * torch.ones_like(eager.found[2])])
     told = [certain.origin(place) for place in range(12)]
