@@ -253,7 +253,7 @@ def _entries(
     """The road of what is run, on this machine."""
     from camcore.adapters.running.clip_entries import clip_entries
     from camcore.adapters.running.entries import entries
-    from camcore.adapters.running.video import video_entries
+    from camcore.adapters.running.video_entries import video_entries
     from camcore.adapters.running.volume_entries import check_takes_volumes, volume_entries
 
     if kind == "video":

@@ -1,7 +1,7 @@
 """Video: frames in and out, one at a time; sound is left out."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camcore.adapters.files import missing
-from camcore.adapters.running.entries import Entry, Steps, Task, entries
-from camcore.adapters.running.job import Job
 from camcore.adapters.stream import Given
 from camcore.errors import FileError
 
@@ -21,16 +19,6 @@ VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
 _CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".avi": "MJPG", ".mkv": "XVID"}
 
 _FRAMES_A_SECOND = 25.0  # of a video that does not say
-
-
-def video_entries(job: Job, path: Path, output: Path | None, steps: Steps) -> Iterator[Entry]:
-    """The entries of a video's frames, in order, with their overlays written as a video.
-
-    Raises:
-        FileError: one of the two cannot be read or written.
-    """
-    with nullcontext() if output is None else writing_video(output, frame_rate(path)) as write:
-        yield from entries(job, (Task(frame, show=write) for frame in frames(path)), steps)
 
 
 def is_video(path: Path) -> bool:

@@ -37,6 +37,7 @@ def test_export_hands_everything_over(fake_export: FakeExport, tmp_path: Path) -
         "model_name": "squeezenet1_1",
         "image_spec": ImageSpec(None, None, resize=512, crop=(448, 448)),
         "dynamic_size": False,
+        "frames": False,
     }
 
 
@@ -77,7 +78,7 @@ def test_export_defaults(fake_export: FakeExport, tmp_path: Path) -> None:
     assert fake_export.asked["image_spec"].crop == (224, 224)
 
 
-_PLAIN = ("model", "example", "model_name", "class_names", "image_spec", "dynamic_size")
+_PLAIN = {"model", "example", "model_name", "class_names", "image_spec", "dynamic_size", "frames"}
 
 
 def test_export_hands_over_how_the_maps_are_made(fake_export: FakeExport, tmp_path: Path) -> None:
