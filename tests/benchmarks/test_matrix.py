@@ -91,6 +91,7 @@ def test_what_does_not_apply_and_what_fails() -> None:
     assert "\n" not in third.reason
 
 
+@pytest.mark.slow
 @of_free_size
 def test_methods_share_a_trace_and_spoil_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
@@ -111,6 +112,7 @@ def test_methods_share_a_trace_and_spoil_nothing(monkeypatch: pytest.MonkeyPatch
     assert [cell.outcome for cell in together] == ["exact", "failed", "exact", "exact"]
 
 
+@pytest.mark.slow
 def test_methods_that_ask_for_what_a_model_has_not() -> None:
     class NoReLU(Tiny):
         def forward(self, x: Tensor) -> Tensor:
@@ -135,9 +137,13 @@ def test_methods_of_many_passes_are_cut_short() -> None:
     assert of_many == {*OPTIONS, "reciprocam", "vit-reciprocam"} - {"randomcam"}
     for method in of_many & set(OPTIONS):
         assert set(OPTIONS[method]) <= set(METHODS[method].options)
+    assert "rise with `n_masks=32`" in render([], {})
+
+
+@pytest.mark.slow
+def test_a_method_of_many_passes() -> None:
     (cell,) = fill(TINY, cells("default", "rise"))
     assert cell.outcome == "exact"
-    assert "rise with `n_masks=32`" in render([], {})
 
 
 @pytest.fixture

@@ -3,18 +3,22 @@
 import pytest
 
 from camcore.errors import ExportError
-from camcore.export import explain
+from camcore.export import ExplainedDetector, explain
 from camcore.export.detectors.compose import FEW
 from tests.export.detectors.checks import check_maps
 from tests.export.detectors.conftest import GIVEN
-from tests.export.detectors.nets import faster_rcnn, fcos, image, retinanet
+from tests.export.detectors.nets import faster_rcnn, image, retinanet
 
 
-def test_the_first_layer_behind_which_all_is_local() -> None:
-    card = explain(fcos(), image(0, GIVEN)).card
-    assert card.layer.startswith("head.classification_head")
-    assert any("looks at more than a window" in note for note in card.notes)
-    assert explain(retinanet(), image(0, GIVEN)).card.layer == "backbone"
+@pytest.mark.parametrize("explained", ["retinanet"], indirect=True)
+def test_the_first_layer(explained: ExplainedDetector) -> None:
+    assert explained.card.layer == "backbone"
+
+
+@pytest.mark.parametrize("explained", ["fcos"], indirect=True)
+def test_the_first_layer_behind_which_all_is_local(explained: ExplainedDetector) -> None:
+    assert explained.card.layer.startswith("head.classification_head")
+    assert any("looks at more than a window" in note for note in explained.card.notes)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_detections_and_maps(explained: ExplainedDetector, seed: int) -> None:
             (faster_rcnn, "roi_heads.box_head.conv", "gradcam"),
             (faster_rcnn, "roi_heads.box_roi_pool", "eigengradcam"),
         ],
-        3,
+        1,
     ),
 )
 def test_methods_and_layers(make: Any, layer: str, method: str) -> None:

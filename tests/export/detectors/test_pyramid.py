@@ -57,6 +57,7 @@ def test_what_it_finds_is_found_all_the_same(explained: ExplainedDetector) -> No
     assert explained.card.shares_map
 
 
+@pytest.mark.slow
 def test_a_map_lies_on_the_image_where_that_is_padded() -> None:
     explained = explain(faster_rcnn(), image(0, GIVEN), method="fem")
     given = explained(image(1, GIVEN)).saliency_map
@@ -92,6 +93,7 @@ class Shrunk(nn.Module):
         return {**found, "3": F.adaptive_avg_pool2d(found["2"], 1)}
 
 
+@pytest.mark.slow
 def test_a_single_point_shows_nothing() -> None:
     model: Any = faster_rcnn()
     model.backbone = Shrunk(model.backbone).eval()
@@ -102,6 +104,7 @@ def test_a_single_point_shows_nothing() -> None:
         explain(model, image(0), method="eigencam")
 
 
+@pytest.mark.slow
 def test_features_of_regions_are_no_level() -> None:
     with pytest.raises(ExportError, match=r"expected levels \(1, C, h, w\) of a pyramid"):
         explain(faster_rcnn(), image(0), method="eigencam", layer="roi_heads.box_roi_pool")
