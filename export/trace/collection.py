@@ -1,8 +1,16 @@
-"""Graphs are many small objects, none of them garbage before the end; looking for it is slow."""
+"""What takes time while graphs are made, and serves nothing there.
+
+Graphs are many small objects, none of them garbage before the end; looking for it is slow. And
+PyTorch keeps what operators make of fake tensors, in case the same comes again: with free sizes it
+hardly does.
+"""
 
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch._dynamo
 
 
 @contextmanager
@@ -15,3 +23,8 @@ def no_garbage_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def no_fake_cache() -> AbstractContextManager[Any]:
+    """While it lasts, what operators make of fake tensors is not kept: a third of a capture."""
+    return torch._dynamo.config.patch(fake_tensor_cache_enabled=False)  # type: ignore[no-any-return]

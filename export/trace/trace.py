@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from camcore.errors import CamcoreError, ExportError, InputError
 from camcore.export.trace.checks import check_example, check_model, check_random
+from camcore.export.trace.functional import decomposed
 from camcore.export.trace.graphs import first_line, first_names, without_assertions
 from camcore.export.trace.inline import inline_modes
 from camcore.export.trace.sizes import (
@@ -199,7 +200,7 @@ def functional(exported: ExportedProgram, model: nn.Module, root: str) -> fx.Gra
     """
     known = torch.export.default_decompositions()
     rules = {loss: known[loss] for loss in _LOSSES} | _OWN_FORMS
-    graph = exported.run_decompositions(rules).module(check_guards=False)
+    graph = decomposed(exported, rules).module(check_guards=False)
     assert isinstance(graph, fx.GraphModule)
     return _named(model, root, without_assertions(_frozen(without_writes(graph))))
 

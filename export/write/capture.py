@@ -16,6 +16,7 @@ from camcore.export.body import OwnIds
 from camcore.export.detectors.seams import unwarned
 from camcore.export.explained import Explained, ExplainedDetector
 from camcore.export.passes.body import PassesBody, SteppedBody
+from camcore.export.trace.collection import no_fake_cache
 from camcore.export.trace.graphs import first_line, without_assertions
 from camcore.export.trace.pixels import as_pixels
 from camcore.export.trace.trace import example_batch
@@ -107,6 +108,7 @@ def _exported(
                 # It prints, by the page, which inequalities it cannot solve, and goes on without;
                 # whether sizes are free is tried.
                 errors_alone("torch.fx.experimental.symbolic_shapes"),
+                no_fake_cache(),
             ):
                 return torch.export.export(body, arguments, dynamic_shapes=free)
         except Exception as error:

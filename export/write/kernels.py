@@ -22,6 +22,7 @@ from camcore.export.write.capture import rewrite
 from camcore.export.write.forms import FREE_SIZE_RULES, ONNX_RULES
 from camcore.export.write.lower import decompose_by_node
 from camcore.export.write.onnx_file import OPSET
+from camcore.export.write.quickly import quickly
 from camcore.export.write.spell_out import spell_out
 
 _FEATURES = "batch channels height width"
@@ -163,14 +164,15 @@ def kernel_model(name: str) -> onnx.ModelProto:
     rewrite(program, partial(spell_out, rules=FREE_SIZE_RULES))
     rewrite(program, partial(spell_out, rules=ONNX_RULES))
     decompose_by_node(program)
-    written = torch.onnx.export(
-        program,
-        dynamo=True,
-        opset_version=OPSET,
-        input_names=list(kernel.names),
-        output_names=[kernel.output],
-        verbose=False,
-    )
+    with quickly():
+        written = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(kernel.names),
+            output_names=[kernel.output],
+            verbose=False,
+        )
     assert written is not None
     _name_axes(written.model.graph, kernel)
     _keep_apart(written.model.graph, name)

@@ -21,6 +21,7 @@ from camcore.export.write.fold import fold_reductions, fold_scales
 from camcore.export.write.forms import ONNX_RULES
 from camcore.export.write.loop_weights import add_integers, suit_weights_to_loops
 from camcore.export.write.lower import decompose_by_node
+from camcore.export.write.quickly import quickly
 from camcore.export.write.spell_out import spell_out
 
 aten = torch.ops.aten
@@ -44,7 +45,7 @@ def to_onnx(program: ExportedProgram, card: Card) -> bytes:
     rewrite(program, partial(spell_out, rules=ONNX_RULES))
     decompose_by_node(program)
     try:
-        with unwarned(), errors_alone(_TELLS_WHAT_IT_LEAVES):
+        with unwarned(), errors_alone(_TELLS_WHAT_IT_LEAVES), quickly():
             written = torch.onnx.export(
                 program,
                 dynamo=True,

@@ -8,7 +8,7 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from camcore.export.write.nodes import calls
-from camcore.export.write.spell_out import spell_out, spell_out_node
+from camcore.export.write.spell_out import spell_out
 
 aten = torch.ops.aten
 
@@ -52,18 +52,3 @@ def test_a_rule_may_leave_an_operator_alone(width: int) -> None:
     assert len(calls(module.graph, aten.silu.default)) == (2 if width == 5 else 0)
     x = torch.randn(3, width)
     torch.testing.assert_close(module(x), aten.silu(aten.gelu(aten.silu(x))))
-
-
-@pytest.mark.parametrize("composite", [True, False])
-def test_what_operators_are_made_of(composite: bool) -> None:
-    """A product of arrays stays one, or becomes a product of matrices."""
-    module = make_fx(lambda x: aten.matmul(x, x.mT), pre_dispatch=True, tracing_mode="fake")(
-        torch.ones(3, 4)
-    )
-    (product,) = calls(module.graph, aten.matmul.default)
-    spell_out_node(module.graph, product, {}, composite=composite)
-    module.recompile()
-    assert len(calls(module.graph, aten.matmul.default)) == composite
-    assert len(calls(module.graph, aten.mm.default)) == (not composite)
-    x = torch.randn(3, 4)
-    torch.testing.assert_close(module(x), x @ x.mT)
