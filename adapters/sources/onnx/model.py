@@ -48,7 +48,6 @@ class OnnxModel(Scope):
         before, probabilities = _before_probabilities(graph)
         outputs = [*graph.outputs, *([before] if before else [])]
         super().__init__([port.name], outputs)
-        fill(self, graph.nodes, graph.constants, Uses.of(graph.nodes, outputs))
         self.graph = graph
         self.probabilities = probabilities
         self.channels_last = is_channels_last(port)
@@ -58,6 +57,8 @@ class OnnxModel(Scope):
         self.size: tuple[int | None, ...] = tuple(size)
         self.logits = None if before is None else _free_name("logits", graph.outputs)
         self.notes = tuple(self._differences(port))
+        # Behind all of these, whose names are then taken.
+        fill(self, graph.nodes, graph.constants, Uses.of(graph.nodes, outputs))
         self.eval()
 
     def forward(self, image: Tensor) -> Any:

@@ -148,7 +148,10 @@ class Scope(nn.Module):
         """Append a module, by its dotted name as far as that is free; returns the name it got."""
         *outer, last = [_as_name(part) for part in name.split(".")]
         owner: nn.Module = self
-        for part in outer:
+        for place, part in enumerate(outer):
+            if part not in owner._modules:
+                # What a model has of its own is no module.
+                outer[place] = part = f"{part}_" if hasattr(owner, part) else part
             if part not in owner._modules:
                 owner.add_module(part, nn.Module())
             owner = owner.get_submodule(part)

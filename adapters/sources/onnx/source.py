@@ -70,7 +70,10 @@ def described(model: OnnxModel) -> BuiltModel:
         output=model.logits,
         probabilities=model.probabilities,
         aliases=model.layer_names(),
-        notes=(f"read from ONNX: {graph.producer}, opset {graph.opset}", *model.notes),
+        notes=(
+            f"read from ONNX: {graph.producer or 'an unnamed library'}, opset {graph.opset}",
+            *model.notes,
+        ),
         check=partial(prove_file, model),
     )
 

@@ -24,3 +24,15 @@ def test_where_a_batch_falls() -> None:
     assert batch_place((1, 768, 196), 1) == 0
     assert batch_place((16,), 1) == 0
     assert batch_place((51, 16), 7) is None
+
+
+def test_a_batch_that_only_looks_free(tmp_path: Path) -> None:
+    """The file says that any number will do, and holds shapes of the one it was tried on."""
+    torch.manual_seed(0)
+    net = Attending().eval()  # of which the older exporter takes len() for a number
+    axes = {"input_names": ["x"], "dynamic_axes": {"x": {0: "batch"}}}
+    export(net, tmp_path / "m.onnx", dynamo=False, **axes)
+    model, images = read_onnx(tmp_path / "m.onnx"), torch.randn(5, 3, 24, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), net(images))
+    assert any("made for one image" in note for note in model.notes)

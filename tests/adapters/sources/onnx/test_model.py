@@ -77,6 +77,22 @@ def test_nodes_go_by_the_names_that_viewers_show(tmp_path: Path) -> None:
     assert isinstance(model.get_submodule(names["c"]), torch.nn.Conv2d)
 
 
+def test_names_that_a_model_has_of_its_own(tmp_path: Path) -> None:
+    """Nodes and scopes called as its attributes are."""
+    nodes = [
+        make_node("Conv", ["x", "w"], ["c"], name="/graph/size/Conv"),
+        make_node("GlobalAveragePool", ["c"], ["p"], name="notes"),
+        make_node("Flatten", ["p"], ["logits"]),
+        make_node("Softmax", ["logits"], ["y"]),
+    ]
+    x = np.zeros((2, 3, 8, 8), np.float32)
+    model = read(tmp_path / "m.onnx", nodes, x, ["y"], x=["n", 3, 8, 8])
+    assert model.logits == "logits"
+    assert model.size == (8, 8)
+    assert model(torch.randn(2, 3, 8, 8))["logits"].shape == (2, 4)
+    assert {"graph_2", "notes_2", "logits_2"} <= {name for name, _ in model.named_modules()}
+
+
 def test_other_inputs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="of 2 axes"):
         read(

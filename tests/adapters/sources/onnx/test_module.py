@@ -50,3 +50,11 @@ def test_a_name_of_pytorchs_own_is_changed() -> None:
 def test_rows_of_any_batch() -> None:
     rows = Rows(1, (1, 2, 17, 8), place=0, axis=0, of_one=2)
     assert rows.shape_for(torch.zeros(6, 17, 8)).tolist() == [3, 2, 17, 8]
+
+
+def test_a_name_that_is_no_module_is_left_alone() -> None:
+    scope = Scope(["x"], ["y"])
+    scope.graph = "its own"  # type: ignore[assignment]
+    assert scope.add("graph.relu", nn.ReLU(), ["x"], ["y"]) == "graph_.relu"
+    assert scope.add("graph.relu", nn.ReLU(), ["y"], ["z"]) == "graph_.relu_2"
+    assert scope.graph == "its own"
