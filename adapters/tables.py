@@ -40,6 +40,8 @@ _TARGETS = {
     },
     "width": "what makes the box wider",
     "height": "what makes the box higher",
+    "match": "what the detection needs to be found again",
+    "matches": "what the detections need to be found again, all together",
 }
 
 
@@ -115,7 +117,11 @@ def detections_table(result: Mapping[str, Any], card: Card) -> Group:
         )
     title = Text(result["image"], style="italic", overflow="fold")
     target = target_of(card)
-    notes = [] if target == "logit" else [f"The maps show {_TARGETS.get(target, target)}."]
+    notes = (
+        []
+        if target == "logit"
+        else [f"The maps show {_TARGETS.get(target, f'the target {target}')}."]
+    )
     return Group(title, table if result["explained"] else "nothing found", *notes)
 
 

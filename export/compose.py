@@ -17,8 +17,7 @@ from camcore.errors import ExportError, InputError, unknown_name
 from camcore.export.body import Body
 from camcore.export.boxes import PORTS
 from camcore.export.concepts import PORTS as CONCEPT_PORTS
-from camcore.export.detectors.coordinates import OF_DETECTIONS
-from camcore.export.detectors.explain import explain_detector
+from camcore.export.detectors.explain import OF_DETECTIONS, default_target, explain_detector
 from camcore.export.detectors.readings import Reading, get_reading
 from camcore.export.detectors.whole import is_detector
 from camcore.export.explained import Explained
@@ -32,7 +31,7 @@ from camcore.export.trace.collection import no_garbage_collection
 from camcore.export.trace.graphs import first_line, outputs_of
 from camcore.export.trace.modes import plain_modes
 from camcore.export.trace.subject import MODEL, Subject, name_inputs
-from camcore.export.trace.targets import TARGETS, Target, get_target
+from camcore.export.trace.targets import Target, get_target
 from camcore.export.trace.trace import Trace, trace
 from camcore.methods import get_method
 from camcore.scaling import How
@@ -90,7 +89,9 @@ def explain(
             the class's logit for most. With `similarity` or `dot` the output is an embedding
             (B, D), and the graph takes `queries` (B or 1, Q, D), whose cosines with it, or inner
             products, are the scores (B, Q). Of a detector's detections it may be where the box lies
-            in place of its class: `left`, `top`, `right`, `bottom`, `width` or `height`.
+            in place of its class: `left`, `top`, `right`, `bottom`, `width` or `height`; by methods
+            of many passes it is how well it is found again, each its own (`match`), or all of them
+            together (`matches`).
         output: the name or index of the model's output that is explained, by default the first.
         relu, normalize: post-processing; relu None takes the method's default.
         full_size: maps at image size, otherwise at the layer's own.
@@ -157,9 +158,11 @@ def explain(
         inputs = _of_frames(model, inputs)
     spec = image_spec or _assumed(inputs[0], frames)
     finds = detections is not None or is_detector(model)
-    known = OF_DETECTIONS if finds and target is not None else TARGETS
-    chosen_target = get_target(chosen.target if target is None else target, known)
-    subject = Subject(model, chosen_target, output, frames)
+    if finds:
+        what = get_target(default_target(chosen) if target is None else target, OF_DETECTIONS)
+    else:
+        what = get_target(chosen.target if target is None else target)
+    subject = Subject(model, what, output, frames)
     request = Request(
         subject=subject,
         inputs=_with_queries(subject, inputs),

@@ -17,7 +17,6 @@ from camcore.errors import ExportError
 from camcore.export.cut import dependents
 from camcore.export.detectors.origins import MOVES, PRODUCTS, VIEWS, Followed, Ids, slice_of_part
 from camcore.export.trace.graphs import module_of, operator_name, shape_of
-from camcore.export.trace.targets import Target
 
 aten = torch.ops.aten
 
@@ -30,9 +29,6 @@ COORDINATES: Mapping[str, tuple[tuple[int, float], ...]] = {
     "width": ((2, 1.0), (0, -1.0)),
     "height": ((3, 1.0), (1, -1.0)),
 }
-
-# What of a detection is explained: its class's logit, or where its box lies, in pixels.
-OF_DETECTIONS: Mapping[str, Target] = {name: Target(name) for name in ("logit", *COORDINATES)}
 
 # Ids and the derivative by the numbers of those ids, each of the shape of the value.
 Terms = dict[fx.Node, fx.Node]

@@ -1,6 +1,6 @@
 """Explain a detector: what it was asked for, checked; what was found; and its card."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -9,21 +9,42 @@ from torch import Tensor, nn
 import camcore
 from camcore.card import Card, ImageSpec
 from camcore.errors import InputError
-from camcore.export.detectors.compose import Composed, compose_detector
-from camcore.export.detectors.coordinates import COORDINATES, OF_DETECTIONS
+from camcore.export.detectors.compose import DETECTIONS, Composed, compose_detector
+from camcore.export.detectors.coordinates import COORDINATES
 from camcore.export.detectors.geometry import Frame
+from camcore.export.detectors.masked import compose_masked
+from camcore.export.detectors.matches import MATCHES
 from camcore.export.detectors.pyramid import compose_pyramid
 from camcore.export.detectors.whole import is_detector, outputs_of_detector, trace_detector
 from camcore.export.explained import ExplainedDetector
 from camcore.export.families import family_of
 from camcore.export.request import Found, Request, describe
-from camcore.methods import METHODS
+from camcore.export.trace.targets import TARGETS, Target
+from camcore.methods import METHODS, Method
 
 # Where two-stage detectors look at regions, and one-stage ones at a pyramid.
 _REGIONS, _PYRAMID = "roi_heads.box_roi_pool", "backbone"
 _HEAD, _BOX_HEAD = "head.classification_head", "head.regression_head"
 
+# What of detections is explained, by gradients and by many passes.
+_OF_GRADIENTS = {name: Target(name) for name in ("logit", *COORDINATES)}
+OF_DETECTIONS: Mapping[str, Target] = {**_OF_GRADIENTS, **MATCHES}
+
 _FIXED = "height and width are fixed, as those of all detectors are"
+
+
+def default_target(method: Method) -> str | Target:
+    """What of detections a method explains unless it is asked for something else."""
+    return next(iter(_targets_of(method)), TARGETS[method.target])
+
+
+def _targets_of(method: Method) -> Mapping[str, Target]:
+    family = family_of(method)
+    if family.of_matches:
+        return MATCHES
+    if family.of_detections and method.target == "logit":
+        return _OF_GRADIENTS
+    return {"logit": OF_DETECTIONS["logit"]} if family.of_pyramids else {}
 
 
 def explain_detector(
@@ -56,6 +77,17 @@ def explain_detector(
         found = Found(layers=layers, layouts=(), place=", ".join(layers), notes=(_FIXED,))
         labels = _count(request, class_names, None)
         explained, maps = None, "saliency_map"
+    elif family_of(request.method).of_matches:
+        layers = request.layers
+        if family_of(request.method).takes_layers and is_detector(detector):
+            layers = layers or (_PYRAMID,)
+        request = replace(request, top=top or DETECTIONS)
+        body = compose_masked(graph, layers, request, frame)
+        notes = (_FIXED, f"{body.runs} runs of the detector for each image")
+        found = Found(layers, layouts=(), place=", ".join(layers) or "the image", notes=notes)
+        labels = _count(request, class_names, None)
+        together = request.subject.target.name == "matches"
+        explained, maps = None, "saliency_map" if together else "detection_maps"
     else:
         of_boxes = request.subject.target.name in COORDINATES
         choices = [request.layers] if request.layers else default_layers(detector, of_boxes)
@@ -137,22 +169,17 @@ def _check(request: Request, top: int | None, dynamic_size: bool | None) -> None
             f"a detector is explained for one image (1, C, H, W), got {tuple(image.shape)} and "
             f"{len(request.inputs) - 1} further inputs"
         )
-    family = family_of(request.method)
-    if not (family.of_detections or family.of_pyramids):
-        expected = [
-            name
-            for name, each in METHODS.items()
-            if family_of(each).of_detections and each.target == "logit"
-        ]
-        expected += [name for name, each in METHODS.items() if family_of(each).of_pyramids]
+    family, targets = family_of(request.method), _targets_of(request.method)
+    if not targets:
+        expected = [name for name, each in METHODS.items() if _targets_of(each)]
         raise InputError(
             f"{request.method.name} is not for detections; expected {', '.join(expected)}"
         )
     target = request.subject.target.name
-    if target not in (OF_DETECTIONS if family.of_detections else ("logit",)):
-        expected = ", ".join(OF_DETECTIONS) if family.of_detections else "none"
+    if target not in targets:
         raise InputError(
-            f"{request.method.name} knows no target {target!r} of a detector, expected {expected}"
+            f"{request.method.name} of a detector explains the target {', '.join(targets)}, got "
+            f"{target!r}"
         )
     refused = {
         "eigen_smooth": request.eigen_smooth,
@@ -163,6 +190,9 @@ def _check(request: Request, top: int | None, dynamic_size: bool | None) -> None
         "concepts": request.concepts is not None,
         "full_size=False": not request.full_size,
         "dynamic_size=True": dynamic_size is True,
+        # Its runs go one by one.
+        "chunk": request.options.get("chunk", 1) not in (None, 1),
+        f"combine={request.combine!r}": request.combine != request.method.combine,
         f"class_ids={request.class_ids!r}": request.class_ids not in ("required", "best"),
     }
     given = [name for name, asked in refused.items() if asked]

@@ -5,6 +5,7 @@ the absolute value of each, at the coarsest level's size, one behind the other.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -18,31 +19,40 @@ from camcore.export.trace.graphs import outputs_of, return_values, shape_of
 from camcore.scaling import resize
 
 
+class Pyramid(NamedTuple):
+    """The levels (1, C, h, w) of a graph, and how many channels each has; the grid of the coarsest,
+    and where that lies in the image (`over_level`).
+    """
+
+    levels: list[fx.Node]
+    channels: list[int]
+    grid: tuple[int, int]
+    placement: tuple[Tensor, Tensor]
+
+
 class PyramidBody(nn.Module):
     """From an image (1, C, H, W) to all that the detector finds, and `saliency_map` (1, 1, H, W).
 
     Args:
         detector: gives `(*found, *levels)`.
         count: how many outputs are found.
-        grid: that of the coarsest level.
     """
 
     def __init__(
         self,
         detector: fx.GraphModule,
         count: int,
-        grid: tuple[int, int],
         request: Request,
-        placement: tuple[Tensor, Tensor],
-        channels: int,
+        pyramid: Pyramid,
     ) -> None:
         super().__init__()
         self.detector = detector
-        self._count, self._grid = count, grid
+        self._count, self._grid = count, pyramid.grid
         # In a tuple, for the request holds the user's model, which must not become a submodule.
         self._request = (request,)
-        self._kernel = request.kernel("space" if grid[0] * grid[1] <= channels else "channels")
-        self.over_level = OverLevel(placement)
+        points = pyramid.grid[0] * pyramid.grid[1]
+        self._kernel = request.kernel("space" if points <= sum(pyramid.channels) else "channels")
+        self.over_level = OverLevel(pyramid.placement)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         returned = self.detector(image)
@@ -60,10 +70,8 @@ def join(levels: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
     return torch.cat([resize(level.abs(), grid) for level in levels], dim=1)
 
 
-def compose_pyramid(
-    graph: fx.GraphModule, layers: Sequence[str], request: Request, frame: Frame
-) -> PyramidBody:
-    """The body that explains the image by all that the layers return.
+def find_pyramid(graph: fx.GraphModule, layers: Sequence[str], frame: Frame) -> Pyramid:
+    """All that the layers return, as levels of one pyramid.
 
     Raises:
         InputError: no layers were named, of a detector that has no `backbone` of torchvision's.
@@ -89,10 +97,21 @@ def compose_pyramid(
             f"the coarsest level of {', '.join(layers)!r} is a single point, so a map of all "
             "levels at its size shows nothing: name layers that are finer, one for each level"
         )
-    returned = outputs_of(graph)
-    return_values(graph, [*returned, *levels])
     like = next(graph.buffers())
     rows, columns = (each.to(like.device) for each in over_level(frame, grid))
-    channels = sum(int(size[1]) for size in sizes)
+    return Pyramid(levels, [int(size[1]) for size in sizes], grid, (rows, columns))
+
+
+def compose_pyramid(
+    graph: fx.GraphModule, layers: Sequence[str], request: Request, frame: Frame
+) -> PyramidBody:
+    """The body that explains the image by all that the layers return.
+
+    Raises:
+        InputError, ExportError: as `find_pyramid`.
+    """
+    pyramid = find_pyramid(graph, layers, frame)
+    returned = outputs_of(graph)
+    return_values(graph, [*returned, *pyramid.levels])
     detector = fx.GraphModule(graph, graph.graph)
-    return PyramidBody(detector, len(returned), grid, request, (rows, columns), channels)
+    return PyramidBody(detector, len(returned), request, pyramid)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision.models.detection.fcos import FCOS
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.retinanet import RetinaNet
@@ -122,7 +123,14 @@ def trace_detector(
     """
     check_model(detector)
     whole = Whole(detector, reading)
-    with kept_state(detector), torch.no_grad(), without_counting(), warnings.catch_warnings():
+    with (
+        kept_state(detector),
+        torch.no_grad(),
+        # The plain form of attention has gradient rules; the fused kernels have none.
+        sdpa_kernel(SDPBackend.MATH),
+        without_counting(),
+        warnings.catch_warnings(),
+    ):
         check_example(whole, (image,))
         warnings.filterwarnings("ignore", message="The tensor attribute.* assigned during export")
         try:

@@ -26,7 +26,8 @@ class Family:
     `check` raises an `InputError` for options that the kind does not take. `takes_layers` says that
     layers may be named; `many_passes`, that it looks at the scores of many masked passes, which can
     be taken in steps; `of_detections`, that it explains what a detector finds, one by one;
-    `of_pyramids`, that it explains a detector's image as a whole.
+    `of_pyramids`, that it explains a detector's image as a whole; `of_matches`, that it runs a
+    detector many times, and explains what of its detections is left.
     """
 
     compose: Callable[[Request, Trace], Composed]
@@ -35,6 +36,7 @@ class Family:
     many_passes: bool = False
     of_detections: bool = False
     of_pyramids: bool = False
+    of_matches: bool = False
 
 
 def check_sizes(request: Request) -> None:

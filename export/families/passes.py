@@ -151,7 +151,7 @@ def _of_layers(bodies: Bodies) -> Family:
     return Family(partial(_compose_of_layers, bodies), _check, many_passes=True)
 
 
-ABLATIONS = _of_layers(Bodies(AblationBody, LinearAblationBody))
+ABLATIONS = replace(_of_layers(Bodies(AblationBody, LinearAblationBody)), of_matches=True)
 CHANNEL_MASKS = _of_layers(Bodies(ScoreBody))
 POINTS = _of_layers(Bodies(ReciproBody, LinearReciproBody))
 RANDOM_MASKS = Family(
@@ -159,4 +159,5 @@ RANDOM_MASKS = Family(
     _check_without_layers,
     takes_layers=False,
     many_passes=True,
+    of_matches=True,
 )

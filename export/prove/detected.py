@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from camcore.export.detectors.coordinates import COORDINATES
+from camcore.export.detectors.matches import MATCHES
 from camcore.export.detectors.whole import Whole, is_detector
 from camcore.export.prove.eager import Recorded
 from camcore.export.prove.prove import ROUNDING
+from camcore.export.prove.reruns import ablated_maps, masked_maps
 from camcore.export.prove.watch import SoundBatchNorms
 from camcore.export.request import Found, Request
 from camcore.export.trace.state import kept_state
@@ -84,6 +86,8 @@ class Detected:
 
     def map_of(self, place: int) -> NDArray[np.float64] | None:
         """The map (H, W) of a detection, None where it is not told what that stems from."""
+        if self.request.subject.target.name in MATCHES:
+            return self._reruns[place]
         origin = None
         explained = self._coordinate(place)
         if explained is None:
@@ -123,15 +127,30 @@ class Detected:
         return origin[1] // self.products[origin[0]].shape[1]
 
     def map_of_image(self) -> NDArray[np.float64]:
-        """The map (H, W) of all levels that the layers gave, joined at the coarsest's size."""
+        """The map (H, W) of all levels that the layers gave, or of all detections together."""
+        if self.request.subject.target.name in MATCHES:
+            return self._reruns[0]
+        raw = self.request.method.kernel(self._joined[0], **self.request.options)
+        return self._over_level(self._scaled_raw(raw))
+
+    @property
+    def _joined(self) -> Tensor:
+        """All levels, (1, C, h, w), joined at the coarsest's size."""
         levels = [value.value.detach().double().abs() for value in self.values]
         coarsest = min((level.shape[2:] for level in levels), key=lambda size: size.numel())
-        joined = torch.cat(
+        return torch.cat(
             [nn.functional.interpolate(x, coarsest, mode="bilinear") for x in levels], 1
         )
-        return self._over_level(
-            self._scaled_raw(self.request.method.kernel(joined[0], **self.request.options))
-        )
+
+    @cached_property
+    def _reruns(self) -> list[NDArray[np.float64]]:
+        """The map of each detection, or of all together, by what other runs find of them."""
+        with SoundBatchNorms(), kept_state(self.request.subject.user_model):
+            if not self.values:
+                raw = masked_maps(self.request, self.image, self.found)
+                return [self._scaled_raw(each) for each in raw]
+            raw = ablated_maps(self.request, self.about, self.image, self.found, self._joined[0])
+            return [self._over_level(self._scaled_raw(each)) for each in raw]
 
     def moved_maps_of_image(self) -> Iterator[NDArray[np.float64]]:
         """Those of the image with rounding errors."""

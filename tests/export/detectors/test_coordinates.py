@@ -156,10 +156,10 @@ def test_another_coordinate_is_refused_by_the_proof(tmp_path: Path) -> None:
 
 
 def test_what_has_no_coordinate() -> None:
-    with pytest.raises(UnknownNameError, match="nearest: bottom, height, left, logit, right"):
+    with pytest.raises(UnknownNameError, match="unknown target 'probability'; nearest"):
         explain(ssd(), image(0, GIVEN), target="probability")
     with pytest.raises(
-        InputError, match="eigencam knows no target 'left' of a detector, expected none"
+        InputError, match="eigencam of a detector explains the target logit, got 'left'"
     ):
         explain(ssd(), image(0, GIVEN), method="eigencam", target="left")
 

@@ -1,16 +1,13 @@
 """A wrong file of a detector is refused, whatever is wrong with it; a right one is kept."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
-import torch
 from torch import Tensor, nn
 
 from camcore.adapters import load
@@ -18,7 +15,6 @@ from camcore.errors import InputError, ProofError
 from camcore.export import ExplainedDetector, explain, save
 from camcore.export.detectors.readings import detr
 from camcore.export.prove.detected import Detected
-from camcore.export.request import Found
 from camcore.export.write.capture import capture
 from camcore.export.write.write import WRITERS
 from tests.export.detectors.nets import (
@@ -28,7 +24,6 @@ from tests.export.detectors.nets import (
     image,
     mask_rcnn,
     queries,
-    retinanet,
     ssd,
 )
 from tests.export.oracle import fast_in, first_fast
@@ -154,20 +149,3 @@ def test_where_nothing_is_found_nothing_is_proven(tmp_path: Path) -> None:
     blind: Any = explain(model, image(0, GIVEN))
     with pytest.raises(ProofError, match="finds nothing in the example"):
         save(blind, tmp_path / "blind.pt2")
-
-
-@pytest.mark.parametrize("make", [ssd, faster_rcnn, retinanet])
-def test_a_score_of_one_is_told_by_its_box(make: Any) -> None:
-    """In single precision nothing raises it; its box is moved, unless that fills the image."""
-    request: Any = SimpleNamespace(subject=SimpleNamespace(user_model=make()), detections=None)
-    layer = "roi_heads.box_roi_pool" if make is faster_rcnn else "backbone"
-    found = Found(layers=(layer,), layouts=(), place=layer)
-    eager = Detected.of(request, found, image(1, GIVEN))
-    flat = 1 + 0 * sum(product.sum() for product in eager.products)
-    certain = replace(eager, found=[*eager.found[:2], flat * torch.ones_like(eager.found[2])])
-    told = [certain.origin(place) for place in range(12)]
-    expected = [eager.origin(place) for place in range(12)]
-    assert [known in (None, right) for known, right in zip(told, expected, strict=True)] == [
-        True
-    ] * 12
-    assert len([known for known in told if known is not None]) >= 4
