@@ -8,15 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-import camcore
-from camcore.card import CLASS_IDS, QUERIES, Card, ImageSpec, Probabilities, assume_image
+from camcore.card import ImageSpec, Probabilities
 from camcore.errors import ExportError, InputError, unknown_name
-from camcore.export.body import Body
-from camcore.export.boxes import PORTS
-from camcore.export.concepts import PORTS as CONCEPT_PORTS
+from camcore.export.cards import check_ports, check_rows, classes_of, describe_classifier
 from camcore.export.detectors.explain import OF_DETECTIONS, default_target, explain_detector
 from camcore.export.detectors.readings import Reading, get_reading
 from camcore.export.detectors.whole import is_detector
@@ -25,19 +21,26 @@ from camcore.export.families import check_request, compose
 from camcore.export.families.family import Composed
 from camcore.export.find.modules import Layer, name_layers
 from camcore.export.find.scores import find_probabilities, first_answer
-from camcore.export.request import Boxes, Found, Request, describe
-from camcore.export.trace.checks import check_example, check_model
+from camcore.export.given import (
+    as_inputs,
+    assumed,
+    check_class_ids,
+    check_class_names,
+    check_pixels,
+    check_queries,
+    of_frames,
+    with_queries,
+)
+from camcore.export.request import Boxes, Request
+from camcore.export.trace.checks import check_model
 from camcore.export.trace.collection import no_garbage_collection
-from camcore.export.trace.graphs import first_line, outputs_of
+from camcore.export.trace.graphs import first_line
 from camcore.export.trace.modes import plain_modes
-from camcore.export.trace.subject import MODEL, Subject, name_inputs
+from camcore.export.trace.subject import MODEL, Subject
 from camcore.export.trace.targets import Target, get_target
 from camcore.export.trace.trace import Trace, trace
 from camcore.methods import get_method
 from camcore.scaling import How
-
-# A number that no size of a model is likely to have, as a trace takes equal sizes for one.
-EXAMPLE_QUERIES = 19
 
 
 @no_garbage_collection()
@@ -153,10 +156,10 @@ def explain(
         if name not in chosen.options:
             raise unknown_name(f"option of {method}", name, chosen.options)
     check_model(model)
-    inputs = _as_inputs(example)
+    inputs = as_inputs(example)
     if frames:
-        inputs = _of_frames(model, inputs)
-    spec = image_spec or _assumed(inputs[0], frames)
+        inputs = of_frames(model, inputs)
+    spec = image_spec or assumed(inputs[0], frames)
     finds = detections is not None or is_detector(model)
     if finds:
         what = get_target(default_target(chosen) if target is None else target, OF_DETECTIONS)
@@ -165,7 +168,7 @@ def explain(
     subject = Subject(model, what, output, frames)
     request = Request(
         subject=subject,
-        inputs=_with_queries(subject, inputs),
+        inputs=with_queries(subject, inputs),
         method=chosen,
         layers=name_layers(model, layer),
         options=chosen.options | options,
@@ -176,7 +179,7 @@ def explain(
         eigen_smooth=eigen_smooth,
         aug_smooth=aug_smooth,
         stepwise=stepwise,
-        pixels=_check_pixels(spec, inputs[0]) if pixels else None,
+        pixels=check_pixels(spec, inputs[0]) if pixels else None,
         boxes=None if boxes is None else Boxes(boxes, box_confidence),
         concepts=concepts,
         class_ids=class_ids,
@@ -184,9 +187,9 @@ def explain(
         detections=get_reading(detections),
     )
     if not finds:
-        _check_class_ids(class_ids, top)
+        check_class_ids(class_ids, top)
         if subject.takes_queries:
-            _check_queries(subject, class_ids, class_names)
+            check_queries(subject, class_ids, class_names)
     check_request(request)
     if finds:
         return explain_detector(
@@ -199,101 +202,23 @@ def explain(
         )
     answer = first_answer(subject, request.inputs)
     if answer is not None:  # what can be known before minutes of work
-        _check_class_names(class_names, answer.shape[1])
+        check_class_names(class_names, answer.shape[1])
     traced = _trace(request, dynamic_size)
-    num_classes = _count_classes(traced, subject.takes_queries)
-    _check_class_names(class_names, num_classes)
+    num_classes = classes_of(traced, subject.takes_queries)
+    check_class_names(class_names, num_classes)
     if request.top > num_classes and not subject.takes_queries:
         raise InputError(f"top={top} classes were asked for, the model has {num_classes}")
     if aug_smooth:
-        _check_rows(traced)
+        check_rows(traced)
     traced, (found, body) = _compose(request, traced, free=dynamic_size)
     card = replace(
-        _describe(request, traced, found, body, spec),
+        describe_classifier(request, traced, found, body, spec),
         model=model_name or type(model).__name__,
         class_names=tuple(class_names) if class_names is not None else None,
         probabilities=probabilities or find_probabilities(subject, request.inputs, answer),
     )
-    _check_ports(card)
+    check_ports(card)
     return Explained(body, request, found, card).eval()
-
-
-def _of_frames(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """A model's inputs with its videos (B, T, C, H, W) as (B, C, T, H, W).
-
-    Raises:
-        InputError: they are none, or the model does not take them.
-    """
-    video, *others = inputs
-    if video.ndim != 5 or video.shape[1] < 2:
-        raise InputError(
-            f"frames=True is for videos (B, T, C, H, W) of two frames or more, the example is of "
-            f"shape {tuple(video.shape)}"
-        )
-    check_example(model, inputs)
-    return video.transpose(1, 2), *others
-
-
-def _assumed(image: Tensor, frames: bool) -> ImageSpec:
-    """The spec of images (B, C, *S), or of frames, of which nobody said anything."""
-    if image.ndim != 4 and not frames:
-        return ImageSpec(None, None)
-    return assume_image((image.shape[-2], image.shape[-1]), image.shape[1])
-
-
-def _check_class_names(class_names: Sequence[str] | None, num_classes: int) -> None:
-    if class_names is not None and len(class_names) != num_classes:
-        raise InputError(
-            f"{len(class_names)} class names were given for a model of {num_classes} classes"
-        )
-
-
-def _check_class_ids(class_ids: str, top: int | None) -> None:
-    if class_ids not in CLASS_IDS:
-        raise unknown_name("choice of class_ids", str(class_ids), CLASS_IDS)
-    if top is not None and class_ids != "best":
-        raise InputError(
-            f"top={top} is for class_ids='best', got {class_ids!r}: K times -1 in the input "
-            "`class_ids` asks for the K best"
-        )
-    if top is not None and not (isinstance(top, int) and top > 0):
-        raise InputError(f"expected top to be 1 or more, got {top!r}")
-
-
-def _check_queries(subject: Subject, class_ids: str, class_names: Sequence[str] | None) -> None:
-    """Raises an `InputError` for what is not known before the queries are."""
-    name = subject.target.name
-    if class_ids == "all":
-        raise InputError(
-            f"class_ids='all' and the target {name!r} do not go together, whose queries come when "
-            "the file runs: name all of them then"
-        )
-    if class_names is not None:
-        raise InputError(
-            f"the target {name!r} has no classes but its queries: leave out class_names"
-        )
-
-
-def _with_queries(subject: Subject, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The inputs, and random queries behind them where the target takes some."""
-    if not subject.takes_queries:
-        return inputs
-    check_example(subject.ask, inputs)
-    with torch.no_grad():
-        _, embedding = subject.embed(*inputs)
-    shape = (len(embedding), EXAMPLE_QUERIES, embedding.shape[1])
-    generator = torch.Generator().manual_seed(0)
-    return *inputs, torch.randn(shape, generator=generator).to(embedding)
-
-
-def _check_pixels(spec: ImageSpec, image: Tensor) -> ImageSpec:
-    channels = image.shape[1]
-    if {len(spec.mean), len(spec.std)} - {1, channels}:
-        raise InputError(
-            f"images of {channels} channels want a mean and a standard deviation for each, got "
-            f"{spec.mean} and {spec.std}: give an image_spec that fits"
-        )
-    return spec
 
 
 def _compose(request: Request, traced: Trace, free: bool | None) -> tuple[Trace, Composed]:
@@ -311,79 +236,6 @@ def _compose(request: Request, traced: Trace, free: bool | None) -> tuple[Trace,
     return traced, compose(request, traced)
 
 
-def _describe(
-    request: Request, traced: Trace, found: Found, body: Body[Any], spec: ImageSpec
-) -> Card:
-    """The card but for what the caller calls the model and its classes."""
-    names, explained = _output_names(request)
-    sizes = [] if traced.dynamic_size else traced.size
-    depth, height, width = [None] * (3 - len(sizes)) + [*sizes]
-    subject = request.subject
-    others = request.inputs[1:]
-    queries = others[-1].shape[2] if subject.takes_queries else None
-    further = name_inputs(subject.user_model, len(others) - (queries is not None), names)
-    if queries is not None:
-        further = (*further, QUERIES)
-    return Card(
-        method=request.method.name,
-        layer=found.place,
-        image=replace(
-            spec,
-            depth=depth,
-            height=height,
-            width=width,
-            spatial_ndim=len(traced.size),
-            channels=request.inputs[0].shape[1],
-            dtype="float32" if request.pixels is None else "uint8",
-            frames=subject.frames,
-        ),
-        num_classes=_count_classes(traced, subject.takes_queries),
-        outputs=(*names, "classes", "saliency_map", *_additions(request, found)),
-        inputs=("image", *further, *(["class_ids"] if request.takes_ids else [])),
-        explained=explained,
-        class_ids=request.class_ids,
-        top=request.top,
-        map_size="image" if request.full_size else "feature",
-        options=describe(request, found),
-        notes=(*traced.notes, *found.notes),
-        steps=body.steps,
-        state=body.state,
-        boxes=None if request.boxes is None else request.boxes.most,
-        concepts=request.concepts,
-        queries=queries,
-        versions={"camcore": camcore.__version__, "torch": str(torch.__version__)},
-    )
-
-
-def _additions(request: Request, found: Found) -> tuple[str, ...]:
-    """The outputs behind the maps."""
-    of_boxes = PORTS if request.boxes else ()
-    if found.concepts is None:
-        return of_boxes
-    maps, scores = CONCEPT_PORTS
-    return (*of_boxes, maps, *([] if found.concepts.weight is None else [scores]))
-
-
-def _check_ports(card: Card) -> None:
-    """Raises an `ExportError` where the model's own names are those that the file adds."""
-    additions = {"boxes": (card.boxes, PORTS), "concepts": (card.concepts, CONCEPT_PORTS)}
-    for name, (asked, ports) in additions.items():
-        found = {*ports} & {*card.inputs, *card.own_outputs}
-        if asked is not None and found:
-            raise ExportError(
-                f"the model itself has inputs or outputs called {sorted(found)}, as a file with "
-                f"{name} has. Leave out {name}, or wrap the model in a module that calls them "
-                "otherwise"
-            )
-    taken = {"steps", "state", "next_state"} & {*card.inputs, *card.outputs}
-    if card.steps is not None and taken:
-        raise ExportError(
-            f"the model itself has inputs or outputs called {sorted(taken)}, as a file that takes "
-            "its passes in steps has. Leave out stepwise, or wrap the model in a module that calls "
-            "them otherwise"
-        )
-
-
 def _trace(request: Request, dynamic_size: bool | None) -> Trace:
     subject = request.subject
     return trace(
@@ -393,46 +245,3 @@ def _trace(request: Request, dynamic_size: bool | None) -> Trace:
         root=MODEL,
         queries=subject.takes_queries,
     )
-
-
-def _count_classes(traced: Trace, queries: bool) -> int:
-    """The number of scores for each image; 0 where they are those of queries, a free number."""
-    shape = outputs_of(traced.graph)[-1].meta["val"].shape
-    if queries:
-        return 0
-    if not isinstance(shape[0], torch.SymInt) or not isinstance(shape[1], int):
-        raise ExportError(
-            f"what is explained has the shape ({', '.join(map(str, shape))}), expected scores "
-            "(B, N): a row for each image, of a number of classes that no size changes"
-        )
-    return shape[1]
-
-
-def _check_rows(traced: Trace) -> None:
-    """Outputs must have a row for each image, where the plain image's is to be told from others."""
-    for output in outputs_of(traced.graph)[:-2]:
-        shape = output.meta["val"].shape
-        if not shape or not isinstance(shape[0], torch.SymInt):
-            raise ExportError(
-                f"aug_smooth runs six variants of each image in one batch, and the model returns a "
-                f"tensor of shape ({', '.join(map(str, shape))}) that has no row for each image. "
-                "Leave aug_smooth out, or wrap the model in a module that does not return it"
-            )
-
-
-def _output_names(request: Request) -> tuple[tuple[str, ...], str | None]:
-    """The names of the model's own outputs, which only a run of it tells, and the explained one."""
-    with torch.no_grad():
-        outputs, _, _ = request.subject.answer(*request.inputs)
-    return tuple(outputs), request.subject.explained_output(outputs)
-
-
-def _as_inputs(example: Any) -> tuple[Tensor, ...]:
-    inputs = example if isinstance(example, tuple) else (example,)
-    if not inputs or not all(isinstance(each, Tensor) for each in inputs) or inputs[0].ndim < 2:
-        raise InputError(
-            f"the example is {type(example).__name__} {[type(each).__name__ for each in inputs]}, "
-            "expected images (B, C, H, W), or a tuple of tensors with all that the model takes, "
-            "images first"
-        )
-    return inputs

@@ -90,7 +90,7 @@ ROAD = [
     ["gradient"],
     ["passes"],
     ["families"],
-    ["explained"],
+    ["explained", "given", "cards"],
     ["detectors"],
     ["compose"],
     ["write", "prove"],
