@@ -4,20 +4,25 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from torch import Tensor
+import torch
+from torch import Tensor, fx
 
 from camcore.errors import ExportError, InputError
 from camcore.export.cut import Cut, cut_with_inner
 from camcore.export.families.family import Composed, Family
+from camcore.export.find.affine import operator_of
 from camcore.export.find.biases import find_biases
 from camcore.export.find.frames import check_frames, folds_frames, unfolded
-from camcore.export.find.grids import Layout
+from camcore.export.find.grids import Layout, find_layout
+from camcore.export.find.places import placed
 from camcore.export.gradient.body import GradientBody, Passed
 from camcore.export.gradient.gradient import Gradient, gradient_of
 from camcore.export.request import Found, Kernel, Request
 from camcore.export.trace.graphs import module_of
 from camcore.export.trace.trace import Trace
 from camcore.fullgrad import fullgrad_input
+
+aten = torch.ops.aten
 
 
 class FullGradBody(GradientBody):
@@ -76,6 +81,7 @@ def _compose(request: Request, traced: Trace) -> Composed:
         )
     nodes = [bias.node for bias in biases]
     frames = [folds_frames(node) for node in nodes]
+    _check_places(request, traced, nodes)
     if any(frames):
         first = nodes[frames.index(True)]
         check_frames(traced, module_of(first), first)
@@ -93,6 +99,31 @@ def _compose(request: Request, traced: Trace) -> Composed:
     parts = cut_with_inner(graph, [image], nodes)
     gradient = gradient_of(parts, [image], nodes, contrast=request.subject.target.contrast)
     return found, FullGradBody(request, found, parts, 1, gradient)
+
+
+# They may move the points of a map.
+_MOVES = {
+    *(aten.flip, aten.gather, aten.index, aten.index_select, aten.movedim, aten.permute),
+    *(aten.roll, aten.slice, aten.transpose),
+}
+
+
+def _check_places(request: Request, traced: Trace, nodes: Sequence[fx.Node]) -> None:
+    """Raises an `ExportError` where a bias is added to what does not lie as the image does."""
+    if not any(operator_of(node) in _MOVES for node in traced.graph.graph.nodes):
+        return
+    for node in nodes:
+        layout = find_layout(node, traced.size)
+        if isinstance(layout, str):  # a single point
+            continue
+        if layout.kind == "channels_first":
+            layout = placed(traced, module_of(node), node, layout)
+        if layout.kind != "channels_first" or layout.turn is not None:
+            raise ExportError(
+                f"{request.method.name} draws a map of every bias as it lies, and that of "
+                f"{module_of(node)!r} is {layout.describe() or layout.turn.describe()}, not (B, C, "
+                "H, W) as the image. Choose another method"
+            )
 
 
 FAMILY = Family(_compose, _check, takes_layers=False)

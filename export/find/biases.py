@@ -60,7 +60,8 @@ def find_biases(traced: Trace) -> list[Bias]:
 
 def _is_map(value: fx.Node, image: fx.Node) -> bool:
     """Whether it is (B, C, *S), of however few points, or (B * T, C, H, W) of a video's frames."""
-    if not isinstance(value.meta["val"], Tensor):
+    made = value.meta["val"]
+    if not isinstance(made, Tensor) or made.ndim < 2 or not isinstance(made.shape[1], int):
         return False
     shape, expected = shape_of(value), shape_of(image)
     if folds_frames(value):

@@ -171,7 +171,8 @@ def is_in_proportion(node: fx.Node, size: tuple[int, ...]) -> bool:
 
 def _layout_of_map(node: fx.Node, shape: tuple[int, ...], size: tuple[int, ...]) -> Layout | str:
     first, last = _is_grid(shape[2:], size), _is_grid(shape[1:-1], size)
-    if first and last:
+    transposed = _is_grid(shape[:1:-1], size)
+    if last and (first or transposed):
         first = not _speaks_for_channels_last(node)
     if last and not first:
         return _unless_a_point(Layout("channels_last", len(size)), shape[1:-1])

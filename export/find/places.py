@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.nn import functional as F
 
 from camcore.errors import ExportError
 from camcore.export.find.grids import Layout
@@ -26,18 +25,22 @@ _PROBED: dict[int, list[tuple[float, ...]]] = {
     2: [(1 / 8, 5 / 8), (5 / 8, 7 / 8), (7 / 8, 3 / 8), (3 / 8, 1 / 8)],
     3: [(1 / 8, 5 / 8, 3 / 8), (5 / 8, 7 / 8, 1 / 8), (7 / 8, 3 / 8, 5 / 8), (3 / 8, 1 / 8, 7 / 8)],
 }
-# What was found to be turned is looked at in more places: four may be a shuffle's by chance.
+# Where those tell of a move, more are asked.
 _EVERYWHERE = {
     rank: list(product((1 / 8, 3 / 8, 5 / 8, 7 / 8), repeat=rank))[:: 5 if rank == 3 else 1]
     for rank in _PROBED
 }
 
-# A point's view is narrow if a window of half the image's sides has so much of it, ...
-_NARROW = 0.6
-# ... it is elsewhere if the window where it should be has less than this share of that, ...
-_ELSEWHERE = 0.6
-# ... and there if it has so much.
-_THERE = 0.85
+# A view that is wider than this tells nothing: one of the whole image alike has 0.29.
+_WIDEST = 0.17
+# A point is elsewhere if the middle of its view is farther away than this, half a cell (a strided
+# convolution without padding looks at a corner of it) and the view's own width.
+_AWAY = 0.1
+# So many of the few, and of the many, are elsewhere where points were moved, and so many at most
+# where they were not.
+_SUSPECT, _MOVED, _UNMOVED = 0.5, 0.25, 0.1
+
+_DRAWS = 3  # of random images, each stronger, for points that look at nothing in one of them
 
 
 def placed(traced: Trace, layer: str, activation: fx.Node, layout: Layout) -> Layout:
@@ -51,60 +54,46 @@ def placed(traced: Trace, layer: str, activation: fx.Node, layout: Layout) -> La
     """
     find = _views_of_frames if layout.frames else _views
     views = find(traced, activation, layout, _PROBED)
-    if views is None or views.widest <= _NARROW:
+    as_it_is, *turns = Turn.all_of(layout.spatial_ndim)
+    if views is None or views.elsewhere(as_it_is) < _SUSPECT:
         return layout
-    as_it_is, *turns = Turn.all_of(len(views.size))
-    if views.seen_there(as_it_is) >= _ELSEWHERE * views.widest:
+    views = find(traced, activation, layout, _EVERYWHERE)
+    if views is None or views.elsewhere(as_it_is) < _MOVED:
         return layout
-    best = max(turns, key=views.seen_there)
-    turned = replace(layout, turn=best)
-    again = find(traced, activation, turned, _EVERYWHERE)
-    if again is None or again.seen_there(as_it_is) < _THERE * again.widest:
+    best = min(turns, key=views.elsewhere)
+    if views.elsewhere(best) > _UNMOVED:
         raise ExportError(
             f"the points of layer {layer!r} do not lie in the order of the image's rows and "
             "columns: they look at other places than those where a map of them would be drawn. "
             "Choose a layer before they are moved, or behind where they are put back"
         )
-    return turned
+    return replace(layout, turn=best)
 
 
 @dataclass(frozen=True)
 class _Views:
-    """What points of a grid look at: `shares` (n, ...) that windows of the image have of it.
-
-    Windows are half as long as the image's sides `size`; each has its first pixel in `shares`.
+    """What points of a grid look at: the `middles` (n, D) and the `widths` of their views, standard
+    deviations, in fractions of the image's sides.
     """
 
     cells: list[tuple[int, ...]]
     grid: tuple[int, ...]
-    size: tuple[int, ...]
-    window: list[int]
-    shares: Tensor
+    middles: Tensor
+    widths: Tensor
 
-    @property
-    def widest(self) -> float:
-        """The most of it that one window has, in the mean of all points."""
-        return float(self.shares.flatten(1).amax(dim=1).mean())
-
-    def seen_there(self, turn: Turn) -> float:
-        """What the window has where a point is drawn, if the grid is turned so."""
-        found = []
-        for row, cell in zip(self.shares, self.cells, strict=True):
-            starts = map(_starts, *turn.cell(cell, self.grid), self.size, self.window)
-            found.append(row[tuple(starts)].amax())
-        return float(torch.stack(found).mean())
-
-
-def _starts(cell: int, cells: int, side: int, length: int) -> slice:
-    """Where windows start that are about the middle of a cell, within half a cell.
-
-    A strided convolution without padding looks at a corner of its cell.
-    """
-    middle, half = (cell + 0.5) * side / cells, side / cells / 2
-    first, last = (
-        min(max(round(middle + off - length / 2), 0), side - length) for off in (-half, half)
-    )
-    return slice(first, last + 1)
+    def elsewhere(self, turn: Turn) -> float:
+        """The share of the points whose view is not where they are drawn, if the grid is turned so,
+        of those that tell.
+        """
+        places = []
+        for cell in self.cells:
+            place, counts = turn.cell(cell, self.grid)
+            places.append([(n + 0.5) / count for n, count in zip(place, counts, strict=True)])
+        half_a_cell = 0.5 / torch.tensor(counts)
+        away = (self.middles - torch.tensor(places)).abs() > _AWAY + half_a_cell + self.widths
+        telling = self.widths <= _WIDEST
+        told = telling.any(dim=1)
+        return float((away & telling).any(dim=1)[told].float().mean()) if told.any() else 0.0
 
 
 def _views(
@@ -116,21 +105,26 @@ def _views(
     """What probed points look at, each of an image of its own; None if that cannot be told."""
     generator = torch.Generator().manual_seed(20183)
     places = probed[len(traced.size)]
-    image, *others = random_inputs(traced.graph, generator, len(places))
-    image.requires_grad_()
-    with torch.enable_grad():
-        values = layout.channels_first(Until(traced.graph, activation).value(image, *others))
-        grid = tuple(values.shape[2:])
-        if not values.is_floating_point() or math.prod(grid) == 1:
-            return None
-        signs = random_like(values[0].flatten(1)[:, 0], generator)
-        cells = [_cell(place, grid) for place in places]
-        points = [row[(slice(None), *cell)] for row, cell in zip(values, cells, strict=True)]
-        score = (torch.stack(points) * signs).sum()
-        if not score.requires_grad:
-            return None
-        (gradient,) = torch.autograd.grad(score, image, materialize_grads=True)
-    return _as_views(gradient.square().sum(dim=1), cells, grid)
+    looks: Any = 0
+    for draw in range(_DRAWS):
+        image, *others = random_inputs(traced.graph, generator, len(places))
+        image.mul_(4**draw).requires_grad_()
+        with torch.enable_grad():
+            values = layout.channels_first(Until(traced.graph, activation).value(image, *others))
+            grid = tuple(values.shape[2:])
+            if not values.is_floating_point() or math.prod(grid) == 1:
+                return None
+            signs = random_like(values[0].flatten(1)[:, 0], generator)
+            cells = [_cell(place, grid) for place in places]
+            points = [row[(slice(None), *cell)] for row, cell in zip(values, cells, strict=True)]
+            score = (torch.stack(points) * signs).sum()
+            if not score.requires_grad:
+                return None
+            (gradient,) = torch.autograd.grad(score, image, materialize_grads=True)
+        looks = looks + gradient.square().sum(dim=1)
+        if looks.flatten(1).any(dim=1).all():
+            break
+    return _as_views(looks, cells, grid)
 
 
 def _views_of_frames(
@@ -144,7 +138,7 @@ def _views_of_frames(
     image, *others = random_inputs(traced.graph, generator, 2)
     count = image.shape[2]
     image.requires_grad_()
-    views, cells = [], []
+    looks, cells = [], []
     with torch.enable_grad():
         values = layout.channels_first(Until(traced.graph, activation).value(image, *others))
         grid = tuple(values.shape[2:])
@@ -160,21 +154,29 @@ def _views_of_frames(
             (gradient,) = torch.autograd.grad(
                 score, image, retain_graph=True, materialize_grads=True
             )
-            views.append(gradient[0, :, -1].square().sum(dim=0))
-    return _as_views(torch.stack(views), cells, grid)
+            looks.append(gradient[0, :, -1].square().sum(dim=0))
+    return _as_views(torch.stack(looks), cells, grid)
 
 
-def _as_views(views: Tensor, cells: list[tuple[int, ...]], grid: tuple[int, ...]) -> _Views | None:
-    """From how much each point looks at each pixel, (n, *S); None where one looks at none."""
-    size = tuple(views.shape[1:])
-    total = views.flatten(1).sum(dim=1)
-    if not (total > 0).all() or not total.isfinite().all():
+def _as_views(looks: Tensor, cells: list[tuple[int, ...]], grid: tuple[int, ...]) -> _Views | None:
+    """From how much each point looks at each pixel, (n, *S); None where most look at nothing."""
+    looks = looks.double().cpu()
+    totals = looks.flatten(1).sum(dim=1)
+    alive = (totals > 0) & totals.isfinite()
+    if 2 * int(alive.sum()) < len(cells):
         return None
-    views = views / total.reshape(-1, *[1] * len(size))
-    window = [max(1, side // 2) for side in size]
-    pool: Any = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[len(size)]
-    shares = pool(views[:, None], window, stride=1)[:, 0] * math.prod(window)
-    return _Views(cells, grid, size, window, shares)
+    shares = looks[alive] / totals[alive].reshape(-1, *[1] * (looks.ndim - 1))
+    middles, widths = [], []
+    for axis in range(1, looks.ndim):
+        others = [n for n in range(1, looks.ndim) if n != axis]
+        along = shares.sum(dim=others) if others else shares
+        pixels = (torch.arange(along.shape[1]) + 0.5) / along.shape[1]
+        middle = (along * pixels).sum(dim=1)
+        spread = (along * (pixels - middle[:, None]).square()).sum(dim=1).sqrt()
+        middles.append(middle)
+        widths.append(spread)
+    seen = [cell for cell, looking in zip(cells, alive.tolist(), strict=True) if looking]
+    return _Views(seen, grid, torch.stack(middles, 1), torch.stack(widths, 1))
 
 
 def _cell(place: Sequence[float], grid: Sequence[int]) -> tuple[int, ...]:

@@ -191,6 +191,8 @@ def _averaged(node: fx.Node, given: list[Tensor]) -> _Coordinates:
         return None  # over all axes
     _, axes, *keep = node.args
     means = [values.mean(axes, *keep) for values in given]  # type: ignore[arg-type]
+    if all(_are_alike(values[0].flatten()) for values in means):
+        means = [torch.full_like(values, math.nan) for values in means]  # of the whole image
     # A maximum along one axis comes with where on it that was.
     return [[mean, mean] for mean in means] if node.target is aten.max.dim else means
 
