@@ -11,9 +11,10 @@ from torchvision.models import resnet18
 from camcore.errors import ExportError, InputError
 from camcore.export.detectors.whole import Whole, is_detector, trace_detector
 from tests.export.detectors.nets import DETECTORS, image, retinanet, ssd
+from tests.export.oracle import first_fast
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", first_fast([*reversed(DETECTORS)], 2))
 def test_what_is_found(name: str) -> None:
     model = DETECTORS[name]()
     graph = trace_detector(model, image(0))
