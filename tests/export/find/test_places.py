@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from camcore.errors import ExportError
 from camcore.export import explain
 from tests.export.models import NUM_CLASSES, build
+from tests.export.oracle import in_turn
 
 Move = Callable[[Tensor], Tensor]
 
@@ -77,8 +78,9 @@ def explained(model: nn.Module, layer: str, method: str = "gradcam") -> Any:
     return explain(model, EXAMPLE, layer=layer, method=method, dynamic_size=False)
 
 
-@pytest.mark.parametrize("method", ["gradcam", "eigencam", "scorecam", "guided-gradcam"])
-@pytest.mark.parametrize("name", MOVES)
+@pytest.mark.parametrize(
+    ("name", "method"), in_turn(MOVES, ["gradcam", "eigencam", "scorecam", "guided-gradcam"])
+)
 def test_a_map_that_was_moved(name: str, method: str) -> None:
     move, _ = MOVES[name]
     with pytest.raises(ExportError, match="'after' do not lie in the order of the image's rows"):
@@ -144,8 +146,9 @@ def test_points_that_look_at_a_corner_of_their_cell(stride: int) -> None:
     assert explained(build(lambda: Corners(stride)), "features").card.layer == "features"
 
 
-@pytest.mark.parametrize("stride", [4, 8, 12])
-@pytest.mark.parametrize("name", ["upside down", "mirrored", "transposed", "turned"])
+@pytest.mark.parametrize(
+    ("name", "stride"), in_turn(["upside down", "mirrored", "transposed", "turned"], [4, 8, 12])
+)
 def test_corners_that_were_moved(name: str, stride: int) -> None:
     model = build(lambda: Corners(stride, MOVES[name][0]))
     with pytest.raises(ExportError, match="do not lie in the order"):
