@@ -118,11 +118,12 @@ def _check_places(request: Request, traced: Trace, nodes: Sequence[fx.Node]) -> 
             continue
         if layout.kind == "channels_first":
             layout = placed(traced, module_of(node), node, layout)
-        if layout.kind != "channels_first" or layout.turn is not None:
+        turned = "" if layout.turn is None else layout.turn.describe()
+        if layout.kind != "channels_first" or turned:
             raise ExportError(
                 f"{request.method.name} draws a map of every bias as it lies, and that of "
-                f"{module_of(node)!r} is {layout.describe() or layout.turn.describe()}, not (B, C, "
-                "H, W) as the image. Choose another method"
+                f"{module_of(node) or 'the model'} is {turned or layout.describe()}, not (B, C, H, "
+                "W) as the image. Choose another method"
             )
 
 

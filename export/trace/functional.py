@@ -30,7 +30,8 @@ def decomposed(exported: ExportedProgram, rules: Mapping[Any, Any]) -> ExportedP
     signature = exported.graph_signature
     writes = signature.buffers_to_mutate or signature.user_inputs_to_mutate
     if writes or not all(_is_known(node, rules) for node in exported.graph.nodes):
-        return exported.run_decompositions(dict(rules))
+        whole: ExportedProgram = exported.run_decompositions(dict(rules))
+        return whole
     for node in exported.graph.nodes:  # which goes on behind a node that was erased
         if node.op == "call_function":
             _replace(exported.graph, node)

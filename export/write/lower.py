@@ -14,8 +14,8 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.fx.experimental import _config
 
+from camcore.export.trace.spelling import Rules, spell_out_node
 from camcore.export.write.capture import rewrite
-from camcore.export.write.spell_out import Rules, spell_out_node
 
 aten = torch.ops.aten
 

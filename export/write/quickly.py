@@ -43,7 +43,7 @@ def _promotion() -> tuple[Any, str, Callable[..., Any]]:
 
     rules = type_promotion.TypePromotionTable()
 
-    class Known(type_promotion._TypePromotionInterpreter):  # type: ignore[misc]
+    class Known(type_promotion._TypePromotionInterpreter):
         """Knows a node's value by the trace: promotion changes what goes in, not what comes out."""
 
         def run_node(self, n: fx.Node) -> Any:
@@ -54,6 +54,7 @@ def _promotion() -> tuple[Any, str, Callable[..., Any]]:
             return n.meta["val"] if "val" in n.meta else fx.Interpreter.run_node(self, n)
 
     def promote(graph_module: fx.GraphModule) -> None:
+        module: Any
         for module in graph_module.modules():
             inserted = type_promotion.InsertTypePromotion(module, rules)
             inserted.interpreter = Known(module, rules)

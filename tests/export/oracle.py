@@ -4,7 +4,7 @@ One image and one class at a time, through the model itself; the equations are l
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from tests.export.models import EXAMPLE, images
 TOLERANCE = 1e-4
 
 
-def in_turn(methods: Iterable[Any], formats: Sequence[str]) -> list[Any]:
+def in_turn(methods: Iterable[Any], formats: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
     """Each method with each format, of which one in turn is tested always, the others if slow."""
     return [
         pytest.param(method, suffix, marks=[] if n % len(formats) == m else pytest.mark.slow)

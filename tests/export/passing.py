@@ -1,11 +1,12 @@
 """Models for methods of many passes, and what their maps and files are compared with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -143,6 +144,18 @@ def fits(method: str, name: str) -> bool:
 
 
 PAIRS = [(method, name) for method in OPTIONS for name in CASES if fits(method, name)]
+
+
+def pairs_in_turn(methods: Iterable[str], first: int) -> list[Any]:
+    """Each of these methods with a third of the models in turn, with the others if slow."""
+    places = [(list(OPTIONS).index(method), list(CASES).index(name)) for method, name in PAIRS]
+    return [
+        pair
+        if (m + n) % 3 == first or pair[0] == "vit-reciprocam"
+        else pytest.param(*pair, marks=pytest.mark.slow)
+        for pair, (m, n) in zip(PAIRS, places, strict=True)
+        if pair[0] in methods
+    ]
 
 
 def check_maps(method: str, name: str, models: dict[str, nn.Module]) -> None:

@@ -14,7 +14,7 @@ from camcore.export import explain
 from camcore.export.write.capture import capture
 from camcore.export.write.onnx_file import to_onnx
 from tests.export.models import build, images
-from tests.export.oracle import run_file
+from tests.export.oracle import in_turn, run_file
 
 pytorch_grad_cam: ModuleType = pytest.importorskip(
     "pytorch_grad_cam", reason="grad-cam 1.5.7 is not installed"
@@ -61,8 +61,7 @@ def peer_maps(method: str, layer: str, model: nn.Module) -> np.ndarray:
     return maps
 
 
-@pytest.mark.parametrize("layer", ["stem", "deep"])
-@pytest.mark.parametrize("method", CLASSES)
+@pytest.mark.parametrize(("method", "layer"), in_turn(CLASSES, ["stem", "deep"]))
 def test_eager(method: str, layer: str, model: nn.Module) -> None:
     explained = explain(model, torch.zeros(1, 3, 24, 24), method=method, layer=layer)
     given = explained(IMAGE, IDS).saliency_map[:, 0].numpy()

@@ -1,5 +1,6 @@
 """What holds for every explained model, whatever the images: tried on drawn ones."""
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from camcore.export import Explained, explain
 from tests.export.models import EXAMPLE, Classifier, build, images
 
 CLASSES = 5
+pytestmark = pytest.mark.usefixtures("shared_traces")
 
 
 class Scores(nn.Module):
@@ -45,9 +47,14 @@ seeds = st.integers(0, 10_000)
 drawn = settings(max_examples=8)
 
 
+@cache
+def model_of(scale: float = 1, shift: float = 0, order: Any = tuple(range(CLASSES))) -> nn.Module:
+    return build(lambda: Scores(scale, shift, order))
+
+
 @pytest.fixture(scope="module", params=ROADS)
-def road(request: pytest.FixtureRequest) -> tuple[nn.Module, Explained]:
-    model = build(Scores)
+def road(request: pytest.FixtureRequest, shared_traces: None) -> tuple[nn.Module, Explained]:
+    model = model_of()
     return model, explain(model, EXAMPLE, **ROADS[request.param])
 
 
@@ -129,8 +136,8 @@ def test_scaling_and_shifting_the_scores_changes_no_map(
     """The logit's gradient is scaled, and so is its map, before it is stretched to [0, 1]."""
     image, ids = images(3, 2, 28, 24), torch.tensor([[4, 1, 0]])
     plain, scaled = [
-        explain(build(make), EXAMPLE, method=method, layer=LAYERS[0], target="logit")(image, ids)
-        for make in (Scores, lambda: Scores(scale=1000.0, shift=-3.0))
+        explain(model, EXAMPLE, method=method, layer=LAYERS[0], target="logit")(image, ids)
+        for model in (model_of(), model_of(1000.0, -3.0))
     ]
     torch.testing.assert_close(scaled.scores, 1000 * plain.scores - 3, rtol=1e-4, atol=1e-3)
     # A faint map is made fainter by the stretching's own `eps`.
@@ -140,15 +147,15 @@ def test_scaling_and_shifting_the_scores_changes_no_map(
 
 @pytest.mark.parametrize("target", ["logit", "probability", "rest", "finer"])
 def test_a_model_with_its_classes_in_another_order(target: str) -> None:
-    order = [3, 0, 4, 1, 2]
+    order = (3, 0, 4, 1, 2)
     image = images(3, 2, 28, 24)
     straight, permuted = [
-        explain(build(make), EXAMPLE, layer=LAYERS[0], target=target)
-        for make in (Scores, lambda: Scores(order=order))
+        explain(model, EXAMPLE, layer=LAYERS[0], target=target)
+        for model in (model_of(), model_of(order=order))
     ]
     ids = torch.arange(CLASSES)[None]
     expected, found = straight(image, torch.tensor([order])), permuted(image, ids)
-    torch.testing.assert_close(found.scores, expected.scores[:, order])
+    torch.testing.assert_close(found.scores, expected.scores[:, list(order)])
     torch.testing.assert_close(found.saliency_map, expected.saliency_map, rtol=0, atol=1e-5)
     assert (found.saliency_map[:, 0] - found.saliency_map[:, 1]).abs().max() > 0.05
     # The best class is the same one under its new number.
@@ -161,7 +168,7 @@ def test_shifting_all_scores_changes_no_probability(shift: float) -> None:
     image, ids = images(3, 2, 28, 24), torch.tensor([[4, 1, 0]])
     for target in ("probability", "rest", "finer"):
         plain, shifted = [
-            explain(build(make), EXAMPLE, layer=LAYERS[0], target=target)(image, ids).saliency_map
-            for make in (Scores, lambda: Scores(shift=shift))
+            explain(model, EXAMPLE, layer=LAYERS[0], target=target)(image, ids).saliency_map
+            for model in (model_of(), model_of(shift=shift))
         ]
         torch.testing.assert_close(shifted, plain, rtol=0, atol=1e-3)

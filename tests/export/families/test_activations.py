@@ -8,14 +8,13 @@ import camcore
 from camcore.export import explain
 from tests.export.conftest import LAYER
 from tests.export.models import EXAMPLE, images
-from tests.export.oracle import assert_method_is_exact
+from tests.export.oracle import assert_method_is_exact, in_turn
 
 pytestmark = pytest.mark.usefixtures("shared_traces")
 METHODS = [m.name for m in camcore.METHODS.values() if m.needs == "activations"]
 
 
-@pytest.mark.parametrize("layer", ["top", LAYER])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "layer"), in_turn(METHODS, ["top", LAYER]))
 def test_every_method(method: str, layer: str, small_net: nn.Module) -> None:
     assert_method_is_exact(small_net, method, layer)
 

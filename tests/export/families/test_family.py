@@ -18,7 +18,7 @@ from camcore.methods import METHODS
 from tests.camcore import references
 from tests.export.conftest import LAYER
 from tests.export.models import EXAMPLE, build, images
-from tests.export.oracle import TOLERANCE, maps_by_hand, run_any_file, worst_error
+from tests.export.oracle import TOLERANCE, in_turn, maps_by_hand, run_any_file, worst_error
 from tests.export.pass_oracle import Place, maps_of_passes
 from tests.export.trace.test_targets import finer
 
@@ -78,8 +78,7 @@ def model() -> nn.Module:
     return build(Branched)
 
 
-@pytest.mark.parametrize("how", ["mean", "product"])
-@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize(("choice", "how"), in_turn(CHOICES, ["mean", "product"]))
 def test_eager(model: nn.Module, choice: str, how: Any) -> None:
     layers = CHOICES[choice]
     explained = explain(model, EXAMPLE, layer=layers, combine=how)

@@ -12,7 +12,7 @@ from camcore.export import explain
 from tests.camcore import references
 from tests.export.conftest import LAYER
 from tests.export.models import EXAMPLE, Classifier, build, images
-from tests.export.oracle import assert_method_is_exact, assert_same, exact, explain_by_hand
+from tests.export.oracle import assert_method_is_exact, assert_same, exact, explain_by_hand, in_turn
 
 pytestmark = pytest.mark.usefixtures("shared_traces")
 
@@ -43,8 +43,9 @@ BEYOND = {"finercam", "refinecam"}
 METHODS = [m.name for m in camcore.METHODS.values() if m.needs == "gradients"]
 
 
-@pytest.mark.parametrize("layer", ["top", LAYER])
-@pytest.mark.parametrize("method", sorted(set(METHODS) - BEYOND))
+@pytest.mark.parametrize(
+    ("method", "layer"), in_turn(sorted(set(METHODS) - BEYOND), ["top", LAYER])
+)
 def test_every_method(method: str, layer: str, small_net: nn.Module) -> None:
     assert_method_is_exact(small_net, method, layer)
 

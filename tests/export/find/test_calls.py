@@ -4,7 +4,9 @@ Each is compared with a twin in which that call is a module of its own.
 """
 
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,11 +60,17 @@ class Twin(Siamese):
         return self.scores(self.alone(image), self.body(other))
 
 
+@cache
+def siamese_and_twin() -> tuple[Siamese, Twin]:
+    siamese: Any = build(Siamese)
+    return siamese, Twin(siamese).eval()
+
+
+@pytest.mark.usefixtures("shared_traces")
 @pytest.mark.parametrize("method", METHODS)
 def test_the_call_that_the_image_reaches(method: str, tmp_path: Path) -> None:
     """Proven beside a reference that takes the call by autograd, and equal to the twin's map."""
-    siamese = build(Siamese)
-    twin = Twin(siamese).eval()
+    siamese, twin = siamese_and_twin()
     given, expected = (
         explain(model, EXAMPLE, method=method, layer=layer, dynamic_size=False, **METHODS[method])
         for model, layer in ((siamese, "body"), (twin, "alone"))
@@ -94,11 +102,17 @@ def test_the_card_says_that_there_are_several_calls() -> None:
     assert not explain(build(Twice), EXAMPLE[0], layer="stem").card.notes
 
 
+@cache
+def twice_and_apart() -> tuple[nn.Module, nn.Module]:
+    model: Any = build(Twice)
+    return model, Apart(model).eval()
+
+
+@pytest.mark.usefixtures("shared_traces")
 @pytest.mark.parametrize("method", ["gradcam", "eigencam", "ablationcam", "reciprocam"])
 def test_a_call_that_is_chosen(method: str, tmp_path: Path) -> None:
     """Equal to the map of a twin whose calls are modules of their own, and not to the other's."""
-    model = build(Twice)
-    twin = Apart(model).eval()
+    model, twin = twice_and_apart()
     image, ids = images(8, 2, 24, 24), torch.tensor([[1, 4]])
     maps = []
     for layer, alone in (("conv@0", "first"), ("conv@1", "conv")):

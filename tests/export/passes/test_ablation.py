@@ -20,11 +20,11 @@ from tests.export.pass_oracle import Place, maps_of_passes
 from tests.export.passing import (
     CASES,
     IDS,
-    PAIRS,
     check_maps,
     check_options,
     maps_of_peer,
     options_of,
+    pairs_in_turn,
     positive,
 )
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("shared_traces")
 METHODS = ("ablationcam",)
 
 
-@pytest.mark.parametrize(("method", "name"), [pair for pair in PAIRS if pair[0] in METHODS])
+@pytest.mark.parametrize(("method", "name"), pairs_in_turn(METHODS, 0))
 def test_maps(method: str, name: str, models: dict[str, nn.Module]) -> None:
     """On another batch, of another size, of several classes."""
     check_maps(method, name, models)

@@ -17,7 +17,7 @@ from tests.export.models import (
     build,
     images,
 )
-from tests.export.oracle import TOLERANCE, in_turn, run_any_file, worst_error
+from tests.export.oracle import TOLERANCE, first_fast, in_turn, run_any_file, worst_error
 from tests.export.pass_oracle import Objective, Place, finer, probability
 from tests.export.passing import (
     CASES,
@@ -157,8 +157,9 @@ def test_half_of_the_steps_are_not_the_map(models: dict[str, nn.Module]) -> None
 TARGETS: dict[str, Objective] = {"logit": logit, "probability": probability, "finer": finer}
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("method", [name for name in OPTIONS if name != "vit-reciprocam"])
+@pytest.mark.parametrize(
+    ("method", "target"), in_turn([m for m in OPTIONS if m != "vit-reciprocam"], TARGETS)
+)
 def test_targets(method: str, target: str, models: dict[str, nn.Module]) -> None:
     for name in ("affine", "skip"):
         case, model = CASES[name], models[name]
@@ -225,7 +226,7 @@ def test_files_of_first_components(
     check_file(case, model, method, explained, path, (3, 30, 20), (1, 25, 37), **how)
 
 
-@pytest.mark.parametrize("method", ["ablationcam", "scorecam", "reciprocam", "rise"])
+@pytest.mark.parametrize("method", first_fast(["ablationcam", "rise", "scorecam", "reciprocam"], 2))
 def test_aug_smooth(method: str, models: dict[str, nn.Module]) -> None:
     case, model = CASES["skip"], models["skip"]
     (image,), ids = case.inputs(4, 2, 24, 20), torch.tensor([[1, 3]])
@@ -238,7 +239,7 @@ def test_aug_smooth(method: str, models: dict[str, nn.Module]) -> None:
     assert worst_error(given, np.mean(expected, axis=0)) < TOLERANCE
 
 
-@pytest.mark.parametrize("method", ["ablationcam", "scorecam", "reciprocam", "rise"])
+@pytest.mark.parametrize("method", first_fast(["ablationcam", "rise", "scorecam", "reciprocam"], 2))
 def test_pixels(method: str, models: dict[str, nn.Module]) -> None:
     """What is masked is the image that the graph prepared, or an activation behind it."""
     case, model = CASES["skip"], models["skip"]
@@ -251,7 +252,9 @@ def test_pixels(method: str, models: dict[str, nn.Module]) -> None:
     assert worst_error(explained(pixels, ids).saliency_map.numpy(), expected) < TOLERANCE
 
 
-@pytest.mark.parametrize("method", ["ablationcam", "scorecam", "sscam", "iscam", "reciprocam"])
+@pytest.mark.parametrize(
+    "method", first_fast(["ablationcam", "scorecam", "reciprocam", "sscam", "iscam"], 3)
+)
 def test_signals(method: str) -> None:
     """One axis of space."""
     features = nn.Sequential(nn.Conv1d(3, 6, 3, stride=2), nn.Tanh(), nn.Conv1d(6, 5, 3), nn.GELU())

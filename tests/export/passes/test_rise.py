@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 from torch import nn
 
-from tests.export.passing import PAIRS, check_maps, check_options, options_of
+from tests.export.passing import check_maps, check_options, options_of, pairs_in_turn
 
 pytestmark = pytest.mark.usefixtures("shared_traces")
 METHODS = ("rise",)
 
 
-@pytest.mark.parametrize(("method", "name"), [pair for pair in PAIRS if pair[0] in METHODS])
+@pytest.mark.parametrize(("method", "name"), pairs_in_turn(METHODS, 0))
 def test_maps(method: str, name: str, models: dict[str, nn.Module]) -> None:
     """On another batch, of another size, of several classes."""
     check_maps(method, name, models)

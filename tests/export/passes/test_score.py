@@ -14,11 +14,11 @@ from tests.export.models import (
 from tests.export.passing import (
     CASES,
     IDS,
-    PAIRS,
     check_maps,
     check_options,
     maps_of_peer,
     options_of,
+    pairs_in_turn,
 )
 
 pytestmark = pytest.mark.usefixtures("shared_traces")
@@ -29,7 +29,7 @@ METHODS = (
 )
 
 
-@pytest.mark.parametrize(("method", "name"), [pair for pair in PAIRS if pair[0] in METHODS])
+@pytest.mark.parametrize(("method", "name"), pairs_in_turn(METHODS, 0))
 def test_maps(method: str, name: str, models: dict[str, nn.Module]) -> None:
     """On another batch, of another size, of several classes."""
     check_maps(method, name, models)

@@ -15,12 +15,12 @@ from tests.export.eager import eagerly
 from tests.export.models import Classifier, build, images
 from tests.export.oracle import TOLERANCE, worst_error
 from tests.export.pass_oracle import Place, finer, maps_of_passes
-from tests.export.passing import CASES, DIFFERENT, PAIRS
+from tests.export.passing import CASES, DIFFERENT, OPTIONS, pairs_in_turn
 
 pytestmark = pytest.mark.usefixtures("shared_traces")
 
 
-@pytest.mark.parametrize(("method", "name"), PAIRS)
+@pytest.mark.parametrize(("method", "name"), pairs_in_turn(OPTIONS, 1))
 def test_maps(method: str, name: str, models: dict[str, nn.Module]) -> None:
     case, model = CASES[name], models[name]
     explained = case.explain(model, method)
@@ -35,7 +35,13 @@ def test_maps(method: str, name: str, models: dict[str, nn.Module]) -> None:
     torch.testing.assert_close(turned, raw.flip(1), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(("method", "options"), DIFFERENT)
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        each if n % 2 == 0 else pytest.param(*each, marks=pytest.mark.slow)
+        for n, each in enumerate(DIFFERENT)
+    ],
+)
 def test_options(method: str, options: dict[str, Any], models: dict[str, nn.Module]) -> None:
     case, model = CASES["skip"], models["skip"]
     inputs, ids = case.inputs(4, 1, 24, 20), torch.tensor([[1, 3]])
