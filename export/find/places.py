@@ -116,7 +116,8 @@ def _views_of_frames(
         signs = random_like(values[0].flatten(1)[:, 0], generator)
         for place in _PROBED[len(traced.size) - 1]:
             row = values[count - 1]  # the last frame of the first video
-            score = (row[(slice(None), *_cell(place, values.shape[2:]))] * signs).sum()
+            cell: Any = (slice(None), *_cell(place, values.shape[2:]))
+            score = (row[cell] * signs).sum()
             if not score.requires_grad:
                 return None
             (gradient,) = torch.autograd.grad(
