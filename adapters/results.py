@@ -14,7 +14,7 @@ from camcore.card import Card
 from camcore.scaling import normalize
 
 if TYPE_CHECKING:
-    from camcore.adapters.running.clips import ClipPlacement
+    from camcore.adapters.running.clip_placement import ClipPlacement
     from camcore.adapters.running.volumes import VolumePlacement
 
 _CLASSES_OF_A_CONCEPT = 3  # those to whose scores it adds most

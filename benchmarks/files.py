@@ -1,6 +1,6 @@
 """Writing the files that are compared, and running them in onnxruntime."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -65,9 +65,14 @@ def compare_files(plain: Path, explained: Path) -> dict[str, Any]:
 
 
 class Session:
-    """An ONNX file in onnxruntime, with a fixed number of threads, fed from and giving to NumPy."""
+    """An ONNX file in onnxruntime, with a fixed number of threads, fed from and giving to NumPy.
 
-    def __init__(self, path: Path, device: str, threads: int) -> None:
+    `given` are inputs beside the image, the same each time.
+    """
+
+    def __init__(
+        self, path: Path, device: str, threads: int, given: Mapping[str, Any] | None = None
+    ) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads
@@ -84,11 +89,12 @@ class Session:
             raise RuntimeError(f"onnxruntime could not start {provider}")
         taken = {port.name for port in self._session.get_inputs()}
         # The best class; a plain file asks for none.
-        self._ids = {"class_ids": np.array([[-1]])} if "class_ids" in taken else {}
+        self._given = {"class_ids": np.array([[-1]])} if "class_ids" in taken else {}
+        self._given |= given or {}
 
     def __call__(self, image: NDArray[np.float32]) -> Sequence[NDArray[Any]]:
         """The outputs; they lie in host memory, so a GPU has finished once they are there."""
-        outputs: Sequence[NDArray[Any]] = self._session.run(None, {"image": image, **self._ids})
+        outputs: Sequence[NDArray[Any]] = self._session.run(None, {"image": image, **self._given})
         return outputs
 
 

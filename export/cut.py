@@ -117,9 +117,9 @@ def _frames(size: fx.Node, at: fx.Node) -> fx.Node | None:
 
 def _size_of(node: fx.Node, axis: int) -> fx.Node:
     """The length of an axis as a value of the graph."""
-    for user in node.users:
-        if user.target is _sym_size and user.args[1] == axis:
-            return user
+    known = [user for user in node.users if user.target is _sym_size and user.args[1] == axis]
+    if known:
+        return known[0]
     first = next(other for other in node.graph.nodes if other.op != "placeholder")
     with node.graph.inserting_before(first):
         made = node.graph.call_function(_sym_size, (node, axis))

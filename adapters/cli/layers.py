@@ -36,5 +36,6 @@ def layers(
         built = build_model(model, "DEFAULT" if takes(model) else weights)
     with working(f"tracing {built.name}"):
         images = example(built, height_width, frames)
-        found = list_layers(built.model, images, frames=frames is not None)
+        of_frames = {} if frames is None else {"frames": True}
+        found = list_layers(built.model, images, **of_frames)
     out.print(tables.layers_table(built.name, found, everything=everything, width=out.width))

@@ -190,7 +190,12 @@ def run(
         from camcore.adapters.files import read_card
         from camcore.adapters.running import entries as road
         from camcore.adapters.running.job import open_job
-        from camcore.adapters.running.kinds import check_options, kind_for
+        from camcore.adapters.running.kinds import (
+            check_options,
+            check_takes_images,
+            kind_for,
+            kind_of,
+        )
         from camcore.adapters.running.request import Request
     request = Request(
         file,
@@ -209,7 +214,9 @@ def run(
     )
     # All that can be checked before anything is computed.
     found = paths.find_placed_images(images)
-    kind = kind_for(read_card(file).image, [each.path for each in found])
+    kind = kind_of([each.path for each in found])
+    if kind != "images":
+        kind = kind_for(kind, read_card(file).image, [each.path for each in found])
     asked = {"--parquet": parquet, "--resume": resume, "--ray": ray, "--full-size": full_size}
     asked |= {"--maps": maps} if kind == "video" else {}
     check_options(kind, [option for option, value in asked.items() if value])
@@ -218,6 +225,8 @@ def run(
         results.check(resume=resume, maps=parquet_maps)
     pictures, map_files = _check_output(kind, output, results, maps, maps_format, file, found)
     job = open_job(request)
+    if kind == "images":
+        check_takes_images(job.card.image, found[0].path)
     done = results.done(job) if resume else Counter[str]()
     tasks = [
         road.Task(each.path, picture, map_file)

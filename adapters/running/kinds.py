@@ -36,21 +36,19 @@ def kind_of(paths: Sequence[Path]) -> Kind:
     )
 
 
-def kind_for(spec: ImageSpec, paths: Sequence[Path]) -> Kind:
-    """What files are to one that takes such images: to one of videos, a video is a clip.
+def kind_for(kind: Kind, spec: ImageSpec, paths: Sequence[Path]) -> Kind:
+    """What files of a kind are to one that takes such images: to one of videos, clips."""
+    clips = kind != "images" and all(takes_clips(spec, path) for path in paths)
+    return "clips" if clips else kind
 
-    Raises:
-        InputError: as `kind_of`.
-    """
-    kind = kind_of(paths)
-    if kind != "images" and all(takes_clips(spec, path) for path in paths):
-        return "clips"
-    if kind == "images" and spec.frames:
+
+def check_takes_images(spec: ImageSpec, path: Path) -> None:
+    """Raises an `InputError` of a file that takes videos frame by frame."""
+    if spec.frames:
         raise InputError(
-            f"{paths[0]} is an image, and the file takes videos of "
-            f"{spec.depth or 'many'} frames: give a video, or a .npy of frames (T, H, W, 3)"
+            f"{path} is an image, and the file takes videos of {spec.depth or 'many'} frames: "
+            "give a video, or a .npy of frames (T, H, W, 3)"
         )
-    return kind
 
 
 def check_options(kind: Kind, given: Sequence[str]) -> None:

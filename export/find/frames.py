@@ -25,7 +25,8 @@ _VIDEOS = 3
 
 def image_of(graph: fx.Graph) -> fx.Node:
     """The graph's image (B, C, *S)."""
-    return graph.find_nodes(op="placeholder")[0]
+    image: fx.Node = graph.find_nodes(op="placeholder")[0]
+    return image
 
 
 def folds_frames(node: fx.Node) -> bool:
@@ -62,7 +63,8 @@ def check_frames(traced: Trace, layer: str, value: fx.Node) -> None:
     count = image.shape[2]
     image.requires_grad_()
     with torch.enable_grad():
-        rows = Until(traced.graph, value).value(image, *others).unflatten(0, (_VIDEOS * count, -1))
+        found = Until(traced.graph, value).value(image, *others)
+        rows = found.reshape(_VIDEOS * count, -1)  # of each frame, whatever it has of heads
         for video in range(_VIDEOS):
             own = video * count + (count - 1 - video % 2)
             score = (rows[own] * random_like(rows[own], generator)).sum()

@@ -148,7 +148,8 @@ def _views_of_frames(
         for place in probed[len(traced.size) - 1]:
             cells.append(_cell(place, grid))
             row = values[count - 1]  # the last frame of the first video
-            score = (row[(slice(None), *cells[-1])] * signs).sum()
+            cell: Any = (slice(None), *cells[-1])
+            score = (row[cell] * signs).sum()
             if not score.requires_grad:
                 return None
             (gradient,) = torch.autograd.grad(

@@ -28,11 +28,11 @@ class Guided(Eager):
         if len(run.layers) == 2:
             pair = run.layers[1].value, self.gradients(run, classes)[1]
             layout = self.found.layouts[1]
-            pair = tuple(map(layout.channels_first, pair))
+            activation, gradient = map(layout.channels_first, pair)
             if layout.frames:
                 fine = arguments[0].sum(dim=1)  # (B, T, H, W)
-                return [times_coarse(fine, gradcam(*pair), spatial_ndim=rank)]
-            arguments = [*pair, *arguments]
+                return [times_coarse(fine, gradcam(activation, gradient), spatial_ndim=rank)]
+            arguments = [activation, gradient, *arguments]
         return [self.request.method.kernel(*arguments, spatial_ndim=rank)]
 
     def finish(self, maps: Sequence[Tensor], image: Tensor) -> Tensor:

@@ -228,9 +228,10 @@ class BiasWatch(TorchFunctionMode):
         if func not in _SUMS:
             return None
         values = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
-        counting = (each for each in values if _is_for_each(_unexpanded(each), channels, rank))
-        constant = next(counting, None)
-        if constant is None or self._depends(constant):
+        # Of one image, a pooled map is as large as a constant.
+        candidates = [each for each in values if _is_for_each(_unexpanded(each), channels, rank)]
+        constant = next((each for each in candidates if not self._depends(each)), None)
+        if constant is None:
             return None
         zeros = constant.new_zeros(1, channels, *space)
 

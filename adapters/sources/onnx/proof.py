@@ -77,9 +77,9 @@ def random_images(
 
     Of the `size` that is asked for, where it takes any.
     """
-    size = [own or side or _SIZE for own, side in zip(model.size, size, strict=True)]
+    sides = [own or side or _SIZE for own, side in zip(model.size, size, strict=True)]
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(count, model.channels or 3, *size, generator=generator)
+    noise = torch.randn(count, model.channels or 3, *sides, generator=generator)
     if model.graph.inputs[0].kind == UINT8:
         return (noise * 60 + 120).clamp(0, 255).round()
     return noise.half().float() if model.graph.half else noise

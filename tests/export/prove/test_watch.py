@@ -159,3 +159,13 @@ def test_biases_behind_the_image_and_before_the_scores() -> None:
         moved = model(image, other).sum()
     step = gradient[:, 2].sum() * 1e-3
     torch.testing.assert_close(moved - out.sum().detach(), step, rtol=0.05, atol=1e-4)
+
+
+def test_a_bias_of_the_pooled_map_of_one_image() -> None:
+    """The map is of the constant's size, and is not taken for it."""
+    image, shift = torch.rand(1, 4, 5, 6), torch.rand(1, 4, 1, 1)
+    leaf = torch.zeros_like(image, requires_grad=True)
+    with BiasWatch(leaf) as watch:
+        out = (image + leaf).mean((2, 3), keepdim=True) + shift
+    ((added, _),) = watch.reaching(out)
+    torch.testing.assert_close(added, shift.flatten())
