@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from camcore.errors import ExportError, InputError
+from camcore.errors import InputError
 from camcore.export import Detections, ExplainedDetector, explain
 from camcore.export.detectors.explain import count_labels, default_layers, frame_of
 from camcore.export.detectors.geometry import Frame
@@ -108,15 +108,6 @@ def test_masks_stay_among_what_is_found() -> None:
     reference = Detected.of(explained.request, explained.found, image(1, GIVEN))
     for place, found in enumerate(given.detection_maps):
         np.testing.assert_allclose(found.numpy(), reference.map_of(place), atol=1e-4)
-
-
-def test_keypoints_are_refused() -> None:
-    model: Any = faster_rcnn()
-    for part in ("pool", "head", "predictor"):
-        name = "roi_pool" if part == "pool" else part
-        setattr(model.roi_heads, f"keypoint_{name}", nn.Identity().eval())
-    with pytest.raises(ExportError, match=r"set detector\.roi_heads\.keypoint_roi_pool = None"):
-        explain(model, image(0, GIVEN))
 
 
 @pytest.mark.parametrize(
