@@ -144,11 +144,9 @@ def test_the_detector_is_left_as_it_is() -> None:
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"method": "ablationcam"}, "ablationcam is not for detections; expected gradcam"),
-    (
-        {"method": "finercam"},
-        "finercam knows no target 'finer' of a detector, expected logit, left",
-    ),
+    ({"method": "finercam"}, "finercam is not for detections; expected activation, gradcam"),
+    ({"method": "scorecam"}, "scorecam is not for detections; expected activation, gradcam"),
+    ({"target": "match"}, "gradcam of a detector explains the target logit, left, .*'match'"),
     ({"aug_smooth": True}, "know no aug_smooth"),
     ({"dynamic_size": True}, "know no dynamic_size=True"),
     ({"class_ids": "all"}, "know no class_ids='all'"),

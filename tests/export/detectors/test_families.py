@@ -94,7 +94,14 @@ def rt_detr() -> nn.Module:
         num_denoising=0,
         anchor_image_size=None,
     )
-    return _spread(transformers.RTDetrForObjectDetection(config).eval())
+    model: Any = _spread(transformers.RTDetrForObjectDetection(config).eval())
+    # The places that it looks at are to differ, or it chooses among equals.
+    for parameter in model.parameters():
+        if parameter.ndim == 4:
+            nn.init.kaiming_normal_(parameter)
+    for head in (model.model.enc_score_head, *model.model.decoder.class_embed):
+        nn.init.constant_(head.bias, -4)
+    return model  # type: ignore[no-any-return]
 
 
 def yolos() -> nn.Module:
