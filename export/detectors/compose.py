@@ -230,4 +230,4 @@ def _regions_of(graph: fx.Graph) -> list[fx.Node]:
         return []
     given = calls[0].args[1]
     # Of several levels, each takes those that belong to it.
-    return [given.args[0] if len(calls) > 1 else given]  # type: ignore[list-item,union-attr]
+    return [given.args[0] if len(calls) > 1 else given]

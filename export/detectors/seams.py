@@ -16,20 +16,34 @@ from torchvision.models.detection import roi_heads, transform
 from torchvision.ops import boxes, poolers, roi_align
 
 from camcore.export.detectors.geometry import Frame, over_regions
+from camcore.export.detectors.keypoints import find_keypoints
 
 
 @contextmanager
-def without_counting() -> Iterator[None]:
-    """While it lasts, no box is counted; then torchvision's own functions are back."""
-    own = boxes.batched_nms, poolers._multiscale_roi_align, transform.paste_masks_in_image
-    boxes.batched_nms = _batched_nms
-    poolers._multiscale_roi_align = _multiscale_roi_align
-    transform.paste_masks_in_image = _paste_masks_in_image
+def without_counting(most: tuple[int, int] = (0, 0)) -> Iterator[None]:
+    """While it lasts, no box is counted; then torchvision's own functions are back.
+
+    `most` (H, W) is the size of the image as the detector resizes it, where it places keypoints.
+    """
+
+    def places(maps: Tensor, rois: Tensor) -> tuple[Tensor, Tensor]:
+        return find_keypoints(maps, rois, most)
+
+    stand_ins = {
+        (boxes, "batched_nms"): _batched_nms,
+        (poolers, "_multiscale_roi_align"): _multiscale_roi_align,
+        (transform, "paste_masks_in_image"): _paste_masks_in_image,
+        (roi_heads, "heatmaps_to_keypoints"): places,
+    }
+    own = {(module, name): getattr(module, name) for module, name in stand_ins}
     try:
+        for (module, name), function in stand_ins.items():
+            setattr(module, name, function)
         with unwarned():
             yield
     finally:
-        boxes.batched_nms, poolers._multiscale_roi_align, transform.paste_masks_in_image = own
+        for (module, name), function in own.items():
+            setattr(module, name, function)
 
 
 @contextmanager

@@ -30,26 +30,18 @@ OUTPUTS = ("boxes", "labels", "scores")
 
 
 def outputs_of_detector(detector: nn.Module) -> tuple[str, ...]:
-    """The names of all that a detector returns of an image.
-
-    Raises:
-        ExportError: there is something among it that no graph can hold.
-    """
+    """The names of all that a detector returns of an image."""
     heads = getattr(detector, "roi_heads", None)
     if not isinstance(heads, RoIHeads):
         return OUTPUTS
-    if heads.has_keypoint():
-        raise ExportError(
-            "keypoints are placed by a loop over the boxes, each with a map of its own size, which "
-            "a graph cannot hold: set detector.roi_heads.keypoint_roi_pool = None (the model "
-            "finds people without it) and explain that"
-        )
-    return (*OUTPUTS, "masks") if heads.has_mask() else OUTPUTS
+    masks = ("masks",) if heads.has_mask() else ()
+    points = ("keypoints", "keypoints_scores") if heads.has_keypoint() else ()
+    return (*OUTPUTS, *masks, *points)
 
 
 class Whole(nn.Module):
     """From an image (1, C, H, W) to `boxes` (D, 4), `labels` (D,) and `scores` (D,), and what else
-    the detector finds: `masks` (D, 1, H, W).
+    the detector finds: `masks` (D, 1, H, W), `keypoints` (D, N, 3) and their scores (D, N).
 
     Args:
         detector: the user's; it is held, not changed.
@@ -122,13 +114,17 @@ def trace_detector(
         ExportError: `torch.export` cannot trace the detector.
     """
     check_model(detector)
+    largest = (int(image.shape[2]), int(image.shape[3]))
+    if is_detector(detector):
+        with torch.no_grad():
+            largest, *_ = detector.transform([image[0]])[0].image_sizes  # type: ignore[operator]
     whole = Whole(detector, reading)
     with (
         kept_state(detector),
         torch.no_grad(),
         # The plain form of attention has gradient rules; the fused kernels have none.
         sdpa_kernel(SDPBackend.MATH),
-        without_counting(),
+        without_counting(largest),
         warnings.catch_warnings(),
     ):
         check_example(whole, (image,))

@@ -18,6 +18,7 @@ from camcore.export.cut import Cut, cut, repeat_batch
 from camcore.export.gradient.guided import GuidedReLUs
 from camcore.export.gradient.narrow import narrow
 from camcore.export.gradient.rules import OWN_OPERATORS, RULES, RULES_FOR_INFINITY
+from camcore.export.gradient.rules.grids import has_corners, sample_corners
 from camcore.export.gradient.rules.pools import POOLS
 from camcore.export.gradient.rules.stand_ins import KEPT
 from camcore.export.trace.graphs import first_line, module_of, outputs_of
@@ -224,6 +225,9 @@ def _may_be_infinite(tail: fx.GraphModule) -> bool:
     )
 
 
+_GRID_SAMPLERS = {aten.grid_sampler.default, aten.grid_sampler_2d.default}
+
+
 class _Recorder(fx.Interpreter):
     """Runs a tail while it is traced, with stand-ins for the operators of `KEPT`."""
 
@@ -232,6 +236,9 @@ class _Recorder(fx.Interpreter):
             # PyTorch does the same, and then moves the strides of a result in channels-last order,
             # which no exporter understands.
             return args[0].mean(dim=list(range(-len(args[1]), 0)), keepdim=True)
+        if target in _GRID_SAMPLERS and args[0].ndim == 4 and has_corners(*args[2:4]):
+            x, grid, _, _, align_corners = args
+            return sample_corners(x, grid, align_corners)
         return super().call_function(KEPT.get(target, target), args, kwargs)
 
 

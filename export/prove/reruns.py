@@ -55,7 +55,8 @@ def masked_maps(request: Request, image: Tensor, found: Sequence[Tensor]) -> Ten
         total += scores.double()[:, None, None] * masks.double()
     if request.subject.target.name == "matches":
         total = total[: request.top].sum(0, keepdim=True)
-    return total / (options["n_masks"] * options["probability"])
+    expected: float = options["n_masks"] * options["probability"]
+    return total / expected
 
 
 def matched(found: Sequence[Tensor], again: Sequence[Tensor]) -> Tensor:

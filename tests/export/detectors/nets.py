@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
+from torchvision.models.detection import FCOS, FasterRCNN, KeypointRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
@@ -130,6 +131,24 @@ def mask_rcnn() -> nn.Module:
         mask_roi_pool=MultiScaleRoIAlign(["0", "1", "2"], output_size=7, sampling_ratio=2),
         mask_head=MaskRCNNHeads(8, (8,), 1),
         mask_predictor=MaskRCNNPredictor(8, 8, LABELS),
+        rpn_post_nms_top_n_test=30,
+        box_detections_per_img=6,
+    )
+    return _made(model, model.roi_heads.box_predictor.cls_score, 0.2)  # type: ignore[no-any-return]
+
+
+def keypoint_rcnn() -> nn.Module:
+    model = KeypointRCNN(
+        Pyramid(),
+        min_size=64,
+        max_size=96,
+        rpn_anchor_generator=AnchorGenerator(((12,), (24,), (48,)), ((0.5, 1.0),) * 3),
+        box_roi_pool=MultiScaleRoIAlign(["0", "1", "2"], output_size=5, sampling_ratio=2),
+        box_head=BoxHead(),
+        box_predictor=FastRCNNPredictor(16, 2),
+        keypoint_roi_pool=MultiScaleRoIAlign(["0", "1", "2"], output_size=7, sampling_ratio=2),
+        keypoint_head=KeypointRCNNHeads(8, (8,)),
+        keypoint_predictor=KeypointRCNNPredictor(8, 3),
         rpn_post_nms_top_n_test=30,
         box_detections_per_img=6,
     )

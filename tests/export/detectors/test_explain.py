@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from camcore.errors import ExportError, InputError
+from camcore.errors import InputError
 from camcore.export import Detections, ExplainedDetector, explain
 from camcore.export.detectors.explain import count_labels, default_layers, frame_of
 from camcore.export.detectors.geometry import Frame
@@ -110,15 +110,6 @@ def test_masks_stay_among_what_is_found() -> None:
         np.testing.assert_allclose(found.numpy(), reference.map_of(place), atol=1e-4)
 
 
-def test_keypoints_are_refused() -> None:
-    model: Any = faster_rcnn()
-    for part in ("pool", "head", "predictor"):
-        name = "roi_pool" if part == "pool" else part
-        setattr(model.roi_heads, f"keypoint_{name}", nn.Identity().eval())
-    with pytest.raises(ExportError, match=r"set detector\.roi_heads\.keypoint_roi_pool = None"):
-        explain(model, image(0, GIVEN))
-
-
 @pytest.mark.parametrize(
     ("reading", "told"),
     [
@@ -153,11 +144,9 @@ def test_the_detector_is_left_as_it_is() -> None:
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"method": "ablationcam"}, "ablationcam is not for detections; expected gradcam"),
-    (
-        {"method": "finercam"},
-        "finercam knows no target 'finer' of a detector, expected logit, left",
-    ),
+    ({"method": "finercam"}, "finercam is not for detections; expected activation, gradcam"),
+    ({"method": "scorecam"}, "scorecam is not for detections; expected activation, gradcam"),
+    ({"target": "match"}, "gradcam of a detector explains the target logit, left, .*'match'"),
     ({"aug_smooth": True}, "know no aug_smooth"),
     ({"dynamic_size": True}, "know no dynamic_size=True"),
     ({"class_ids": "all"}, "know no class_ids='all'"),

@@ -68,6 +68,69 @@ def detr() -> nn.Module:
     return model  # type: ignore[no-any-return]
 
 
+def rt_detr() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    backbone = transformers.RTDetrResNetConfig(
+        embedding_size=16,
+        hidden_sizes=[16, 24, 32, 48],
+        depths=[1, 1, 1, 1],
+        layer_type="basic",
+        out_features=["stage2", "stage3", "stage4"],
+    )
+    config = transformers.RTDetrConfig(
+        backbone_config=backbone,
+        encoder_in_channels=[24, 32, 48],
+        encoder_hidden_dim=32,
+        d_model=32,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        decoder_in_channels=[32, 32, 32],
+        decoder_layers=2,
+        num_queries=12,
+        num_labels=5,
+        num_denoising=0,
+        anchor_image_size=None,
+    )
+    model: Any = _spread(transformers.RTDetrForObjectDetection(config).eval())
+    # The places that it looks at are to differ, or it chooses among equals.
+    for parameter in model.parameters():
+        if parameter.ndim == 4:
+            nn.init.kaiming_normal_(parameter)
+    for head in (model.model.enc_score_head, *model.model.decoder.class_embed):
+        nn.init.constant_(head.bias, -4)
+    return model  # type: ignore[no-any-return]
+
+
+def yolos() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.YolosConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        image_size=list(SIZE),
+        patch_size=16,
+        num_detection_tokens=12,
+        num_labels=5,
+        use_mid_position_embeddings=False,
+    )
+    return _spread(transformers.YolosForObjectDetection(config).eval())
+
+
+def _spread(model: Any) -> nn.Module:
+    """With weights whose queries differ, so that what they find does."""
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2 and "backbone" not in name:
+            nn.init.xavier_uniform_(parameter, gain=2)
+        if "detection_tokens" in name or "position_embeddings" in name:
+            nn.init.normal_(parameter, std=1.0)
+    return model  # type: ignore[no-any-return]
+
+
 @pytest.mark.parametrize("name", ["yolov8n.yaml", "yolo11n.yaml"])
 @pytest.mark.parametrize("suffix", [".onnx", ".pt"])
 def test_ultralytics(name: str, suffix: str, tmp_path: Path) -> None:
@@ -82,3 +145,22 @@ def test_detr(suffix: str, tmp_path: Path) -> None:
     explained = explain(detr(), image(5, SIZE), detections=reading, top=3)
     assert explained.found.layers == ("model.input_projection",)
     assert save(explained, tmp_path / f"detr{suffix}").proof["detections"] >= 6
+
+
+@pytest.mark.parametrize(
+    ("make", "reading", "target"),
+    [(rt_detr, "rt-detr", "logit"), (rt_detr, "rt-detr", "left"), (yolos, "detr", "logit")],
+)
+def test_transformers_that_look_at_everything(
+    make: Any, reading: str, target: str, tmp_path: Path
+) -> None:
+    detections = partial(READINGS[reading], score=0.3)
+    explained = explain(make(), image(5, SIZE), detections=detections, top=3, target=target)
+    assert save(explained, tmp_path / "found.onnx").proof["detections"] >= 4
+
+
+def test_the_box_of_a_yolo(tmp_path: Path) -> None:
+    """Its edges are the means of distributions."""
+    how: dict[str, Any] = {"detections": "yolo", "method": "hirescam", "top": 5}
+    explained = explain(yolo("yolov8n.yaml"), image(5, SIZE), target="left", **how)
+    assert save(explained, tmp_path / "left.onnx").proof["detections"] >= 5

@@ -117,7 +117,7 @@ def test_masks_stay_among_what_is_found() -> None:
 @pytest.mark.parametrize("how", [ABLATION, RISE])
 def test_files(how: dict[str, Any], tmp_path: Path) -> None:
     explained: Any = explain(ssd(), image(5), **how)
-    assert save(explained, tmp_path / "found.onnx").proof["detections"] > 4
+    assert save(explained, tmp_path / "found.onnx").proof["detections"] >= 4
     given = load(tmp_path / "found.onnx")(image(7).numpy())
     eager = Detected.of(explained.request, explained.found, image(7))
     for place, found in enumerate(given.detection_maps):
