@@ -18,7 +18,8 @@ from camcore.export.trace.graphs import hint, sizes_of
 aten = torch.ops.aten
 
 # One for each axis of the grid, of the value's shape; a list of such for operators of many results.
-# NaN is at no point of the grid, as a class token; None stands for what is not known.
+# NaN is at no point of the grid, as a class token or a mean of all tokens; None stands for what is
+# not known.
 _Coordinates = list[Tensor] | list[list[Tensor]] | None
 
 # They move values, and change none.
