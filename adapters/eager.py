@@ -151,10 +151,16 @@ class ImageExplainer:
         **options: Any,
     ) -> None:
         from camcore.adapters.sources.functions import described
+        from camcore.export import is_detector
 
         for name in _OF_FILES:
             if name in options:
                 raise InputError(f"{name} is for files; see camcore.export.explain")
+        if "detections" in options or is_detector(model):
+            raise InputError(
+                "explain_image is for classifiers; a detector is explained by "
+                "camcore.export.explain(detector, photo), or as a file: docs/DETECTORS.md"
+            )
         built = described(model, type(model).__name__)
         self.spec = built.image if image_spec is None else _as_spec(image_spec)
         self._own_names = built.class_names

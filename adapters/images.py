@@ -32,6 +32,7 @@ _FILTERS = {
 
 # Only strips of a shape that nobody photographs are resized to more: 2000 times as long as wide.
 _MOST_PIXELS = 2**27
+_LONGEST = 2**15 - 2  # pixels of a side: OpenCV places no larger map
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Placement:
         """Points (..., 2) or boxes (..., 4), x and y on a map of size (H, W), on the original."""
         rows, columns = map_size
         scale = np.array([(self.right - self.left) / columns, (self.bottom - self.top) / rows])
-        pairs = np.reshape(points, (*points.shape[:-1], -1, 2))
+        pairs = np.reshape(points, (*points.shape[:-1], points.shape[-1] // 2, 2))
         placed: NDArray[np.float64] = pairs * scale + np.array([self.left, self.top])
         return placed.reshape(points.shape)
 
@@ -173,7 +174,13 @@ def prepare(image: NDArray[np.uint8], spec: ImageSpec) -> tuple[NDArray[Any], Pl
     if spec.crop is not None:
         seen = _centre(picture.size, spec.crop)
         picture = picture.crop(seen)  # black where it reaches beyond the picture
-    picture = _resize(picture, (spec.width or picture.width, spec.height or picture.height), spec)
+    final = spec.width or picture.width, spec.height or picture.height
+    if max(final) > _LONGEST:
+        raise InputError(
+            f"image is {height} x {width} (height x width), and would be {final[1]} x {final[0]} "
+            f"for the graph, whose maps may have {_LONGEST} pixels a side; crop it first"
+        )
+    picture = _resize(picture, final, spec)
     left, top, right, bottom = (float(edge) for edge in np.array(seen) * scale)
     return _to_input(picture, spec), Placement(left, top, right, bottom, height, width)
 

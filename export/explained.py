@@ -72,6 +72,12 @@ class Explained(nn.Module):
         if self.card.queries is not None and others and others[-1].ndim == 2:
             *others, queries = others  # type: ignore[assignment]
             others = (*others, queries[None])
+        length = self.card.queries
+        if length is not None and others and others[-1].shape[-1] != length:
+            raise InputError(
+                f"queries are {tuple(others[-1].shape)}; expected (Q, {length}), or a row for each "
+                "image of such, as long as the model's embeddings"
+            )
         if class_ids is None:
             class_ids = torch.tensor([self.card.own_ids], device=image.device)
         return _record(self.card.outputs)(*self.body(image, *others, class_ids))

@@ -150,8 +150,8 @@ def evaluate(
     out.print(table)
     told = f"{measured['images']} images"
     if measured["localisation"]["objects"]:
-        what = "objects found" if finds else "classes"
-        told += f", {measured['localisation']['objects']} {what} in them"
+        what = "objects found in them" if finds else "maps judged, one of each class in each image"
+        told += f", {measured['localisation']['objects']} {what}"
     out.print(told, highlight=False)
     if json_path is not None:
         with writing(json_path):

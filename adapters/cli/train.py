@@ -9,6 +9,16 @@ from rich.markup import escape
 from camcore.adapters import paths
 from camcore.adapters.cli.arguments import ImageFolder, Model, Size, Weights, parse_size
 from camcore.adapters.cli.console import counting, out, working
+from camcore.adapters.cli.preparation import (
+    Colour,
+    Crop,
+    Interpolation,
+    Mean,
+    Resize,
+    Std,
+    preparation_fields,
+    tell_assumptions,
+)
 from camcore.adapters.extras import needs
 from camcore.adapters.files import writing
 from camcore.errors import InputError
@@ -28,6 +38,12 @@ def train(
     ],
     weights: Weights = "DEFAULT",
     size: Size = None,
+    mean: Mean = None,
+    std: Std = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    interpolation: Interpolation = None,
+    colour: Colour = None,
     epochs: Annotated[int, typer.Option(min=1, help="How often each image is learnt from.")] = 10,
     batch: Annotated[int, typer.Option(min=2, help="Images that are learnt from at once.")] = 32,
     learning_rate: Annotated[
@@ -68,13 +84,22 @@ def train(
     paths.check_targets(targets, [Path(weights), annotations])
     paths.check_folder(images, f"--images {images}")
     height_width = parse_size(size)
+    preparation = {
+        "mean": mean,
+        "std": std,
+        "resize": resize,
+        "crop": crop,
+        "interpolation": interpolation,
+        "colour": colour,
+    }
+    fields = preparation_fields(**preparation)  # type: ignore[arg-type]
     with needs("export"):
         import torch
         from safetensors.torch import save_file
 
         from camcore.adapters.evaluation.annotations import read_annotations
         from camcore.adapters.sources.build import build_model
-        from camcore.adapters.sources.built_model import with_size
+        from camcore.adapters.sources.built_model import with_size, with_stated
         from camcore.adapters.training.head import with_classes
         from camcore.adapters.training.images import LabelledImages, parted
         from camcore.adapters.training.train import Settings
@@ -90,6 +115,8 @@ def train(
         torch.manual_seed(seed)  # of the last layer's weights
         with_classes(built.model, classes)
     spec = built.image if height_width is None else with_size(built.image, height_width)
+    spec = with_stated(spec, fields)
+    tell_assumptions(spec)
     out.print(
         f"{len(learnt)} images to learn from, {len(kept)} held out, {classes} classes",
         highlight=False,
@@ -115,9 +142,11 @@ def train(
         names.write_text("\n".join(stated.categories) + "\n", encoding="utf-8")
     checkpoint.unlink()
     out.print(f"[green]wrote[/green] {escape(str(output))}", soft_wrap=True)
+    given = {"size": size, **preparation}
+    prepared = "".join(f" --{name} {value}" for name, value in given.items() if value is not None)
     out.print(
         f"explain it: camcore export {escape(model)} --weights {escape(str(output))} --class-names "
-        f"{escape(str(names))} --probabilities sigmoid",
+        f"{escape(str(names))}{escape(prepared)} --probabilities sigmoid",
         soft_wrap=True,
         highlight=False,
     )

@@ -74,6 +74,12 @@ def _read_coco(path: Path, folder: Path) -> Annotations:
         for each in content["annotations"]:
             x, y, width, height = each["bbox"]
             box = (x, y, x + width, y + height)
+            if not np.isfinite(box).all():
+                raise ValueError(f"a bbox of {each['bbox']}")
+            for kind, known in (("image", objects), ("category", label_of)):
+                number = each[f"{kind}_id"]
+                if number not in known:
+                    raise ValueError(f"an annotation of {kind} {number!r:.40}, which is not there")
             ignored = bool(each.get("iscrowd", 0))
             objects[each["image_id"]].append((box, label_of[each["category_id"]], ignored))
         images = [
@@ -88,7 +94,7 @@ def _read_coco(path: Path, folder: Path) -> Annotations:
         return Annotations(images, tuple(str(category["name"]) for category in categories))
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error.strerror}; {expected}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         problem = f"{type(error).__name__}: {error}"
         raise FileError(f"{path} cannot be read ({problem}); {expected}") from error
 

@@ -35,11 +35,12 @@ class Job:
         """How many images may be run together."""
         return 1 if self.card.is_detector else self.request.batch
 
-    @property
-    def mark(self) -> str:
-        """What tells the entries of this file and request from those of another."""
+    def mark(self, *further: Any) -> str:
+        """What tells the entries of this file and request from those of another, and what is
+        `further` in them.
+        """
         request = self.request
-        what = [self.runner.seal, self.classes, request.top, request.full_size, request.maps]
+        what = [self.runner.seal, self.classes, request.top, request.full_size, *further]
         vectors = [path.read_bytes() for path in request.queries]
         parts = [json.dumps([*what, request.names]).encode(), *vectors]
         return sha256(b"".join(parts)).hexdigest()[:12]

@@ -79,14 +79,14 @@ def done_rows(folder: Path, mark: str) -> Counter[str]:
     for path in files_in(folder):
         try:
             file = pq.ParquetFile(path)
-            if (file.schema_arrow.metadata or {}).get(_MARK) != mark.encode():
-                raise FileError(
-                    f"{path} is of another run: of another file, or with other classes, sizes or "
-                    "maps; give another folder, or delete it"
-                )
             known = file.read(["image", "error"])
         except (OSError, pa.ArrowException) as error:
             raise FileError(f"{path} cannot be read: {error}; delete it") from error
+        if (file.schema_arrow.metadata or {}).get(_MARK) != mark.encode():
+            raise FileError(
+                f"{path} is of another run: of another file, or with other classes, sizes or maps; "
+                "give another folder, or delete it"
+            )
         good = pc.is_null(known["error"])
         done.update(known.filter(good)["image"].to_pylist())
         if not pc.all(good).as_py():

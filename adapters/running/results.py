@@ -59,11 +59,11 @@ class Results:
     def done(self, job: "Job") -> Counter[str]:
         """How often each image is done already; those that failed count as not done."""
         if self.json is not None:
-            return done_lines(self.json, job.mark)
+            return done_lines(self.json, job.mark())
         if self.parquet is not None:
             from camcore.adapters.running.parquet import done_rows
 
-            return done_rows(self.parquet, job.mark)
+            return done_rows(self.parquet, job.mark(job.request.maps))
         return Counter()
 
     @contextmanager
@@ -73,7 +73,7 @@ class Results:
             takers: list[Callable[[Entry], object]] = []
             if self.json is not None:
                 if has_lines(self.json):
-                    opened = recording_lines(self.json, job.mark, append=append)
+                    opened = recording_lines(self.json, job.mark(), append=append)
                 else:
                     opened = recording(self.json, job.request.file, job.card)
                 record = stack.enter_context(opened)
@@ -81,7 +81,7 @@ class Results:
             if self.parquet is not None:
                 from camcore.adapters.running.parquet import recording_rows
 
-                rows = recording_rows(self.parquet, job.mark, job.request.maps)
+                rows = recording_rows(self.parquet, job.mark(job.request.maps), job.request.maps)
                 takers.append(stack.enter_context(rows))
 
             def take(entry: "Entry") -> None:

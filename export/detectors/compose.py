@@ -24,6 +24,7 @@ from camcore.export.detectors.origins import Root, find_origins
 from camcore.export.detectors.parts import Explainer, Level, Passes, Regions, Weighed
 from camcore.export.detectors.starts import likely_layers, starts_of
 from camcore.export.detectors.whole import OUTPUTS
+from camcore.export.find.places import check_level
 from camcore.export.gradient.gradient import gradient_of
 from camcore.export.request import Request
 from camcore.export.trace.graphs import module_of, outputs_of, return_values, shape_of
@@ -90,6 +91,9 @@ def compose_detector(
             refused.append(error)
     else:
         raise refused[-1]
+    for root, start in zip(roots, starts, strict=True):
+        if not _counts_regions(root):
+            check_level(graph, module_of(start), start)
     top = top or (DETECTIONS if local else FEW)
     values: list[fx.Node] = []
     taken: list[list[int]] = []

@@ -65,8 +65,8 @@ def check_frames(traced: Trace, layer: str, value: fx.Node) -> None:
     with torch.enable_grad():
         found = Until(traced.graph, value).value(image, *others)
         rows = found.reshape(_VIDEOS * count, -1)  # of each frame, whatever it has of heads
-        for video in range(_VIDEOS):
-            own = video * count + (count - 1 - video % 2)
+        # Each frame of the first video, and the first of the others.
+        for own in (*range(count), *range(count, _VIDEOS * count, count)):
             score = (rows[own] * random_like(rows[own], generator)).sum()
             if not score.requires_grad:
                 return

@@ -5,7 +5,7 @@ part of the image the points of the layer look at. What was transposed or mirror
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, fx
 
 from camcore.errors import ExportError
+from camcore.export.find.frames import image_of
 from camcore.export.find.grids import Layout
 from camcore.export.find.probes import Until, random_inputs, random_like
 from camcore.export.find.turns import Turn
+from camcore.export.trace.graphs import hint
 from camcore.export.trace.trace import Trace
 
 # Points that change places by any mirror image, turn or roll by half, as shares of the sides.
@@ -62,12 +64,28 @@ def placed(traced: Trace, layer: str, activation: fx.Node, layout: Layout) -> La
         return layout
     best = min(turns, key=views.elsewhere)
     if views.elsewhere(best) > _UNMOVED:
-        raise ExportError(
-            f"the points of layer {layer!r} do not lie in the order of the image's rows and "
-            "columns: they look at other places than those where a map of them would be drawn. "
-            "Choose a layer before they are moved, or behind where they are put back"
-        )
+        raise _moved(layer)
     return replace(layout, turn=best)
+
+
+def check_level(graph: fx.GraphModule, layer: str, level: fx.Node) -> None:
+    """Raises an `ExportError` where the points of a map (1, C, h, w) of a graph of one image do not
+    lie as the image does.
+    """
+    layout, as_it_is = Layout("channels_first", 2), Turn.all_of(2)[0]
+    for probed, share in ((_PROBED, _SUSPECT), (_EVERYWHERE, _MOVED)):
+        views = _views_in_row(graph, level, layout, probed[2], 1, 0, lambda gradient: gradient[0])
+        if views is None or views.elsewhere(as_it_is) < share:
+            return
+    raise _moved(layer)
+
+
+def _moved(layer: str) -> ExportError:
+    return ExportError(
+        f"the points of layer {layer!r} do not lie in the order of the image's rows and columns: "
+        "they look at other places than those where a map of them would be drawn. Choose a layer "
+        "before they are moved, or behind where they are put back"
+    )
 
 
 @dataclass(frozen=True)
@@ -133,29 +151,47 @@ def _views_of_frames(
     layout: Layout,
     probed: Mapping[int, list[tuple[float, ...]]],
 ) -> _Views | None:
-    """As `_views`, of a layer with a row for each frame: what its points look at in there."""
+    """As `_views`, of a layer with a row for each frame: what the points of the last frame of the
+    first of two videos look at in there.
+    """
+    image = image_of(traced.graph.graph).meta["val"]
+    row = hint(image.shape[2]) - 1
+    places = probed[len(traced.size) - 1]
+    return _views_in_row(
+        traced.graph, activation, layout, places, 2, row, lambda gradient: gradient[0, :, -1]
+    )
+
+
+def _views_in_row(
+    graph: fx.GraphModule,
+    activation: fx.Node,
+    layout: Layout,
+    places: list[tuple[float, ...]],
+    batch: int,
+    row: int,
+    part: Callable[[Tensor], Tensor],
+) -> _Views | None:
+    """What points of one row of a layer look at, in that part (C, *S) of a batch of images."""
     generator = torch.Generator().manual_seed(20184)
-    image, *others = random_inputs(traced.graph, generator, 2)
-    count = image.shape[2]
+    image, *others = random_inputs(graph, generator, batch)
     image.requires_grad_()
     looks, cells = [], []
     with torch.enable_grad():
-        values = layout.channels_first(Until(traced.graph, activation).value(image, *others))
+        values = layout.channels_first(Until(graph, activation).value(image, *others))
         grid = tuple(values.shape[2:])
         if not values.is_floating_point() or math.prod(grid) == 1:
             return None
         signs = random_like(values[0].flatten(1)[:, 0], generator)
-        for place in probed[len(traced.size) - 1]:
+        for place in places:
             cells.append(_cell(place, grid))
-            row = values[count - 1]  # the last frame of the first video
             cell: Any = (slice(None), *cells[-1])
-            score = (row[cell] * signs).sum()
+            score = (values[row][cell] * signs).sum()
             if not score.requires_grad:
                 return None
             (gradient,) = torch.autograd.grad(
                 score, image, retain_graph=True, materialize_grads=True
             )
-            looks.append(gradient[0, :, -1].square().sum(dim=0))
+            looks.append(part(gradient).square().sum(dim=0))
     return _as_views(torch.stack(looks), cells, grid)
 
 

@@ -210,3 +210,13 @@ def test_what_does_not_fit(model: nn.Module, image: Any, options: Any, message: 
 def test_missing_image(model: nn.Module) -> None:
     with pytest.raises(FileError, match=r"none.png does not exist"):
         explain_image(model, "none.png", image_spec=SPEC)
+
+
+def test_detectors_are_for_explain() -> None:
+    import torchvision
+
+    detector = torchvision.models.detection.ssdlite320_mobilenet_v3_large(
+        weights=None, weights_backbone=None
+    ).eval()
+    with pytest.raises(InputError, match="explain_image is for classifiers"):
+        explain_image(detector, np.zeros((8, 8, 3), np.uint8))

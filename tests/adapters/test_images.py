@@ -341,3 +341,16 @@ def test_boxes_end_where_the_image_does_and_padding_stays() -> None:
 def test_sizes_that_no_memory_holds(spec: ImageSpec) -> None:
     with pytest.raises(InputError, match=r"images of 10+ x 10+ pixels are more than memory is for"):
         prepare(np.zeros((8, 8, 3), np.uint8), spec)
+
+
+def test_an_image_so_thin_that_no_map_of_it_could_be_placed() -> None:
+    thin = np.zeros((300, 1, 3), np.uint8)
+    with pytest.raises(InputError, match="would be 38400 x 128 for the graph"):
+        prepare(thin, ImageSpec(None, None, resize=128))
+    array, _ = prepare(thin, ImageSpec(None, None, resize=128, crop=(128, 128)))
+    assert array.shape == (1, 3, 128, 128)
+
+
+def test_no_boxes_are_placed_as_none() -> None:
+    _, placement = prepare(np.zeros((8, 8, 3), np.uint8), ImageSpec(None, None))
+    assert placement.boxes_to_original(np.zeros((0, 4)), (8, 8)).shape == (0, 4)

@@ -146,6 +146,12 @@ def test_an_embedding_among_other_outputs() -> None:
         explain(net, example, target="similarity", layer="features")
 
 
+def test_queries_of_another_length(tower: nn.Module) -> None:
+    explained = explain(tower, torch.zeros(1, 3, 16, 16), target="dot")
+    with pytest.raises(InputError, match=f"expected \\(Q, {LENGTH}\\)"):
+        explained(torch.zeros(1, 3, 16, 16), normal(2, 3, LENGTH + 1))
+
+
 def test_what_is_not_known_before_the_queries(tower: nn.Module) -> None:
     example = torch.zeros(1, 3, 16, 16)
     with pytest.raises(InputError, match=r"queries come when the file runs"):

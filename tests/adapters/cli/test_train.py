@@ -24,6 +24,8 @@ def test_from_annotated_images_to_average_precision(scenes: Path, tmp_path: Path
     text = done(camcore("train", MODEL, *call, "--epochs", "2", "--held-out", "0.3"))
     assert "5 images to learn from, 2 held out, 8 classes" in text
     assert "epoch 2: loss 0." in text
+    assert "assumed" not in text  # the model says how its images are prepared
+    assert f"--class-names {tmp_path / 'a.txt'} --probabilities sigmoid" in text
     assert (tmp_path / "a.txt").read_text().split() == list(CLASS_NAMES)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a.safetensors", "a.txt"]
 
@@ -45,3 +47,12 @@ def test_wrong_input_is_told(scenes: Path, tmp_path: Path, monkeypatch: pytest.M
     message = failed(camcore("train", MODEL, *call, "--weights", tmp_path / "a.safetensors"))
     assert "would replace" in message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_how_images_are_prepared_is_told_on(scenes: Path, tmp_path: Path) -> None:
+    call = arguments(scenes, tmp_path / "a.safetensors")
+    own = ["--size", "64", "--mean", "0.4", "--std", "0.3"]
+    text = done(camcore("train", MODEL, *call, *own, "--epochs", "1"))
+    assert f"{tmp_path / 'a.txt'} --size 64 --mean 0.4 --std 0.3 --probabilities" in text
+    text = done(camcore("train", "tests.adapters.nets:build_painter", *call, "--epochs", "1"))
+    assert "assumed, as nothing says otherwise: mean 0.485" in text

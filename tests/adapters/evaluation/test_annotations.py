@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,13 @@ def test_voc(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"images": None}, "expected a COCO JSON"),
-        ({"categories": []}, "KeyError: 9"),
+        ({"categories": []}, "an annotation of category 9, which is not there"),
+        ({"images": []}, "an annotation of image 7, which is not there"),
         ({"annotations": [{"image_id": 1, "category_id": 9, "bbox": [1, 2, 3]}]}, "ValueError"),
+        (
+            {"annotations": [{"image_id": 7, "category_id": 9, "bbox": [1, 2, 3, math.nan]}]},
+            r"a bbox of \[1, 2, 3, nan\]",
+        ),
     ],
 )
 def test_wrong_coco_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -76,6 +82,9 @@ def test_wrong_coco_is_refused(tmp_path: Path, changes: dict[str, Any], message:
 def test_wrong_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="cannot be read"):
         read_annotations(tmp_path / "none.json", tmp_path)
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(FileError, match="RecursionError"):
+        read_annotations(tmp_path / "deep.json", tmp_path)
     with pytest.raises(FileError, match=r"has no \.xml files"):
         read_annotations(tmp_path, tmp_path)
     for text in ("<annotation>", "<annotation><object><name>a</name></object></annotation>"):

@@ -100,6 +100,20 @@ def test_results_of_another_run_are_refused(
         assert "has results in it: go on with them by --resume" in failed(camcore(*call))
 
 
+def test_lines_of_a_run_that_wrote_rows_as_well(
+    toy_folder: Path, tree: Path, tmp_path: Path
+) -> None:
+    """They do not hang on what the rows keep."""
+    lines, rows = tmp_path / "a.jsonl", tmp_path / "rows"
+    call = ("run", toy_folder / "toy.onnx", tree / "a" / "*.png", "--json", lines)
+    done(camcore(*call, "--parquet", rows, "--parquet-maps", "uint8"))
+    before = lines.read_text()
+    done(camcore(*call, "--resume"))
+    assert lines.read_text() == before
+    other = ("run", toy_folder / "toy.onnx", tree / "a" / "*.png", "--parquet", rows, "--resume")
+    assert "cannot be read" not in failed(camcore(*other))
+
+
 def test_an_image_given_twice_is_done_twice(
     toy_folder: Path, tree: Path, place: tuple[str, Path]
 ) -> None:

@@ -163,3 +163,15 @@ def test_the_other_formats(suffix: str, tmp_path: Path) -> None:
     images = torch.randint(256, (2, 6, SIDE, SIDE, 3), dtype=torch.uint8).numpy()
     ids = {"class_ids": [[0], [1]]}
     assert load(path)(images, **ids).saliency_map.shape == (2, 1, 6, SIDE, SIDE)
+
+
+class Swapped(PerFrame):
+    """The first two frames stand in each other's place."""
+
+    def forward(self, video: Tensor) -> Tensor:
+        return super().forward(torch.cat([video[:, 1:2], video[:, :1], video[:, 2:]], 1))
+
+
+def test_every_frame_is_looked_at() -> None:
+    with pytest.raises(ExportError, match="looks most at frame 1 of video 0, expected frame 0"):
+        explain(Swapped().eval(), EXAMPLE, layer="features", frames=True)

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from camcore.errors import ExportError
 from camcore.export import explain, save
+from camcore.export.find.places import check_level
 from camcore.export.find.turns import Turn
 from tests.export.models import NUM_CLASSES, build
 from tests.export.oracle import first_fast, in_turn
@@ -281,3 +282,18 @@ def test_a_token_of_all_others_is_no_place() -> None:
 def test_biases_of_what_was_moved(name: str) -> None:
     with pytest.raises(ExportError, match=r"fullgrad draws a map of every bias|do not lie in"):
         explain(build(lambda: Moved(MOVES[name][0])), EXAMPLE, method="fullgrad")
+
+
+@pytest.mark.parametrize("name", ["transposed", "rolled", None])
+def test_a_level_of_one_image(name: str | None) -> None:
+    """As a detector has them: turned ones are refused as well."""
+    move = MOVES[name][0] if name else nn.Identity()
+    graph = fx.symbolic_trace(build(lambda: Moved(move)))
+    (image,) = graph.graph.find_nodes(op="placeholder")
+    image.meta["val"] = EXAMPLE
+    level = next(node for node in graph.graph.nodes if node.target == "after")
+    if name is None:
+        check_level(graph, "after", level)
+        return
+    with pytest.raises(ExportError, match="'after' do not lie in the order"):
+        check_level(graph, "after", level)
