@@ -107,7 +107,8 @@ def _frames(size: fx.Node, at: fx.Node) -> fx.Node | None:
     for node in graph.find_nodes(op="placeholder"):
         value = node.meta["val"]
         if _divides(value, factor):
-            return node
+            found: fx.Node = node
+            return found
         lengths = value.shape if isinstance(value, Tensor) else ()
         for axis, length in enumerate(lengths):
             if axis and _divides(length, factor):

@@ -393,9 +393,9 @@ def export(
             class_names=names,
             image_spec=spec,
             dynamic_size=dynamic_size,
+            frames=frames is not None,
             # The others are left to the method.
             **{name: value for name, value in chosen.items() if value is not None},
-            **({} if frames is None else {"frames": True}),
             **own_options,
         )
     if built.notes:

@@ -92,7 +92,7 @@ def train(
         "interpolation": interpolation,
         "colour": colour,
     }
-    fields = preparation_fields(**preparation)  # type: ignore[arg-type]
+    fields = preparation_fields(**preparation)
     with needs("export"):
         import torch
         from safetensors.torch import save_file
