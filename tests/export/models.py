@@ -163,9 +163,8 @@ class GridSampler(nn.Module):
 class Warp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         turn = torch.tensor([[[0.8, -0.6, 0.0], [0.6, 0.8, 0.0]]]).expand(x.shape[0], 2, 3)
-        return F.grid_sample(
-            x.tanh(), F.affine_grid(turn, list(x.shape), align_corners=False), align_corners=False
-        )
+        grid = F.affine_grid(turn, list(x.shape), align_corners=False)
+        return F.grid_sample(x.tanh(), grid, mode="bicubic", align_corners=False)
 
 
 class Attention(nn.Module):

@@ -37,7 +37,7 @@ def test_from_model_to_overlay(
     assert "default" in done(camcore("layers", "tiny_models:build", "--size", "32"))
     file = f"tiny{suffix}"
     done(camcore("export", "tiny_models:build", "--size", "32", "--boxes", "2", "-o", file))
-    assert "build" in done(camcore("inspect", file))
+    assert "Sequential" in done(camcore("inspect", file))
     record = json.loads(
         camcore("run", file, photos[0], "--top", "3", "-o", "o.png", "--json", "-").stdout
     )
@@ -76,7 +76,7 @@ def test_segmentation_from_model_to_overlay(
     """Scores of pixels are no scores of classes: none is told, and none is made up."""
     file = segmenter_folder / "image.onnx"
     text = (segmenter_folder / "image.txt").read_text()
-    assert "gradcam of build_segmenter at backbone, target segmentation" in text
+    assert "gradcam of Segmenter at backbone, target segmentation" in text
     text = done(camcore("inspect", file))
     assert "out, aux, classes, saliency_map" in text
     assert "out │ float32 │ batch x 3 x" in text

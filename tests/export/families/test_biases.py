@@ -50,7 +50,7 @@ class Shared(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.tanh(self.twice(torch.tanh(self.stem(x))))
-        x = torch.tanh(self.twice(x.flip(3)).flip(3)) + self.shift
+        x = torch.tanh(self.twice(-x)) + self.shift
         return self.fc(torch.tanh(x).mean((2, 3)))  # type: ignore[no-any-return]
 
 
@@ -67,7 +67,7 @@ class Apart(Shared):
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.tanh(self.twice(torch.tanh(self.stem(x))))
-        x = self.shifts(torch.tanh(self.again(x.flip(3)).flip(3)))
+        x = self.shifts(torch.tanh(self.again(-x)))
         return self.fc(torch.tanh(x).mean((2, 3)))  # type: ignore[no-any-return]
 
 

@@ -250,7 +250,7 @@ def test_an_operator_right_behind_the_layer_is_named_with_its_module() -> None:
     class Direct(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             grid = torch.zeros(x.shape[0], 5, 5, 2)
-            return nn.functional.grid_sample(x, grid, align_corners=False)
+            return nn.functional.grid_sample(x, grid, mode="bicubic", align_corners=False)
 
     features = nn.Sequential(nn.Conv2d(3, 6, 3), Direct())
     with pytest.raises(ExportError, match=r"grid_sampler_2d_backward.* used by features\.1\."):
