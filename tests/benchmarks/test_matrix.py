@@ -188,6 +188,7 @@ def run(path: Path) -> Callable[..., list[Cell]]:
 
 
 @of_free_size
+@pytest.mark.slow
 def test_known_cells_are_kept(
     run: Callable[..., list[Cell]],
     calls: list[Sequence[Cell]],
@@ -338,6 +339,7 @@ def check(
 
 
 @of_free_size
+@pytest.mark.slow
 def test_a_sample_runs_what_is_known_again(
     check: Callable[..., str],
     calls: list[Sequence[Cell]],
@@ -370,6 +372,7 @@ def test_a_sample_that_fails_is_an_error(
 
 
 @of_free_size
+@pytest.mark.slow
 def test_a_sample_of_other_versions_leaves_the_table(
     check: Callable[..., str], path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

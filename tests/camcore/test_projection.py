@@ -290,7 +290,7 @@ class Components(torch.nn.Module):
         )
 
 
-@pytest.mark.parametrize("side", [4, 24])
+@pytest.mark.parametrize("side", [4, pytest.param(24, marks=pytest.mark.slow)])
 def test_constant_features_give_zeros_in_a_file(side: int) -> None:
     """An exporter drops a number below 1e-8 from a sum, so that no such number keeps from 0 / 0."""
     features = torch.rand(4, 3, side, side, generator=torch.Generator().manual_seed(0))

@@ -152,6 +152,7 @@ def test_with_other_options(options: dict[str, Any], small_net: nn.Module) -> No
     assert_boxes([classes, maps, *found], softmax(scores), count=2)
 
 
+@pytest.mark.slow
 def test_in_steps(small_net: nn.Module, tmp_path: Path) -> None:
     """Two loops in one graph, and the state behind the boxes."""
     options: dict[str, Any] = {"layer": "block", "chunk": 3, "stepwise": True, "boxes": 2}

@@ -1,5 +1,6 @@
 """Random networks: explained, and in files, they give what hooks and autograd give, or an error."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from random import Random
@@ -12,7 +13,13 @@ from camcore.errors import CamcoreError
 from camcore.export import explain, save
 from tests.export.models import build, images
 from tests.export.networks import BLOCKS, LAYER, network
-from tests.export.oracle import TOLERANCE, Result, explain_by_hand, run_file, worst_error
+from tests.export.oracle import (
+    TOLERANCE,
+    Result,
+    explain_by_hand,
+    run_file,
+    worst_error,
+)
 
 METHODS = ("gradcam", "gradcam++", "layercam", "hirescam", "xgradcam", "gradcam-elementwise")
 SIZES = ((24, 24), (17, 40), (9, 31), (64, 20), (5, 3), (1, 1), (97, 96))
@@ -20,10 +27,13 @@ EXAMPLE = torch.zeros(1, 3, 24, 24)
 
 # A few quick ones; the sweep is slow.
 QUICK = range(0, len(BLOCKS), 12)
-seeds = pytest.mark.parametrize(
-    "seed",
-    [seed if seed in QUICK else pytest.param(seed, marks=pytest.mark.slow) for seed in range(500)],
-)
+
+
+def seeds(quick: Sequence[int]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        "seed",
+        [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in range(500)],
+    )
 
 
 def ids_for(random: Random, batch: int, classes: int) -> Tensor:
@@ -59,7 +69,7 @@ def same(given: Result, expected: Result, allowed: float) -> None:
     assert abs(given.saliency_map - expected.saliency_map).max() <= allowed
 
 
-@seeds
+@seeds(QUICK)
 def test_explained_in_double_precision(seed: int) -> None:
     """The graph is exact: nothing is left to rounding."""
     make, made_of = network(seed)
@@ -82,7 +92,7 @@ def test_explained_in_double_precision(seed: int) -> None:
     assert compared
 
 
-@seeds
+@seeds(QUICK[:2])
 def test_files_of_single_precision(seed: int, tmp_path: Path) -> None:
     """What is written is right on other sizes and batches than the proof's; or it is refused.
 

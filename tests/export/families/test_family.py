@@ -196,6 +196,7 @@ def test_methods_of_many_passes(
 @pytest.mark.parametrize(
     "method", ["scorecam", pytest.param("ablationcam", marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_their_weights_are_stored_once(model: nn.Module, method: str, tmp_path: Path) -> None:
     """Each layer has a head and a tail of its own, of the same weights."""
     path = tmp_path / "model.onnx"

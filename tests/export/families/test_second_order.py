@@ -172,6 +172,7 @@ def test_weights_are_stored_once(small_net: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".onnx", pytest.param(".pt2", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_transformer(suffix: str, tmp_path: Path) -> None:
     """GELU, softmax, layer normalisation, whose statistics have derivatives as well."""
     model, path = build(Transformer), tmp_path / f"model{suffix}"

@@ -11,7 +11,7 @@ from camcore.export import explain
 from tests.export.attending import Vit, Windows, assert_is, vit
 from tests.export.eager import eagerly
 from tests.export.models import EXAMPLE, SmallNet, build, images
-from tests.export.oracle import worst_error
+from tests.export.oracle import first_fast, worst_error
 
 pytestmark = pytest.mark.usefixtures("shared_traces")
 PLAIN_TWIN = {
@@ -133,7 +133,8 @@ def transformers_vit() -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    "make", [torchvision_vit, timm_vit, timm_vit_without_a_class_token, transformers_vit]
+    "make",
+    first_fast([torchvision_vit, timm_vit, timm_vit_without_a_class_token, transformers_vit]),
 )
 def test_vision_transformers_of_others(make: Any) -> None:
     torch.manual_seed(0)

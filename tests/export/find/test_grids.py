@@ -317,6 +317,7 @@ def test_one_axis_channels_last() -> None:
     check(model, "conv", images(2, 3, 40, channels=2), lambda x: x)
 
 
+@pytest.mark.slow
 def test_three_axes(tmp_path: Path) -> None:
     features = nn.Conv3d(2, 6, 3, 2, 1), nn.Tanh(), nn.Conv3d(6, 4, 2), nn.GELU()
     model = build(lambda: Classifier(nn.Sequential(*features), 4), shape=(2, 8, 10, 12))
@@ -487,6 +488,7 @@ class Unrolled(nn.Module):
         return self.fc(x.pow(2).mean(1))  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_tokens_in_another_order() -> None:
     model = build(Unrolled, shape=(3, 32, 48))
     with pytest.raises(ExportError, match=r"'before' cannot .* 96 tokens are not in the order of"):

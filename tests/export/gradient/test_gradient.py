@@ -26,6 +26,7 @@ from tests.export.models import (
     build,
     images,
 )
+from tests.export.oracle import first_fast
 from tests.export.tracing import copied
 
 
@@ -188,7 +189,7 @@ def test_an_infinite_gradient_stops_at_a_relu(root: Callable[[Tensor], Tensor]) 
 
 
 @pytest.mark.parametrize(
-    "make", [Attention, PooledTokens, Wide, Hidden, Written, Branches, Borders]
+    "make", first_fast([Attention, PooledTokens, Wide, Hidden, Written, Branches, Borders], 3)
 )
 def test_other_tails(make: type[nn.Module]) -> None:
     model = build(make)

@@ -63,10 +63,10 @@ def test_files(method: str, suffix: str, models: dict[str, nn.Module], tmp_path:
 @pytest.mark.parametrize(
     ("method", "name", "suffix"),
     [
-        ("ablationcam", "affine", ".onnx"),
-        ("ablationcam", "tokens", ".onnx"),
         ("scorecam", "inputs", ".onnx"),
-        ("iscam", "outputs", ".pt2"),
+        pytest.param("ablationcam", "affine", ".onnx", marks=pytest.mark.slow),
+        pytest.param("ablationcam", "tokens", ".onnx", marks=pytest.mark.slow),
+        pytest.param("iscam", "outputs", ".pt2", marks=pytest.mark.slow),
         pytest.param("ablationcam", "last", ".pt2", marks=pytest.mark.slow),
         pytest.param("reciprocam", "last", ".onnx", marks=pytest.mark.slow),
         pytest.param("rise", "inputs", ".pt", marks=pytest.mark.slow),

@@ -482,7 +482,7 @@ TOLD_APART = {("gradcam", ".onnx"), ("guided-backprop", ".pt"), ("scorecam", ".p
 @pytest.mark.parametrize(
     ("method", "suffix"),
     first_fast(
-        sorted(product(AT_THE_IMAGE, FORMATS), key=TOLD_APART.__contains__, reverse=True), 3
+        sorted(product(AT_THE_IMAGE, FORMATS), key=TOLD_APART.__contains__, reverse=True), 2
     ),
 )
 def test_what_happens_at_the_image_happens_to_the_prepared_one(
@@ -567,12 +567,14 @@ def state_of(model: nn.Module) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {"layer": ["features.1", "features.3"], "aug_smooth": True, "eigen_smooth": True},
-        {"pixels": True, "image_spec": SPEC, "target": "finer"},
-        {"method": "hirescam", "combine": "product"},
-        {"method": "eigencam", "dynamic_size": False},
-    ],
+    first_fast(
+        [
+            {"layer": ["features.1", "features.3"], "aug_smooth": True, "eigen_smooth": True},
+            {"pixels": True, "image_spec": SPEC, "target": "finer"},
+            {"method": "hirescam", "combine": "product"},
+            {"method": "eigencam", "dynamic_size": False},
+        ]
+    ),
 )
 def test_the_model_is_the_same_object_in_the_same_state(options: Any, tmp_path: Path) -> None:
     model = build(features)

@@ -156,6 +156,7 @@ class WindowAttention(nn.Module):
         return y.permute(0, 1, 4, 2, 3).flatten(1, 2)
 
 
+@pytest.mark.slow
 def test_zeros_before_a_max_pool_are_not_taken_for_its_own_padding(tmp_path: Path) -> None:
     class Padded(nn.Module):
         """Begins as BiT does: at the edge of what is negative, pooling finds the zeros."""
@@ -177,6 +178,7 @@ def test_zeros_before_a_max_pool_are_not_taken_for_its_own_padding(tmp_path: Pat
         save(explained, tmp_path / "padded.onnx")
 
 
+@pytest.mark.slow
 def test_recurrent_layers(tmp_path: Path) -> None:
     model, path = build(Recurrent), tmp_path / "recurrent.onnx"
     save(explain(model, torch.zeros(1, 3, 8, 12), layer="stem"), path)
@@ -209,6 +211,7 @@ def test_attention_within_windows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dynamic_size", [True, False])
+@pytest.mark.slow
 def test_cubic_interpolation_around_the_layer(dynamic_size: bool, tmp_path: Path) -> None:
     """Between fixed sizes a file interpolates no image, which onnxruntime is slow at."""
 

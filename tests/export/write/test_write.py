@@ -104,6 +104,7 @@ def test_a_model_of_few_classes(num_classes: int, suffix: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("suffix", fast_in(".onnx"))
+@pytest.mark.slow
 def test_borders_and_statistics(suffix: str, tmp_path: Path) -> None:
     model, path = build(Borders), tmp_path / f"borders{suffix}"
     save(explain(model, torch.zeros(1, 3, 16, 20), layer="stem"), path)
