@@ -20,7 +20,7 @@ from camcore.adapters.running.parquet import done_rows, files_in, recording_rows
 
 def written(folder: Path, file: Path, images: list[Path], maps: Any) -> Any:
     job = open_job(Request(file, top=2, maps=maps))
-    with recording_rows(folder, job.mark, maps) as write:
+    with recording_rows(folder, job.mark(maps), maps) as write:
         for entry in entries(job, map(Task, images)):
             write(entry)
     return pq.read_table(folder)
