@@ -256,6 +256,8 @@ def _maps(card: Card) -> str:
 
 def _boxes(card: Card) -> str:
     """What boxes the file gives, and what their scores are."""
+    if card.is_detector:
+        return "those that the detector finds"
     if card.boxes is None:
         return "none"
     confidence = card.options.get("box_confidence", "none")

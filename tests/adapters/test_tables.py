@@ -123,6 +123,9 @@ def test_card_table_says_what_the_maps_are() -> None:
 
 def test_card_table_of_boxes() -> None:
     assert row(printed(tables.card_table(Path("a.onnx"), CARD)), "boxes") == ["boxes", "none"]
+    detector = replace(CARD, outputs=("boxes", "labels", "scores", "detection_maps"))
+    (_, told) = row(printed(tables.card_table(Path("a.onnx"), detector)), "boxes")
+    assert told == "those that the detector finds"
     text = "up to 3 on each map, above Otsu's threshold; scored by the map's mean"
     for confidence, more in (("none", ""), ("sigmoid", ", times the sigmoid of the class's score")):
         card = replace(CARD, boxes=3, options={"box_confidence": confidence})
