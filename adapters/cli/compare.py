@@ -34,6 +34,7 @@ from camcore.adapters.cli.preparation import (
     Mean,
     Resize,
     Std,
+    as_asked,
     preparation_fields,
     tell_assumptions,
 )
@@ -145,7 +146,6 @@ def compare(
     )
     with needs("export"):
         from camcore.adapters.sources.build import build_model
-        from camcore.adapters.sources.built_model import with_size, with_stated
         from camcore.export import explain, save
         from camcore.export.families import FAMILIES
     with needs("evaluate"):
@@ -156,8 +156,7 @@ def compare(
         from camcore.adapters.evaluation.page import html_page, markdown_table
     with working(f"building {model}"):
         built = build_model(model, weights)
-    spec = built.image if height_width is None else with_size(built.image, height_width)
-    spec = with_stated(spec, fields)
+    spec = as_asked(built.image, height_width, fields)
     tell_assumptions(spec)
     inputs = example(replace(built, image=spec), height_width)
     names = names or own_names(built, inputs)

@@ -29,6 +29,7 @@ from camcore.adapters.cli.preparation import (
     Mean,
     Resize,
     Std,
+    as_asked,
     preparation_fields,
     tell_assumptions,
 )
@@ -346,7 +347,6 @@ def export(
     own_options = add_channels(method, parse_options(method, options or ()), channels)
     with needs("export"):
         from camcore.adapters.sources.build import build_model
-        from camcore.adapters.sources.built_model import with_size, with_stated
         from camcore.export import explain, is_detector, save
 
         chosen = {
@@ -365,8 +365,7 @@ def export(
     if chosen["output"] is None:
         chosen["output"] = built.output
         chosen["probabilities"] = probabilities or built.probabilities
-    spec = built.image if height_width is None else with_size(built.image, height_width)
-    spec = with_stated(spec, fields)
+    spec = as_asked(built.image, height_width, fields)
     if chosen["detections"] is not None or is_detector(built.model):
         images, spec = example_photo(replace(built, image=spec), photo, height_width)
         names = names or built.class_names

@@ -109,6 +109,13 @@ def preparation_fields(
     return found
 
 
+def as_asked(spec: ImageSpec, size: tuple[int, int] | None, fields: dict[str, Any]) -> ImageSpec:
+    """The model's own spec, for images of the size asked for, with what options state."""
+    from camcore.adapters.sources.built_model import with_size, with_stated
+
+    return with_stated(spec if size is None else with_size(spec, size), fields)
+
+
 def tell_assumptions(spec: ImageSpec) -> None:
     """Says what of the preparation nobody stated, and the options that would."""
     if tables.assumptions(spec):

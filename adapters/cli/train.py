@@ -16,6 +16,7 @@ from camcore.adapters.cli.preparation import (
     Mean,
     Resize,
     Std,
+    as_asked,
     preparation_fields,
     tell_assumptions,
 )
@@ -99,7 +100,6 @@ def train(
 
         from camcore.adapters.evaluation.annotations import read_annotations
         from camcore.adapters.sources.build import build_model
-        from camcore.adapters.sources.built_model import with_size, with_stated
         from camcore.adapters.training.head import with_classes
         from camcore.adapters.training.images import LabelledImages, parted
         from camcore.adapters.training.train import Settings
@@ -114,8 +114,7 @@ def train(
         built = build_model(model, weights)
         torch.manual_seed(seed)  # of the last layer's weights
         with_classes(built.model, classes)
-    spec = built.image if height_width is None else with_size(built.image, height_width)
-    spec = with_stated(spec, fields)
+    spec = as_asked(built.image, height_width, fields)
     tell_assumptions(spec)
     out.print(
         f"{len(learnt)} images to learn from, {len(kept)} held out, {classes} classes",

@@ -1,29 +1,23 @@
 """Clip entries: the road of videos through a file that takes many frames together."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from camcore.adapters import overlay, paths
-from camcore.adapters.results import caption_text, failed_record, for_show, image_record, maps_of
+from camcore.adapters.results import caption_text, for_show, image_record, maps_of
 from camcore.adapters.running.clips import Clip, prepare_clip, read_clip
-from camcore.adapters.running.entries import Entry, Task
+from camcore.adapters.running.entries import Entry, Task, one_by_one
 from camcore.adapters.running.job import Job
 from camcore.adapters.running.video import is_video, writing_video
-from camcore.adapters.stream import Failed
-from camcore.errors import CamcoreError
 
 
 def clip_entries(job: Job, tasks: Iterable[Task]) -> Iterator[Entry]:
     """The entries of clips, in order, with their files written."""
-    for number, task in enumerate(tasks):
-        try:
-            yield Entry(number, _record(job, task))
-        except CamcoreError as error:
-            failed = Failed(number, task.path, str(error))
-            yield Entry(number, failed_record(task.path, failed.reason), failed=failed)
+    return one_by_one(tasks, partial(_record, job))
 
 
 def _record(job: Job, task: Task) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from camcore.adapters.runner import Progress
 from camcore.adapters.running.job import Job
 from camcore.adapters.running.write import Show, show_picture, write_maps, write_picture
 from camcore.adapters.stream import Failed, Given, Prepared, Result
+from camcore.errors import CamcoreError
 
 # Who is told of the steps of a batch, while it is run.
 Steps = Callable[[Sequence[Prepared]], AbstractContextManager[Progress | None]]
@@ -116,3 +117,13 @@ def _kept(job: Job, result: Result) -> Kept | None:
         maps = np.rint(np.clip(np.reshape(shown, maps.shape), 0, 1) * 255)
     edges = (place.left, place.top, place.right, place.bottom)
     return Kept(maps.astype(job.request.maps), edges)
+
+
+def one_by_one(tasks: Iterable[Task], record: Callable[[Task], dict[str, Any]]) -> Iterator[Entry]:
+    """The entries of tasks that are run alone, in order, with the record that is made of each."""
+    for number, task in enumerate(tasks):
+        try:
+            yield Entry(number, record(task))
+        except CamcoreError as error:
+            failed = Failed(number, task.path, str(error))
+            yield Entry(number, failed_record(task.path, failed.reason), failed=failed)

@@ -1,14 +1,15 @@
 """Volume entries: the road of volumes through a file, one at a time."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from camcore.adapters import overlay, paths
-from camcore.adapters.results import caption_text, failed_record, for_show, image_record, maps_of
-from camcore.adapters.running.entries import Entry, Task
+from camcore.adapters.results import caption_text, for_show, image_record, maps_of
+from camcore.adapters.running.entries import Entry, Task, one_by_one
 from camcore.adapters.running.job import Job
 from camcore.adapters.running.volumes import (
     Volume,
@@ -18,8 +19,7 @@ from camcore.adapters.running.volumes import (
     slices,
     write_volume_map,
 )
-from camcore.adapters.stream import Failed
-from camcore.errors import CamcoreError, InputError
+from camcore.errors import InputError
 
 
 def check_takes_volumes(job: Job) -> None:
@@ -32,12 +32,7 @@ def check_takes_volumes(job: Job) -> None:
 
 def volume_entries(job: Job, tasks: Iterable[Task]) -> Iterator[Entry]:
     """The entries of volumes, in order, with their files written."""
-    for number, task in enumerate(tasks):
-        try:
-            yield Entry(number, _record(job, task))
-        except CamcoreError as error:
-            failed = Failed(number, task.path, str(error))
-            yield Entry(number, failed_record(task.path, failed.reason), failed=failed)
+    return one_by_one(tasks, partial(_record, job))
 
 
 def _record(job: Job, task: Task) -> dict[str, Any]:

@@ -91,9 +91,9 @@ def compose_detector(
             refused.append(error)
     else:
         raise refused[-1]
-    for root, start in zip(roots, starts, strict=True):
-        if not _counts_regions(root):
-            check_level(graph, module_of(start), start)
+    pairs = zip(roots, starts, strict=True)
+    for start in dict.fromkeys(start for root, start in pairs if not _counts_regions(root)):
+        check_level(graph, module_of(start), start)
     top = top or (DETECTIONS if local else FEW)
     values: list[fx.Node] = []
     taken: list[list[int]] = []

@@ -18,8 +18,7 @@ from camcore.export.trace.trace import Trace
 
 aten = torch.ops.aten
 
-# Of the rows that are looked at: how many videos there are, and which frame of each. By another
-# order of rows these would be others'.
+# Of the rows that are looked at: by another order these would be other videos'.
 _VIDEOS = 3
 
 

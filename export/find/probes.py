@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, fx
 
+from camcore.export.cut import ancestors
 from camcore.export.trace.graphs import hint
 
 
@@ -24,7 +25,7 @@ class Until(fx.Interpreter):
     def value(self, *inputs: Tensor) -> Tensor:
         """The node's value for the graph's inputs."""
         self.args_iter = iter(inputs)
-        needed = _what_leads_to(self._node)
+        needed = ancestors(self._node)
         for node in self.module.graph.nodes:  # type: ignore[union-attr]
             if node.op == "placeholder" or node in needed:
                 self.env[node] = self.run_node(node)
@@ -32,15 +33,6 @@ class Until(fx.Interpreter):
                 break
         found: Tensor = self.env[self._node]
         return found
-
-
-def _what_leads_to(node: fx.Node) -> set[fx.Node]:
-    found, pending = {node}, [node]
-    while pending:
-        more = [value for value in pending.pop().all_input_nodes if value not in found]
-        found.update(more)
-        pending += more
-    return found
 
 
 def random_like(like: Tensor, generator: torch.Generator, batch: int | None = None) -> Tensor:
