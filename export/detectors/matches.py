@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from camcore.export.trace.targets import Target
+from camcore.metrics import box_iou
 
 # What is explained of detections: each by itself, or all of them together.
 MATCHES: Mapping[str, Target] = {name: Target(name) for name in ("match", "matches")}
@@ -41,19 +42,6 @@ def match(boxes: Tensor, labels: Tensor, found: Sequence[Tensor]) -> Tensor:
     new_boxes = F.pad(found[0], (0, 0, 0, 1))
     new_labels, scores = F.pad(found[1], (0, 1), value=-1), F.pad(found[2], (0, 1))
     same = labels[:, None] == new_labels
-    overlaps = torch.where(same, _overlaps(boxes, new_boxes), 0.0)
+    overlaps = torch.where(same, box_iou(boxes[:, None], new_boxes), 0.0)
     overlap, place = overlaps.max(dim=1)
     return torch.where(overlap > LEAST_OVERLAP, overlap + scores.index_select(0, place), 0.0)
-
-
-def _overlaps(boxes: Tensor, others: Tensor) -> Tensor:
-    """Intersection over union of boxes (M, 4) with others (D, 4), (M, D)."""
-    low = torch.maximum(boxes[:, None, :2], others[:, :2])
-    high = torch.minimum(boxes[:, None, 2:], others[:, 2:])
-    sides = (high - low).clamp(min=0)
-    common = sides[..., 0] * sides[..., 1]
-    return common / (_areas(boxes)[:, None] + _areas(others) - common)
-
-
-def _areas(boxes: Tensor) -> Tensor:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

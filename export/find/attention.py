@@ -17,7 +17,7 @@ from camcore.errors import ExportError
 from camcore.export.cut import dependents
 from camcore.export.find.frames import call_after, check_frames, image_of, unfolded
 from camcore.export.find.grids import Layout, find_token_grid
-from camcore.export.trace.graphs import hint, module_of, outputs_of
+from camcore.export.trace.graphs import expression, hint, module_of, outputs_of
 from camcore.export.trace.trace import Trace
 
 aten = torch.ops.aten
@@ -115,18 +115,14 @@ def _layout(traced: Trace, node: fx.Node) -> Layout | str:
 
 def _counts(shape: Sequence[Any], rows: Any) -> bool:
     """Whether the first axis has so many rows, or as many for all heads."""
-    times = _expression(shape[0]) / rows
+    times = expression(shape[0]) / rows
     return bool(times == 1) if len(shape) == 4 else bool(times.is_Integer)
 
 
 def _rows(traced: Trace) -> tuple[Any, Any]:
     """How many images there are, and how many frames of videos (B, C, T, H, W), None of others."""
-    batch, _, *size = map(_expression, image_of(traced.graph.graph).meta["val"].shape)
+    batch, _, *size = map(expression, image_of(traced.graph.graph).meta["val"].shape)
     return batch, batch * size[0] if len(size) == 3 and size[0] != 1 else None
-
-
-def _expression(size: Any) -> Any:
-    return size.node.expr if isinstance(size, torch.SymInt) else size
 
 
 def _weights(traced: Trace, node: fx.Node, layout: Layout) -> fx.Node:
@@ -140,7 +136,7 @@ def _weights(traced: Trace, node: fx.Node, layout: Layout) -> fx.Node:
     users = list(weights.users)
     batch = call_after(weights, aten.sym_size.int, image_of(traced.graph.graph), 0)
     tokens = hint(weights.meta["val"].shape[-1])
-    heads = int(_expression(weights.meta["val"].shape[0]) / _expression(batch.meta["val"]))
+    heads = int(expression(weights.meta["val"].shape[0]) / expression(batch.meta["val"]))
     frames = [traced.size[0]] if layout.frames else []
     shape = [batch, *frames, heads // math.prod(frames), tokens, tokens]
     by_image = call_after(batch, aten.reshape.default, weights, shape)

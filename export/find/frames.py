@@ -13,7 +13,7 @@ from torch._dispatch.python import enable_python_dispatcher
 
 from camcore.errors import ExportError
 from camcore.export.find.probes import Until, random_inputs, random_like
-from camcore.export.trace.graphs import hint
+from camcore.export.trace.graphs import expression, hint
 from camcore.export.trace.trace import Trace
 
 aten = torch.ops.aten
@@ -41,14 +41,10 @@ def rows_per_video(rows: Any, image: Tensor) -> str:
     """What a number of rows counts of videos (B, C, T, H, W): `videos`, `frames`, `channels`, or
     nothing of them.
     """
-    batch, channels, frames = (_expression(size) for size in image.shape[:3])
-    found = _expression(rows)
+    batch, channels, frames = (expression(size) for size in image.shape[:3])
+    found = expression(rows)
     named = {"videos": batch, "frames": batch * frames, "channels": batch * channels}
     return next((name for name, count in named.items() if found == count), "")
-
-
-def _expression(size: Any) -> Any:
-    return size.node.expr if isinstance(size, torch.SymInt) else size
 
 
 def check_frames(traced: Trace, layer: str, value: fx.Node) -> None:

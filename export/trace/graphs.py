@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -90,6 +91,11 @@ def shape_of(node: fx.Node) -> tuple[str, ...]:
 def hint(size: int | torch.SymInt) -> int:
     """The size at the example image."""
     return int(size.node.hint) if isinstance(size, torch.SymInt) else size  # type: ignore[arg-type]
+
+
+def expression(size: Any) -> Any:
+    """The symbolic expression of a size, or the number that it is."""
+    return size.node.expr if isinstance(size, torch.SymInt) else size
 
 
 def per_axis(values: Sequence[int], rank: int) -> list[int]:
