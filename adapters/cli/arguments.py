@@ -183,7 +183,7 @@ def example_photo(
     mean = (0.0,) * channels if "mean" in spec.assumed else spec.mean
     std = (1.0,) * channels if "std" in spec.assumed else spec.std
     left = tuple(name for name in spec.assumed if name == "colour")
-    spec = replace(spec, mean=mean, std=std, resize=(height, width), crop=None, assumed=left)
+    spec = replace(spec, mean=mean, std=std, resize=size, crop=None, assumed=left)
     if pixels is not None:
         array, _ = prepare(pixels, spec)
         return torch.from_numpy(array), spec

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx, nn
 
+from camcore.export.detectors.geometry import Framing
+from camcore.export.detectors.origins import APART
 from camcore.export.detectors.parts import Level, Passes, Regions
 
 
@@ -19,8 +21,9 @@ class DetectorBody(nn.Module):
             which part what is explained is made of, `slopes` how much each moves it, and `values`
             is what the parts look at.
         count: how many outputs are found.
-        parts: of each product that scores: its maps, the id of its first number and how many it
-            has, and which of the values it takes.
+        parts: of each product that scores, in order: its maps.
+        taken: which of the values each part takes.
+        framing: how the detector resizes and pads an image.
     """
 
     def __init__(
@@ -28,29 +31,29 @@ class DetectorBody(nn.Module):
         detector: fx.GraphModule,
         count: int,
         parts: Sequence[Regions | Level | Passes],
-        spans: Sequence[tuple[int, int]],
         taken: Sequence[Sequence[int]],
+        framing: Framing,
         top: int,
     ) -> None:
         super().__init__()
         self.detector = detector
         self.parts = nn.ModuleList(parts)
-        self._count = count
-        self._spans, self._taken, self._top = spans, taken, top
+        self._count, self._taken, self._framing, self._top = count, taken, framing, top
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         returned = self.detector(image)
         found, (ids, slopes, *values) = returned[: self._count], returned[self._count :]
         ids, slopes = ids[: self._top], slopes[: self._top]
         given = [[values[n] for n in taken] for taken in self._taken]
+        frame = self._framing(image)
         if len(self.parts) == 1:
-            return *found, self.parts[0](ids, slopes, *given[0])
+            return *found, self.parts[0](frame, ids, slopes, *given[0])
         # Each part's detections are explained together, then put back in order.
         maps, places = [], []
-        for part, (start, end), inputs in zip(self.parts, self._spans, given, strict=True):
-            place = torch.where((ids[:, 0] >= start) & (ids[:, 0] < end))[0]
-            own = ids.index_select(0, place) - start
-            maps.append(part(own, slopes.index_select(0, place), *inputs))
+        for number, (part, inputs) in enumerate(zip(self.parts, given, strict=True)):
+            place = torch.where(ids[:, 0] // APART == number)[0]
+            own = ids.index_select(0, place) % APART
+            maps.append(part(frame, own, slopes.index_select(0, place), *inputs))
             places.append(place)
         order = torch.cat(places).argsort()
         return *found, torch.cat(maps).index_select(0, order)

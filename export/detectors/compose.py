@@ -5,7 +5,6 @@ of one region, or a window of one level. A classifier of that is cut out of the 
 gradient is that of the whole detector, for a hundredth of its price.
 """
 
-import sys
 from collections.abc import Sequence
 from itertools import product
 from typing import Any, NamedTuple
@@ -18,9 +17,9 @@ from camcore.errors import ExportError
 from camcore.export.cut import crossing_of, cut
 from camcore.export.detectors.body import DetectorBody
 from camcore.export.detectors.coordinates import COORDINATES, find_terms
-from camcore.export.detectors.geometry import Frame, over_level
+from camcore.export.detectors.geometry import Framing
 from camcore.export.detectors.local import Rows, Window
-from camcore.export.detectors.origins import Root, find_origins
+from camcore.export.detectors.origins import find_origins
 from camcore.export.detectors.parts import Explainer, Level, Passes, Regions, Weighed
 from camcore.export.detectors.starts import likely_layers, starts_of
 from camcore.export.detectors.whole import OUTPUTS
@@ -55,7 +54,7 @@ def compose_detector(
     graph: fx.GraphModule,
     choices: Sequence[tuple[str, ...]],
     request: Request,
-    frame: Frame,
+    framing: Framing,
     top: int | None,
 ) -> Composed:
     """The body that explains the detections of a traced detector.
@@ -83,7 +82,7 @@ def compose_detector(
         try:
             starts = starts_of(graph.graph, roots, layers)
             found = [
-                (_local_part if local else _passes)(graph, start, root, request, frame)
+                (_local_part if local else _passes)(graph, start, root, request)
                 for root, start in zip(roots, starts, strict=True)
             ]
             break
@@ -104,8 +103,8 @@ def compose_detector(
     return_values(graph, [*returned, followed.ids, followed.slopes, *values])
     graph.graph.eliminate_dead_code()
     detector = fx.GraphModule(graph, graph.graph)
-    body = DetectorBody(detector, len(returned), parts, list(map(_span, roots)), taken, top)
-    products = tuple(dict.fromkeys(module_of(root.node) for root in roots))
+    body = DetectorBody(detector, len(returned), parts, taken, framing, top)
+    products = tuple(dict.fromkeys(map(module_of, roots)))
     return Composed(body, top, local, layers, products, channels)
 
 
@@ -113,18 +112,14 @@ def compose_detector(
 Part = tuple[Regions | Level | Passes, list[fx.Node]]
 
 
-def _local_part(
-    graph: fx.GraphModule, start: fx.Node, root: Root, request: Request, frame: Frame
-) -> Part:
+def _local_part(graph: fx.GraphModule, start: fx.Node, root: fx.Node, request: Request) -> Part:
     if _counts_regions(root):
         regions = regions_of(graph.graph)
-        return _regions(graph, start, root, request, frame), [start, regions]
-    return _level(graph, start, root, request, frame), [start]
+        return _regions(graph, start, root, request), [start, regions]
+    return _level(graph, start, root, request), [start]
 
 
-def _passes(
-    graph: fx.GraphModule, start: fx.Node, root: Root, request: Request, frame: Frame
-) -> Part:
+def _passes(graph: fx.GraphModule, start: fx.Node, root: fx.Node, request: Request) -> Part:
     """For a product of which each number looks at all that the layer gives."""
     shape = start.meta["val"].shape
     if len(shape) != 4:
@@ -136,69 +131,54 @@ def _passes(
     whole = fx.Graph()
     twins: dict[fx.Node, fx.Node] = {}
     whole.graph_copy(graph.graph, twins)
-    scores = twins[root.node]
+    scores = twins[root]
     flat = whole.call_function(torch.ops.aten.reshape.default, (scores, [1, -1]))
     flat.meta = scores.meta | {"val": scores.meta["val"].reshape(1, -1)}
     whole.output((flat,))
     whole.eliminate_dead_code()
     at = twins[start]
     parts = cut(fx.GraphModule(graph, whole), at=[at], kept=[at])
-    placement = [each.to(_device(graph)) for each in over_level(frame, tuple(shape[2:]))]
     back = {twin: node for node, twin in twins.items()}
     crossing = [back[node] for node in crossing_of(whole, [at])]
     gradient = gradient_of(parts, [at])
-    return Passes(gradient, request, (placement[0], placement[1])), [start, *crossing]
+    return Passes(gradient, request), [start, *crossing]
 
 
-def _span(root: Root) -> tuple[int, int]:
-    """The ids of a product's numbers; of regions, all that there are."""
-    shape: Any = root.node.meta["val"].shape
-    count = sys.maxsize if _counts_regions(root) else shape.numel()
-    return root.start, root.start + count
-
-
-def _channels(root: Root) -> int:
-    shape: Any = root.node.meta["val"].shape
+def _channels(root: fx.Node) -> int:
+    shape: Any = root.meta["val"].shape
     return int(shape[1] if len(shape) == 4 else shape[-1])
 
 
-def _counts_regions(root: Root) -> bool:
-    return isinstance(root.node.meta["val"].shape[0], torch.SymInt)
+def _counts_regions(root: fx.Node) -> bool:
+    return isinstance(root.meta["val"].shape[0], torch.SymInt)
 
 
-def _regions(
-    graph: fx.GraphModule, start: fx.Node, root: Root, request: Request, frame: Frame
-) -> Regions:
+def _regions(graph: fx.GraphModule, start: fx.Node, root: fx.Node, request: Request) -> Regions:
     shape = shape_of(start)
-    if len(shape) != 4 or shape[0] != shape_of(root.node)[0]:
+    if len(shape) != 4 or shape[0] != shape_of(root)[0]:
         raise ExportError(
             f"the layer gives a value of shape ({', '.join(shape)}), expected features "
             "(R, C, h, w) of each region: `roi_heads.box_roi_pool`, or a convolution behind it"
         )
-    classes = int(root.node.meta["val"].shape[1])
+    classes = int(root.meta["val"].shape[1])
     given = start.meta["val"]
     features = given.new_empty(2, *map(int, given.shape[1:]), device=_device(graph))
-    head = Rows(graph, start, root.node)
-    return Regions(_explainer(head, classes, (features,)), request, classes, frame)
+    head = Rows(graph, start, root)
+    return Regions(_explainer(head, classes, (features,)), request, classes)
 
 
-def _level(
-    graph: fx.GraphModule, start: fx.Node, root: Root, request: Request, frame: Frame
-) -> Level:
-    given, scores = start.meta["val"].shape, root.node.meta["val"].shape
+def _level(graph: fx.GraphModule, start: fx.Node, root: fx.Node, request: Request) -> Level:
+    given, scores = shape_of(start), shape_of(root)
     if len(given) != 4 or given[2:] != scores[2:]:
         raise ExportError(
             f"the layer gives a value of shape ({', '.join(shape_of(start))}), the scores are of "
-            f"shape ({', '.join(shape_of(root.node))}): choose a layer of the head"
+            f"shape ({', '.join(shape_of(root))}): choose a layer of the head"
         )
-    channels, height, width = map(int, given[1:])
-    head = Window(graph, start, root.node)
+    channels, numbers = (int(node.meta["val"].shape[1]) for node in (start, root))
+    head = Window(graph, start, root)
     points = 2 * head.radius + 1
     like = torch.zeros(2, channels, points, points, device=_device(graph))
-    explainer = _explainer(head, int(scores[1]), (like, like[:, :1]))
-    placement = over_level(frame, (height, width))
-    rows, columns = (each.to(like) for each in placement)
-    return Level(explainer, request, head.radius, (height, width), (rows, columns))
+    return Level(_explainer(head, numbers, (like, like[:, :1])), request, head.radius)
 
 
 def _explainer(head: nn.Module, numbers: int, example: tuple[Tensor, ...]) -> Explainer:

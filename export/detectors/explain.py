@@ -11,10 +11,11 @@ from camcore.card import Card, ImageSpec
 from camcore.errors import InputError
 from camcore.export.detectors.compose import DETECTIONS, Composed, compose_detector
 from camcore.export.detectors.coordinates import COORDINATES
-from camcore.export.detectors.geometry import Frame
+from camcore.export.detectors.geometry import Frame, Framing
 from camcore.export.detectors.masked import compose_masked
 from camcore.export.detectors.matches import MATCHES
 from camcore.export.detectors.pyramid import compose_pyramid
+from camcore.export.detectors.resizing import framing_of
 from camcore.export.detectors.whole import is_detector, outputs_of_detector, trace_detector
 from camcore.export.explained import ExplainedDetector
 from camcore.export.families import family_of
@@ -30,7 +31,8 @@ _HEAD, _BOX_HEAD = "head.classification_head", "head.regression_head"
 _OF_GRADIENTS = {name: Target(name) for name in ("logit", *COORDINATES)}
 OF_DETECTIONS: Mapping[str, Target] = {**_OF_GRADIENTS, **MATCHES}
 
-_FIXED = "height and width are fixed, as those of all detectors are"
+
+_OF_LOOPS = "height and width are fixed, for the detector runs in a loop"
 
 
 def default_target(method: Method) -> str | Target:
@@ -56,7 +58,7 @@ def explain_detector(
     model_name: str,
     class_names: Sequence[str] | None,
 ) -> ExplainedDetector:
-    """A detector with a map of each of its first `top` detections, for images of one size.
+    """A detector with a map of each of its first `top` detections.
 
     Where `top` is None that is `compose.DETECTIONS`, or `compose.FEW` if each takes a pass. By a
     method of activations alone it has one map of the image.
@@ -68,22 +70,24 @@ def explain_detector(
     """
     detector, image = request.subject.user_model, request.inputs[0]
     _check(request, top, dynamic_size)
-    graph = trace_detector(detector, image, request.detections)
-    frame = frame_of(detector, image)
+    in_loop = family_of(request.method).of_matches
+    traced = trace_detector(detector, image, request.detections, False if in_loop else dynamic_size)
+    graph, notes = traced.graph, traced.notes
+    framing = framing_of(detector) if traced.dynamic_size else _of_one_size(detector, image)
     body: nn.Module
     if family_of(request.method).of_pyramids:
         layers = request.layers or ((_PYRAMID,) if is_detector(detector) else ())
-        body = compose_pyramid(graph, layers, request, frame)
-        found = Found(layers=layers, layouts=(), place=", ".join(layers), notes=(_FIXED,))
+        body = compose_pyramid(graph, layers, request, framing)
+        found = Found(layers=layers, layouts=(), place=", ".join(layers), notes=notes)
         labels = _count(request, class_names, None)
         explained, maps = None, "saliency_map"
-    elif family_of(request.method).of_matches:
+    elif in_loop:
         layers = request.layers
         if family_of(request.method).takes_layers and is_detector(detector):
             layers = layers or (_PYRAMID,)
         request = replace(request, top=top or DETECTIONS)
-        body = compose_masked(graph, layers, request, frame)
-        notes = (_FIXED, f"{body.runs} runs of the detector for each image")
+        body = compose_masked(graph, layers, request, framing)
+        notes = (_OF_LOOPS, f"{body.runs} runs of the detector for each image")
         found = Found(layers, layouts=(), place=", ".join(layers) or "the image", notes=notes)
         labels = _count(request, class_names, None)
         together = request.subject.target.name == "matches"
@@ -91,18 +95,23 @@ def explain_detector(
     else:
         of_boxes = request.subject.target.name in COORDINATES
         choices = [request.layers] if request.layers else default_layers(detector, of_boxes)
-        composed = compose_detector(graph, choices, request, frame, top)
+        composed = compose_detector(graph, choices, request, framing, top)
         body, request = composed.body, replace(request, top=composed.top)
-        found = _found(composed, choices)
+        found = _found(composed, choices, notes)
         labels = _count(request, class_names, composed.channels)
         explained, maps = "boxes" if of_boxes else "scores", "detection_maps"
     _, channels, height, width = image.shape
+    size = (
+        {"height": None, "width": None}
+        if traced.dynamic_size
+        else {"height": height, "width": width}
+    )
     # Detectors mostly normalise by themselves, and take values in [0, 1].
     spec = image_spec or ImageSpec(height, width, mean=(0.0,) * channels, std=(1.0,) * channels)
     card = Card(
         method=request.method.name,
         layer=found.place,
-        image=replace(spec, height=height, width=width, channels=channels, dtype="float32"),
+        image=replace(spec, **size, channels=channels, dtype="float32"),
         num_classes=labels,
         outputs=(*outputs_of_detector(detector), maps),
         inputs=("image",),
@@ -118,8 +127,10 @@ def explain_detector(
     return ExplainedDetector(body, request, found, card).eval()
 
 
-def _found(composed: Composed, choices: Sequence[tuple[str, ...]]) -> Found:
-    notes = [_FIXED]
+def _found(
+    composed: Composed, choices: Sequence[tuple[str, ...]], of_trace: Sequence[str]
+) -> Found:
+    notes = list(of_trace)
     place = ", ".join(composed.layers)
     if choices and composed.layers != choices[0]:
         notes.append(f"explained at {place!r}: what is before it looks at more than a window")
@@ -189,7 +200,6 @@ def _check(request: Request, top: int | None, dynamic_size: bool | None) -> None
         "boxes": request.boxes is not None,
         "concepts": request.concepts is not None,
         "full_size=False": not request.full_size,
-        "dynamic_size=True": dynamic_size is True,
         # Its runs go one by one.
         "chunk": request.options.get("chunk", 1) not in (None, 1),
         f"combine={request.combine!r}": request.combine != request.method.combine,
@@ -198,6 +208,11 @@ def _check(request: Request, top: int | None, dynamic_size: bool | None) -> None
     given = [name for name, asked in refused.items() if asked]
     if given:
         raise InputError(f"the maps of a detector know no {', '.join(given)}: leave it out")
+    if dynamic_size and family.of_matches:
+        raise InputError(
+            f"{request.method.name} runs the detector in a loop, whose images are of one size: "
+            "leave out dynamic_size"
+        )
     if top is not None and family.of_pyramids:
         raise InputError(f"{request.method.name} gives one map of the image: leave out top")
     if top is not None and not (isinstance(top, int) and top > 0):
@@ -218,15 +233,20 @@ def default_layers(detector: nn.Module, of_boxes: bool = False) -> list[tuple[st
     return [(name,) for name in (_PYRAMID, *head)]
 
 
+def _of_one_size(detector: nn.Module, image: Tensor) -> Framing:
+    frame = frame_of(detector, image)
+    return lambda _: frame
+
+
 def frame_of(detector: nn.Module, image: Tensor) -> Frame:
     """How the detector resizes and pads an image of that size, if it does so by itself."""
-    _, _, height, width = image.shape
+    size = int(image.shape[2]), int(image.shape[3])
     if not is_detector(detector):
-        return Frame((height, width), (height, width), (height, width))
+        return Frame(size, size, size)
     with torch.no_grad():
         batch, _ = detector.transform([image[0]])  # type: ignore[operator]
-    (resized,) = batch.image_sizes
-    return Frame((height, width), tuple(resized), tuple(batch.tensors.shape[-2:]))
+    ((height, width),) = batch.image_sizes
+    return Frame(size, (height, width), tuple(batch.tensors.shape[-2:]))
 
 
 def count_labels(detector: nn.Module) -> int:

@@ -4,57 +4,53 @@ A detector resizes its image, and may pad it below and to the right; its levels 
 image, its regions are in the pixels of the resized one.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from camcore.scaling import interpolation_weights
 
+# Of int; in a graph of images of any size, symbolic integers or tensors () of int64.
+Size = tuple[Any, Any]
 
-@dataclass(frozen=True)
-class Frame:
+
+class Frame(NamedTuple):
     """The size of the image as it is given, as the detector resizes it, and with its padding."""
 
-    image: tuple[int, int]
-    resized: tuple[int, int]
-    padded: tuple[int, int]
+    image: Size
+    resized: Size
+    padded: Size
 
 
-def over_level(frame: Frame, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Matrices (H, h) and (W, w) that place a level's map in the image.
+# Of an image (1, C, H, W).
+Framing = Callable[[Tensor], Frame]
+
+
+def quotient_and_rest(numbers: Tensor, by: Any) -> tuple[Tensor, Tensor]:
+    """Whole numbers divided by a size; torch.onnx knows no remainder of a symbolic one."""
+    quotient = numbers // by
+    return quotient, numbers - quotient * by
+
+
+def over_level(maps: Tensor, frame: Frame) -> Tensor:
+    """Maps (..., h, w) of a level placed in the image, (..., H, W).
 
     Bilinear between the points, each in the middle of its share of the padded image.
     """
-    rows, columns = (
-        _of_axis(*sizes)
-        for sizes in zip(frame.image, frame.resized, frame.padded, grid, strict=True)
-    )
-    return rows, columns
+    sizes = zip(frame.image, frame.resized, frame.padded, maps.shape[-2:], strict=True)
+    rows, columns = (_of_axis(maps, *each) for each in sizes)
+    return rows @ maps @ columns.transpose(0, 1)
 
 
-def _of_axis(image: int, resized: int, padded: int, points: int) -> Tensor:
+def _of_axis(like: Tensor, image: Any, resized: Any, padded: Any, points: Any) -> Tensor:
     # Pixel n of the image lies at (n + 1/2) resized / image of the padded one, which has `points`.
-    pixels = torch.arange(image)
+    pixels = torch.arange(image, device=like.device)
     unit = 2 * image * padded
     at = (2 * pixels + 1) * resized * points - image * padded
-    found: Tensor = interpolation_weights(torch.zeros(1), at, points, unit)
+    found: Tensor = interpolation_weights(like, at, points, unit)
     return found
-
-
-class OverLevel(nn.Module):
-    """Places maps (..., h, w) of a level in the image, (..., H, W), by `over_level`'s matrices."""
-
-    rows: Tensor
-    columns: Tensor
-
-    def __init__(self, placement: tuple[Tensor, Tensor]) -> None:
-        super().__init__()
-        for name, matrix in zip(("rows", "columns"), placement, strict=True):
-            self.register_buffer(name, matrix)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        return self.rows @ maps @ self.columns.transpose(0, 1)
 
 
 def over_regions(maps: Tensor, corners: Tensor, frame: Frame) -> Tensor:
@@ -69,9 +65,9 @@ def over_regions(maps: Tensor, corners: Tensor, frame: Frame) -> Tensor:
     return rows @ maps @ columns.transpose(1, 2)
 
 
-def _of_region(low: Tensor, high: Tensor, points: int, image: int, resized: int) -> Tensor:
+def _of_region(low: Tensor, high: Tensor, points: int, image: Any, resized: Any) -> Tensor:
     """(D, image, points): the weights of the points of a region in the image's pixels."""
-    pixels = (torch.arange(image, device=low.device).to(low.dtype) + 0.5) * (resized / image)
+    pixels: Tensor = (torch.arange(image, device=low.device).to(low.dtype) + 0.5) * resized / image
     low, high = low[:, None], high[:, None]
     share = (pixels - low) / (high - low).clamp(min=1e-6)  # (D, image): 0 to 1 inside
     inside = (share >= 0) & (share <= 1)

@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from camcore.ablation import ablate, channels_to_ablate, share, take_channels
 from camcore.export.cut import cut
-from camcore.export.detectors.geometry import Frame, OverLevel
+from camcore.export.detectors.geometry import Framing, over_level
 from camcore.export.detectors.matches import first_detections, match
 from camcore.export.detectors.parts import rectified, scaled
 from camcore.export.detectors.pyramid import Pyramid, find_pyramid, join
@@ -70,11 +70,12 @@ class AblationOfDetections(_MaskedBody):
         scoring: nn.Module,
         pyramid: Pyramid,
         request: Request,
+        framing: Framing,
     ) -> None:
         super().__init__(request)
         self.head, self.tail, self.scoring = head, tail, scoring
-        self.over_level = OverLevel(pyramid.placement)
-        self._grid, self._channels = pyramid.grid, pyramid.channels
+        self._coarsest, self._channels = pyramid.coarsest, pyramid.channels
+        self._framing = framing
 
     @property
     def runs(self) -> int:
@@ -87,7 +88,7 @@ class AblationOfDetections(_MaskedBody):
         returned = self.head(image)
         levels, crossing = returned[: len(self._channels)], returned[len(self._channels) :]
         found = self.tail(*levels, *crossing)
-        joined = join(levels, self._grid)
+        joined = join(levels, self._coarsest)
         chosen = torch.arange(joined.shape[1], device=joined.device)
         if options["ratio"] < 1:
             (chosen,) = channels_to_ablate(joined, ratio=options["ratio"])
@@ -113,7 +114,8 @@ class AblationOfDetections(_MaskedBody):
         activations = take_channels(joined, chosen)
         kernel = {k: v for k, v in options.items() if k not in request.method.sampling}
         raw = request.method.kernel(activations, scores[:, 0], scores[:, 1:], **kernel)
-        return self._given(found, scaled(request, self.over_level(rectified(request, raw))))
+        placed = over_level(rectified(request, raw), self._framing(image))
+        return self._given(found, scaled(request, placed))
 
 
 class RandomlyMasked(_MaskedBody):
@@ -158,7 +160,7 @@ class RandomlyMasked(_MaskedBody):
 
 
 def compose_masked(
-    graph: fx.GraphModule, layers: Sequence[str], request: Request, frame: Frame
+    graph: fx.GraphModule, layers: Sequence[str], request: Request, framing: Framing
 ) -> AblationOfDetections | RandomlyMasked:
     """The body that explains the first `top` detections by runs without something.
 
@@ -169,9 +171,10 @@ def compose_masked(
         detector = fx.GraphModule(graph, graph.graph)
         return_values(detector, outputs_of(detector))
         return RandomlyMasked(detector, _scoring(detector), request)
-    pyramid = find_pyramid(graph, layers, frame)
+    pyramid = find_pyramid(graph, layers, request.inputs[0])
     parts = cut(graph, at=pyramid.levels, kept=pyramid.levels)
-    return AblationOfDetections(parts.head, parts.tail, _scoring(parts.tail), pyramid, request)
+    scoring = _scoring(parts.tail)
+    return AblationOfDetections(parts.head, parts.tail, scoring, pyramid, request, framing)
 
 
 def _scoring(graph: fx.GraphModule) -> fx.GraphModule:

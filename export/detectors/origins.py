@@ -6,7 +6,6 @@ the scores tell of each detection which number of which product it stems from.
 """
 
 import operator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -42,23 +41,20 @@ _CONSTANTS = {"full", "zeros", "ones", "full_like", "zeros_like", "ones_like", "
 _SORTS = {"topk": 2, "sort": 1, "max": 1}
 
 
-@dataclass(frozen=True)
-class Root:
-    """A product whose numbers become scores; its first has the id `start`."""
-
-    node: fx.Node
-    start: int
+# The ids of a product's numbers begin at so many times its place among the products. The image's
+# size may decide how many numbers a product has; it is fewer.
+APART = 2**40
 
 
 class Followed(NamedTuple):
     """Of each detection the ids (D, T) of the numbers that what is explained of it is made of, and
-    how much each moves it, `slopes` (D, T): new values of the graph. Ids count through the roots
-    one after the other, each in the order of its memory.
+    how much each moves it, `slopes` (D, T): new values of the graph. `roots` are the products whose
+    numbers these are: an id is `APART` times the root's place, and the number's in its memory.
     """
 
     ids: fx.Node
     slopes: fx.Node
-    roots: list[Root]
+    roots: list[fx.Node]
 
 
 def find_origins(graph: fx.Graph, scores: fx.Node) -> Followed:
@@ -81,10 +77,9 @@ class Ids:
     """Nodes of ids beside those of numbers, each made once; `roots` are what they count."""
 
     def __init__(self, graph: fx.Graph) -> None:
-        self.roots: list[Root] = []
+        self.roots: list[fx.Node] = []
         self._graph = graph
         self._made: dict[fx.Node, fx.Node] = {}
-        self._next = 0
 
     def of(self, node: fx.Node) -> fx.Node:
         if node not in self._made:
@@ -152,25 +147,25 @@ class Ids:
         return self._call(picked, aten.squeeze.dim, (picked, axis))
 
     def _root(self, node: fx.Node) -> fx.Node:
-        shape: Any = node.meta["val"].shape
-        start = self._next
-        self.roots.append(Root(node, start))
-        if all(isinstance(size, int) for size in shape):
-            self._next += shape.numel()
-            ids = self._call(node, aten.arange.start, (start, self._next))
-            return self._call(ids, aten.reshape.default, (ids, list(shape)))
-        if start or not all(isinstance(size, int) for size in shape[1:]):
-            raise ExportError(
-                f"the scores of the detections stem from {module_of(node)!r}, whose shape "
-                f"({', '.join(map(str, shape))}) the image decides"
-            )
-        # A row for each region, of which there are as many as there are.
-        self._next = -1
-        width = shape[1:].numel()
-        rows = self._call(node, aten.sym_size.int, (node, 0))
-        count = self._call(rows, operator.mul, (rows, width))
-        ids = self._call(count, aten.arange.default, (count,))
-        return self._call(ids, aten.reshape.default, (ids, [-1, *shape[1:]]))
+        """The ids of all of a product's numbers, of its shape."""
+        start = APART * len(self.roots)
+        self.roots.append(node)
+        given: Any = node.meta["val"].shape
+        shape: list[int | fx.Node] = []
+        last = node
+        for axis, size in enumerate(given):
+            if not isinstance(size, int):
+                last = size = self._call(last, aten.sym_size.int, (node, axis))
+            shape.append(size)
+        count: Any = shape[0]
+        for size in shape[1:]:
+            if isinstance(count, int) and isinstance(size, int):
+                count *= size
+            else:
+                last = count = self._call(last, operator.mul, (count, size))
+        ids = self._call(last, aten.arange.default, (count,))
+        ids = self._call(ids, aten.add.Tensor, (ids, start))
+        return self._call(ids, aten.reshape.default, (ids, shape))
 
     def _call(self, after: fx.Node, target: Any, args: Any, kwargs: Any = None) -> fx.Node:
         with self._graph.inserting_after(after):
@@ -217,7 +212,9 @@ def slice_of_part(node: fx.Node) -> tuple[fx.Node, Moves] | None:
     source, axis, start, end, step = given
     shape: Any = source.meta["val"].shape
     axis %= len(shape)
-    if step != 1 or not isinstance(shape[axis], int):
+    if step != 1 or any(
+        isinstance(each, fx.Node | torch.SymInt) for each in (start, end, shape[axis])
+    ):
         return None
     first, last, _ = slice(start, end).indices(shape[axis])
     return _narrowed(source, axis, first, last)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from camcore.export.detectors.geometry import Frame, OverLevel, over_regions
+from camcore.export.detectors.geometry import Frame, over_level, over_regions, quotient_and_rest
 from camcore.export.gradient.gradient import Gradient
 from camcore.export.passes.loops import stack_chunks, weights_of
 from camcore.export.request import Request
@@ -84,13 +84,15 @@ class Regions(nn.Module):
     The map of one covers its region, as it was proposed, and is zero outside.
     """
 
-    def __init__(self, explainer: Explainer, request: Request, classes: int, frame: Frame) -> None:
+    def __init__(self, explainer: Explainer, request: Request, classes: int) -> None:
         super().__init__()
-        self.explainer, self._classes, self._frame = explainer, classes, frame
+        self.explainer, self._classes = explainer, classes
         # In a tuple, for the request holds the user's model, which must not become a submodule.
         self._request = (request,)
 
-    def forward(self, ids: Tensor, slopes: Tensor, activations: Tensor, regions: Tensor) -> Tensor:
+    def forward(
+        self, frame: Frame, ids: Tensor, slopes: Tensor, activations: Tensor, regions: Tensor
+    ) -> Tensor:
         """Maps (D, H, W) of what is made of numbers (D, T), from regions (R, 4 or 5)."""
         rows = ids[:, 0] // self._classes
         # Of regions, too, there may be none.
@@ -100,7 +102,7 @@ class Regions(nn.Module):
         (request,) = self._request
         raw = request.method.kernel(chosen, gradients, **request.options)
         corners = _one_more(regions.index_select(0, rows)[:, -4:])
-        maps = scaled(request, over_regions(rectified(request, raw), corners, self._frame))
+        maps = scaled(request, over_regions(rectified(request, raw), corners, frame))
         return maps.narrow(0, 0, ids.shape[0])
 
 
@@ -110,16 +112,13 @@ class Passes(nn.Module):
     The map of one covers the whole grid.
     """
 
-    def __init__(
-        self, gradient: Gradient, request: Request, placement: tuple[Tensor, Tensor]
-    ) -> None:
+    def __init__(self, gradient: Gradient, request: Request) -> None:
         super().__init__()
         self.tail, self.backward_pass = gradient.forward, gradient.backward
         self._request = (request,)
-        self.over_level = OverLevel(placement)
 
     def forward(
-        self, ids: Tensor, slopes: Tensor, activations: Tensor, *crossing: Tensor
+        self, frame: Frame, ids: Tensor, slopes: Tensor, activations: Tensor, *crossing: Tensor
     ) -> Tensor:
         """Maps (D, H, W) of what is made of the numbers with these ids (D, T)."""
         _, *saved = self.tail(activations, *crossing)
@@ -141,7 +140,7 @@ class Passes(nn.Module):
         gradients = stack_chunks(step, values, count + 1, 1)
         (request,) = self._request
         raw = request.method.kernel(activations.expand_as(gradients), gradients, **request.options)
-        maps = scaled(request, self.over_level(rectified(request, raw)))
+        maps = scaled(request, over_level(rectified(request, raw), frame))
         return maps.narrow(0, 0, count)
 
 
@@ -156,31 +155,29 @@ class Level(nn.Module):
         explainer: Explainer,
         request: Request,
         radius: int,
-        grid: tuple[int, int],
-        placement: tuple[Tensor, Tensor],
     ) -> None:
         super().__init__()
-        self.explainer, self._radius, self._grid = explainer, radius, grid
+        self.explainer, self._radius = explainer, radius
         self._request = (request,)
-        self.over_level = OverLevel(placement)
 
-    def forward(self, ids: Tensor, slopes: Tensor, activations: Tensor) -> Tensor:
+    def forward(self, frame: Frame, ids: Tensor, slopes: Tensor, activations: Tensor) -> Tensor:
         """Maps (D, H, W) of what is made of the numbers with these ids (D, T), all of one point."""
         count = ids.shape[0]
         ids, slopes = _one_more(ids), _one_more(slopes)
-        height, width = self._grid
-        channels, cells = ids // (height * width), ids[:, 0] % (height * width)
-        window, down, across = self._windows(activations, cells // width, cells % width)
+        height, width = activations.shape[2:]
+        channels, cells = quotient_and_rest(ids, height * width)
+        y, x = quotient_and_rest(cells[:, 0], width)
+        window, down, across = self._windows(activations, y, x)
         exists = down[:, None, :, None] * across[:, None, None, :]
         gradients = self.explainer(channels, slopes, window, exists)
-        raw = self._maps(activations, window, gradients, cells // width, cells % width)
+        raw = self._maps(activations, window, gradients, y, x)
         (request,) = self._request
-        maps = scaled(request, self.over_level(rectified(request, raw)))
+        maps = scaled(request, over_level(rectified(request, raw), frame))
         return maps.narrow(0, 0, count)
 
     def _windows(self, activations: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Windows (D, C, n, n) around points, and which of their rows and columns exist (D, n)."""
-        height, width = self._grid
+        height, width = activations.shape[2:]
         r = self._radius
         offsets = torch.arange(2 * r + 1, device=y.device)
         rows, columns = y[:, None] + offsets, x[:, None] + offsets
@@ -196,15 +193,15 @@ class Level(nn.Module):
         self, activations: Tensor, window: Tensor, gradients: Tensor, y: Tensor, x: Tensor
     ) -> Tensor:
         """Raw maps (D, h, w): outside of the window the gradient is zero."""
-        height, width = self._grid
+        grid = activations.shape[2:]
         (request,) = self._request
         method, options = request.method, request.options
         if method.per_point:
             small = method.kernel(window, gradients, **options)
-            return self._put_back(small[:, None], y, x)[:, 0]
+            return self._put_back(small[:, None], grid, y, x)[:, 0]
         if method.weights is None:
             # The component of a whole level is not that of its window.
-            whole = self._put_back(gradients, y, x)
+            whole = self._put_back(gradients, grid, y, x)
             found: Tensor = method.kernel(activations.expand_as(whole), whole, **options)
             return found
         # One point more holds what the channels sum up to outside of the window.
@@ -213,11 +210,11 @@ class Level(nn.Module):
         slopes = F.pad(gradients.flatten(2), (0, 1))
         weights = method.weights(points, slopes, **(options | {"spatial_ndim": 1}))
         if method.name in _MEANS:
-            weights = weights * (points.shape[2] / (height * width))
+            weights = weights * points.shape[2] / (grid[0] * grid[1])
         maps: Tensor = weights @ activations[0].flatten(1)
-        return maps.reshape(-1, height, width)
+        return maps.reshape(-1, *grid)
 
-    def _put_back(self, small: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    def _put_back(self, small: Tensor, grid: torch.Size, y: Tensor, x: Tensor) -> Tensor:
         """What windows (D, C, n, n) hold where they lie on the level, (D, C, h, w)."""
         offsets = torch.arange(small.shape[-1], device=y.device) - self._radius
 
@@ -226,5 +223,4 @@ class Level(nn.Module):
             at = (middle[:, None] + offsets)[..., None] == all_places
             return at.to(small.dtype)[:, None]  # (D, 1, n, length)
 
-        height, width = self._grid
-        return places(y, height).transpose(2, 3) @ small @ places(x, width)
+        return places(y, grid[0]).transpose(2, 3) @ small @ places(x, grid[1])

@@ -11,23 +11,26 @@ import torch
 from torch import Tensor, fx, nn
 
 from camcore.errors import ExportError, InputError
-from camcore.export.detectors.geometry import Frame, OverLevel, over_level
+from camcore.export.detectors.geometry import Framing, over_level
 from camcore.export.detectors.parts import rectified, scaled
 from camcore.export.find.modules import returned_by_calls
 from camcore.export.request import Request
-from camcore.export.trace.graphs import outputs_of, return_values, shape_of
+from camcore.export.trace.graphs import outputs_of, return_values, returning, shape_of
 from camcore.scaling import resize
 
 
 class Pyramid(NamedTuple):
-    """The levels (1, C, h, w) of a graph, and how many channels each has; the grid of the coarsest,
-    and where that lies in the image (`over_level`).
+    """The levels (1, C, h, w) of a graph, how many channels each has, and how many points in the
+    example; `coarsest` is the place of the one that has the fewest.
     """
 
     levels: list[fx.Node]
     channels: list[int]
-    grid: tuple[int, int]
-    placement: tuple[Tensor, Tensor]
+    points: list[int]
+
+    @property
+    def coarsest(self) -> int:
+        return self.points.index(min(self.points))
 
 
 class PyramidBody(nn.Module):
@@ -44,34 +47,36 @@ class PyramidBody(nn.Module):
         count: int,
         request: Request,
         pyramid: Pyramid,
+        framing: Framing,
     ) -> None:
         super().__init__()
         self.detector = detector
-        self._count, self._grid = count, pyramid.grid
+        self._count, self._coarsest, self._framing = count, pyramid.coarsest, framing
         # In a tuple, for the request holds the user's model, which must not become a submodule.
         self._request = (request,)
-        points = pyramid.grid[0] * pyramid.grid[1]
-        self._kernel = request.kernel("space" if points <= sum(pyramid.channels) else "channels")
-        self.over_level = OverLevel(pyramid.placement)
+        few_points = min(pyramid.points) <= sum(pyramid.channels)
+        self._kernel = request.kernel("space" if few_points else "channels")
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         returned = self.detector(image)
         found, levels = returned[: self._count], returned[self._count :]
         (request,) = self._request
-        raw = self._kernel(join(levels, self._grid))[:, None]
-        return *found, scaled(request, self.over_level(rectified(request, raw)))
+        raw = self._kernel(join(levels, self._coarsest))[:, None]
+        return *found, scaled(request, over_level(rectified(request, raw), self._framing(image)))
 
 
-def join(levels: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
-    """Levels (1, C, h, w) as one activation (1, sum of C, *grid): absolute values, interpolated.
+def join(levels: Sequence[Tensor], coarsest: int) -> Tensor:
+    """Levels (1, C, h, w) as one activation (1, sum of C, h, w), of the size of the coarsest:
+    absolute values, interpolated.
 
     Source: pytorch-grad-cam's `fasterrcnn_reshape_transform`
     """
+    grid = tuple(levels[coarsest].shape[2:])
     return torch.cat([resize(level.abs(), grid) for level in levels], dim=1)
 
 
-def find_pyramid(graph: fx.GraphModule, layers: Sequence[str], frame: Frame) -> Pyramid:
-    """All that the layers return, as levels of one pyramid.
+def find_pyramid(graph: fx.GraphModule, layers: Sequence[str], image: Tensor) -> Pyramid:
+    """All that the layers return of an image, as levels of one pyramid.
 
     Raises:
         InputError: no layers were named, of a detector that has no `backbone` of torchvision's.
@@ -85,33 +90,32 @@ def find_pyramid(graph: fx.GraphModule, layers: Sequence[str], frame: Frame) -> 
     levels = [node for layer in layers for node in returned_by_calls(graph.graph, layer)]
     sizes = [node.meta["val"].shape for node in levels]
     for node, size in zip(levels, sizes, strict=True):
-        if len(size) != 4 or not all(isinstance(length, int) for length in size):
+        if len(size) != 4 or not isinstance(size[0], int):
             raise ExportError(
                 f"{', '.join(layers)!r} gives a value of shape ({', '.join(shape_of(node))}), "
                 "expected levels (1, C, h, w) of a pyramid"
             )
-    grids = [(int(height), int(width)) for _, _, height, width in sizes]
-    grid = min(grids, key=lambda each: each[0] * each[1])
-    if grid == (1, 1):
+    with returning(graph, levels), torch.no_grad():
+        graph.recompile()
+        points = [level[0, 0].numel() for level in graph.forward(image)]
+    if min(points) == 1:
         raise ExportError(
             f"the coarsest level of {', '.join(layers)!r} is a single point, so a map of all "
             "levels at its size shows nothing: name layers that are finer, one for each level"
         )
-    like = next(graph.buffers())
-    rows, columns = (each.to(like.device) for each in over_level(frame, grid))
-    return Pyramid(levels, [int(size[1]) for size in sizes], grid, (rows, columns))
+    return Pyramid(levels, [int(size[1]) for size in sizes], points)
 
 
 def compose_pyramid(
-    graph: fx.GraphModule, layers: Sequence[str], request: Request, frame: Frame
+    graph: fx.GraphModule, layers: Sequence[str], request: Request, framing: Framing
 ) -> PyramidBody:
     """The body that explains the image by all that the layers return.
 
     Raises:
         InputError, ExportError: as `find_pyramid`.
     """
-    pyramid = find_pyramid(graph, layers, frame)
+    pyramid = find_pyramid(graph, layers, request.inputs[0])
     returned = outputs_of(graph)
     return_values(graph, [*returned, *pyramid.levels])
     detector = fx.GraphModule(graph, graph.graph)
-    return PyramidBody(detector, len(returned), request, pyramid)
+    return PyramidBody(detector, len(returned), request, pyramid, framing)

@@ -5,9 +5,11 @@ computes the same without asking; a detector that runs in another thread meanwhi
 always gave.
 """
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import torch
@@ -15,35 +17,63 @@ from torch import Tensor
 from torchvision.models.detection import roi_heads, transform
 from torchvision.ops import boxes, poolers, roi_align
 
-from camcore.export.detectors.geometry import Frame, over_regions
+from camcore.export.detectors.geometry import Frame, Size, over_regions
 from camcore.export.detectors.keypoints import find_keypoints
+from camcore.export.detectors.resizing import pad_image, resize_image
 
 
 @contextmanager
-def without_counting(most: tuple[int, int] = (0, 0)) -> Iterator[None]:
-    """While it lasts, no box is counted; then torchvision's own functions are back.
+def without_counting(any_size: bool = False) -> Iterator[None]:
+    """While it lasts, no box is counted in this thread; then torchvision's own functions are back.
 
-    `most` (H, W) is the size of the image as the detector resizes it, where it places keypoints.
+    With `any_size` no pixel of the image is counted either.
     """
+    resized: list[Size] = []
+
+    def pad(own: Any, images: Sequence[Tensor], size_divisible: int = 32) -> Tensor:
+        _, height, width = images[0].shape
+        resized.append((height, width))
+        if any_size:
+            return pad_image(images, size_divisible)
+        return own_functions[_PAD](own, images, size_divisible)  # type: ignore[no-any-return]
 
     def places(maps: Tensor, rois: Tensor) -> tuple[Tensor, Tensor]:
-        return find_keypoints(maps, rois, most)
+        return find_keypoints(maps, rois, resized[-1])
 
-    stand_ins = {
+    stand_ins: dict[Any, Callable[..., Any]] = {
         (boxes, "batched_nms"): _batched_nms,
         (poolers, "_multiscale_roi_align"): _multiscale_roi_align,
         (transform, "paste_masks_in_image"): _paste_masks_in_image,
         (roi_heads, "heatmaps_to_keypoints"): places,
+        _PAD: pad,
     }
-    own = {(module, name): getattr(module, name) for module, name in stand_ins}
+    if any_size:
+        stand_ins[transform, "_resize_image_and_masks"] = resize_image
+    own_functions = {(owner, name): getattr(owner, name) for owner, name in stand_ins}
     try:
-        for (module, name), function in stand_ins.items():
-            setattr(module, name, function)
+        for (owner, name), function in stand_ins.items():
+            setattr(owner, name, _in_this_thread(function, own_functions[owner, name]))
         with unwarned():
             yield
     finally:
-        for (module, name), function in own.items():
-            setattr(module, name, function)
+        for (owner, name), function in own_functions.items():
+            setattr(owner, name, function)
+
+
+_PAD = (transform.GeneralizedRCNNTransform, "batch_images")
+
+
+def _in_this_thread(
+    function: Callable[..., Any], elsewhere: Callable[..., Any]
+) -> Callable[..., Any]:
+    """A function that another one is called for in other threads."""
+    own = threading.get_ident()
+
+    @wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        return (function if threading.get_ident() == own else elsewhere)(*args, **kwargs)
+
+    return called
 
 
 @contextmanager

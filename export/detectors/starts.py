@@ -6,18 +6,17 @@ from torch import Tensor, fx
 
 from camcore.errors import ExportError
 from camcore.export.cut import dependents
-from camcore.export.detectors.origins import Root
 from camcore.export.find.modules import returned_by_calls, returned_by_module
 
 
-def starts_of(graph: fx.Graph, roots: Sequence[Root], layers: Sequence[str]) -> list[fx.Node]:
+def starts_of(graph: fx.Graph, roots: Sequence[fx.Node], layers: Sequence[str]) -> list[fx.Node]:
     """For each product, of all that the layers return, the value that it looks at last.
 
     Raises:
         ExportError: a product looks at none of them, or at several.
     """
     returned = [node for layer in layers for node in returned_by_calls(graph, layer)]
-    return [_last_before(root.node, returned, layers) for root in roots]
+    return [_last_before(root, returned, layers) for root in roots]
 
 
 def _last_before(root: fx.Node, candidates: Sequence[fx.Node], layers: Sequence[str]) -> fx.Node:
@@ -35,7 +34,7 @@ def _last_before(root: fx.Node, candidates: Sequence[fx.Node], layers: Sequence[
     return last[0]
 
 
-def likely_layers(graph: fx.Graph, roots: Sequence[Root]) -> list[tuple[str, ...]]:
+def likely_layers(graph: fx.Graph, roots: Sequence[fx.Node]) -> list[tuple[str, ...]]:
     """Where a detector may be explained of which nobody knows: where the ways to classes and to
     boxes part, a layer for each product; and the last layer before that whose points lie on the
     image's grid.
@@ -50,7 +49,7 @@ def likely_layers(graph: fx.Graph, roots: Sequence[Root]) -> list[tuple[str, ...
         names = [name for name, values in returned.items() if values == [node] and name]
         return min(names, key=len, default=None)
 
-    forks = [_fork_before(root.node) for root in roots]
+    forks = [_fork_before(root) for root in roots]
     pyramid = [name_of(fork) if fork is not None else None for fork in forks]
     grids = [node for node in reversed(graph.nodes) if _is_grid(node, roots)]
     last = next(filter(None, map(name_of, grids)), None)
@@ -64,7 +63,7 @@ def likely_layers(graph: fx.Graph, roots: Sequence[Root]) -> list[tuple[str, ...
     return found
 
 
-def _is_grid(node: fx.Node, roots: Sequence[Root]) -> bool:
+def _is_grid(node: fx.Node, roots: Sequence[fx.Node]) -> bool:
     """Whether a value (1, C, h, w) lies on the image's grid, and all products look at it."""
     value = node.meta.get("val")
     if not isinstance(value, Tensor) or value.ndim != 4:
@@ -78,7 +77,7 @@ def _is_grid(node: fx.Node, roots: Sequence[Root]) -> bool:
     return (
         strides[0] == strides[1]
         and node in dependents(node.graph.find_nodes(op="placeholder"))
-        and all(root.node in behind for root in roots)
+        and all(root in behind for root in roots)
     )
 
 

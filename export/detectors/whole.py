@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export import Dim
+from torch.fx.experimental import _config
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision.models.detection.fcos import FCOS
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
@@ -16,12 +18,14 @@ from torchvision.models.detection.ssd import SSD
 
 from camcore.errors import ExportError, InputError
 from camcore.export.detectors.readings import Reading
+from camcore.export.detectors.resizing import keep_bounds, takes_any_size
 from camcore.export.detectors.seams import without_counting
 from camcore.export.trace.checks import check_example, check_model
 from camcore.export.trace.graphs import first_line
+from camcore.export.trace.sizes import try_another_size
 from camcore.export.trace.state import kept_state
 from camcore.export.trace.subject import MODEL
-from camcore.export.trace.trace import functional
+from camcore.export.trace.trace import Trace, functional
 
 DETECTORS = (GeneralizedRCNN, RetinaNet, FCOS, SSD)
 
@@ -104,36 +108,89 @@ def is_detector(model: Any) -> bool:
 
 
 def trace_detector(
-    detector: nn.Module, image: Tensor, reading: Reading | None = None
-) -> fx.GraphModule:
-    """The graph of `Whole`, of the image's size; each node knows the module it stems from.
+    detector: nn.Module,
+    image: Tensor,
+    reading: Reading | None = None,
+    dynamic_size: bool | None = None,
+) -> Trace:
+    """The graph of `Whole`; each node knows the module it stems from.
+
+    Args:
+        dynamic_size: True asks for free height and width, False fixes the image's, None frees them
+            where the detector allows it.
 
     Raises:
         InputError: training mode, weights that are not finite, no image, or a reading that gives
             something else than detections.
-        ExportError: `torch.export` cannot trace the detector.
+        ExportError: `torch.export` cannot trace the detector, or not with the freedom asked for.
     """
     check_model(detector)
-    largest = (int(image.shape[2]), int(image.shape[3]))
-    if is_detector(detector):
-        with torch.no_grad():
-            largest, *_ = detector.transform([image[0]])[0].image_sizes  # type: ignore[operator]
     whole = Whole(detector, reading)
-    with (
-        kept_state(detector),
-        torch.no_grad(),
-        # The plain form of attention has gradient rules; the fused kernels have none.
-        sdpa_kernel(SDPBackend.MATH),
-        without_counting(largest),
-        warnings.catch_warnings(),
-    ):
+    size, reason = tuple(image.shape[2:]), "on request"
+    with kept_state(detector), torch.no_grad():
         check_example(whole, (image,))
-        warnings.filterwarnings("ignore", message="The tensor attribute.* assigned during export")
+        if dynamic_size is not False:
+            try:
+                return Trace(_of_any_size(whole, image, bool(dynamic_size)), size, True)
+            except Exception as error:
+                if dynamic_size:
+                    raise ExportError(
+                        "the detector cannot be exported with free height and width: "
+                        f"{first_line(error)}. Leave dynamic_size out, or set it to False"
+                    ) from error
+                reason = f"because the detector fixes them: {first_line(error)}"
         try:
-            with redirect_stderr(StringIO()):  # where PyTorch prints what it has of a failed graph
-                exported = torch.export.export(whole, (image,))
-            return functional(exported, whole, MODEL)
+            graph = _capture(whole, image, any_size=False)
         except Exception as error:
             raise ExportError(
                 f"torch.export cannot trace the detector: {first_line(error)}"
             ) from error
+    return Trace(graph, size, False, (f"height and width are fixed {reason}",))
+
+
+def _of_any_size(whole: Whole, image: Tensor, asked: bool) -> fx.GraphModule:
+    detector = whole.get_submodule(MODEL)
+    if not is_detector(detector):
+        try_another_size(whole, (image,), attention=asked)
+    elif not takes_any_size(detector):
+        raise ExportError("it resizes images in a way of its own")
+    graph = _capture(whole, image, any_size=True)
+    check_another_size(whole, graph, image)
+    return graph
+
+
+def _capture(whole: Whole, image: Tensor, any_size: bool) -> fx.GraphModule:
+    free = dict.fromkeys((2, 3), Dim.DYNAMIC) if any_size else {}
+    with (
+        # The plain form of attention has gradient rules; the fused kernels have none.
+        sdpa_kernel(SDPBackend.MATH),
+        without_counting(any_size),
+        warnings.catch_warnings(),
+        _config.patch(backed_size_oblivious=any_size),  # type: ignore[attr-defined]
+    ):
+        warnings.filterwarnings("ignore", message="The tensor attribute.* assigned during export")
+        with redirect_stderr(StringIO()):  # where PyTorch prints what it has of a failed graph
+            exported = torch.export.export(whole, (image,), dynamic_shapes=(free,))
+        graph = functional(exported, whole, MODEL)
+    detector = whole.get_submodule(MODEL)
+    if any_size and is_detector(detector):
+        keep_bounds(graph, detector)
+    return graph
+
+
+# By how much each side grows to see what a detector and its graph make of another size.
+_GROWTH = (23, 9)
+
+
+def check_another_size(whole: Whole, graph: fx.GraphModule, image: Tensor) -> None:
+    """Raises an `ExportError` where the graph finds something else than the detector in an image
+    of another size, or the detector does not take it.
+    """
+    height, width = (side + more for side, more in zip(image.shape[2:], _GROWTH, strict=True))
+    other = nn.functional.interpolate(image, (height, width), mode="bilinear")
+    expected, found = whole(other), graph.forward(other)
+    for own, their in zip(found, expected, strict=True):
+        if own.shape != their.shape or not torch.allclose(own, their, rtol=1e-3, atol=1e-3):
+            raise ExportError(
+                f"traced for every size, it finds something else at {height} x {width}"
+            )

@@ -44,7 +44,7 @@ def prove_detector(path: Path, explained: ExplainedDetector) -> dict[str, Any]:
     request, found = explained.request, explained.found
     runtime, run = load(path, explained.card)
     worst, detections, image_maps = 0.0, 0, []
-    images = list(_images(request.inputs[0]))
+    images = list(_images(request.inputs[0], explained.card.image.is_any_size))
     if request.subject.target.name in MATCHES:
         images = images[:_FEW]
     doubled = copied(request.subject).double().user_model
@@ -84,8 +84,9 @@ def prove_detector(path: Path, explained: ExplainedDetector) -> dict[str, Any]:
             "be proven: explain it with an image in which it finds something, and is not as good "
             "as certain"
         )
-    if len(image_maps) > 1 and not any(
-        bool((each - image_maps[0]).abs().max() > TOLERANCE) for each in image_maps[1:]
+    alike = [each for each in image_maps if each.shape == image_maps[0].shape]
+    if len(alike) > 1 and not any(
+        bool((each - alike[0]).abs().max() > TOLERANCE) for each in alike[1:]
     ):
         raise ProofError(
             f"the maps of {found.place} are the same for every image: nothing is explained"
@@ -98,16 +99,22 @@ def prove_detector(path: Path, explained: ExplainedDetector) -> dict[str, Any]:
     }
 
 
-def _images(example: Tensor) -> Iterator[Tensor]:
-    """The example, mirrored, darker with noise, and smooth noise alone."""
+def _images(example: Tensor, any_size: bool) -> Iterator[Tensor]:
+    """The example, mirrored, darker with noise, and smooth noise alone; of other sizes, too, where
+    any is taken: one of them upright, or lying.
+    """
     generator = torch.Generator().manual_seed(20180)
     noise = torch.rand(example.shape, generator=generator).to(example)
     coarse = torch.rand(1, example.shape[1], 9, 9, generator=generator).to(example)
     yield example
+    if any_size:
+        height, width = example.shape[2:]
+        for size in ((width + 5, height + 12), (height + 32, width + 2)):
+            yield nn.functional.interpolate(example, size, mode="bilinear")
     yield example.flip(-1)
     yield 0.7 * example.flip(-2) + 0.1 * noise
-    size = tuple(example.shape[2:])
-    yield nn.functional.interpolate(coarse, size, mode="bicubic").clamp(0, 1)
+    smooth = nn.functional.interpolate(coarse, tuple(example.shape[2:]), mode="bicubic")
+    yield smooth.clamp(0, 1)
 
 
 def _allowed(doubled: nn.Module, eager: Detected) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """Spelling: one operator is traced by itself, and what it does takes its place."""
 
 from collections.abc import Callable, Mapping
+from operator import mul
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ def spell_out_node(
         operator, decomposition_table=dict(rules), tracing_mode="symbolic", pre_dispatch=composite
     )
     spelled = trace(*values).graph
+    _count_by_sizes(spelled)
     inputs = spelled.find_nodes(op="placeholder")
     places = dict(zip(inputs, given, strict=True))
     with graph.inserting_before(node):
@@ -48,6 +50,26 @@ def spell_out_node(
             graph.erase_node(user)
     graph.erase_node(node)
     return [places[each] for each in spelled.nodes if each in places and each not in inputs]
+
+
+def _count_by_sizes(graph: fx.Graph) -> None:
+    """Put the product of a value's sizes in the place of how many numbers it has, which torch.onnx
+    does not know.
+    """
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.sym_numel.default):
+        (value,) = node.all_input_nodes
+        with graph.inserting_before(node):
+            count: Any = 1
+            known: Any = 1
+            for axis, size in enumerate(value.meta["val"].shape):
+                factor = size
+                if not isinstance(size, int):
+                    factor = graph.call_function(torch.ops.aten.sym_size.int, (value, axis))
+                    factor.meta["val"] = size
+                count, known = graph.call_function(mul, (count, factor)), known * size
+                count.meta["val"] = known
+        node.replace_all_uses_with(count)
+        graph.erase_node(node)
 
 
 def _some_tensor(graph: fx.Graph) -> fx.Node:

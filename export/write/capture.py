@@ -81,10 +81,12 @@ def capture(explained: Explained) -> ExportedProgram:
 
 
 def _capture_detector(explained: ExplainedDetector) -> ExportedProgram:
-    """An explained detector as one program of its image, of one size."""
+    """An explained detector as one program of its image."""
+    any_size = explained.card.image.is_any_size
+    free = dict.fromkeys((2, 3), Dim.DYNAMIC) if any_size else {}
     try:
         with torch.no_grad(), unwarned():
-            program = torch.export.export(explained.body, explained.request.inputs)
+            program = _exported(explained.body, explained.request.inputs, (free,), [any_size])
             # They say that more than one thing was found, as in the example.
             without_assertions(program.graph_module)
             simplify(program.graph)

@@ -160,10 +160,11 @@ def _free_names(graph: ir.Graph) -> None:
 def _name_axes(graph: ir.Graph, card: Card) -> None:
     if card.is_detector:
         *found, maps = graph.outputs
+        space = list(card.image.space)
         for value in found:
-            _rename_free(value, ["detections"])
-        if not card.shares_map:
-            _rename_free(maps, ["explained"])
+            _rename_free(value, ["detections", "", *space])
+        _rename_free(maps, ["", "", *space] if card.shares_map else ["explained", *space])
+        _rename_free(graph.inputs[0], ["", "", *space])
         return
     image, *further = graph.inputs[: 1 + len(card.further_inputs)]
     own = len(card.own_outputs)

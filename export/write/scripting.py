@@ -41,6 +41,9 @@ def scriptable(module: fx.GraphModule, names: Sequence[str] = ()) -> fx.GraphMod
             node.update_kwarg("device", device)
         if node.target is aten.sym_size.int:
             node.target = aten.size
+        elif node.target in (aten.item.default, aten._local_scalar_dense.default):
+            # A size that was computed: of a scalar, TorchScript does not know whether it is whole.
+            node.target = int
         elif node.target in _OF_SIZES:
             node.target = _OF_SIZES[node.target]
             # The sum of a list, for a tuple has none.

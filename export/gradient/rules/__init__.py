@@ -31,7 +31,7 @@ from camcore.export.gradient.rules.moves import (
     select_backward,
     slice_backward,
 )
-from camcore.export.gradient.rules.norms import batch_norm_backward
+from camcore.export.gradient.rules.norms import batch_norm_backward, group_norm_backward
 from camcore.export.gradient.rules.pools import (
     adaptive_average_pool_backward,
     adaptive_max_pool_backward,
@@ -48,6 +48,7 @@ def _own_rules() -> dict[torch._ops.OpOverload, Rule]:
     return {
         aten.convolution_backward.default: convolution_backward,
         aten.native_batch_norm_backward.default: batch_norm_backward,
+        aten.native_group_norm_backward.default: group_norm_backward,
         aten.max_pool2d_with_indices_backward.default: max_pool_backward,
         aten.max_pool3d_with_indices_backward.default: max_pool_backward,
         aten.adaptive_max_pool2d_backward.default: adaptive_max_pool_backward,

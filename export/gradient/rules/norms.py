@@ -1,6 +1,7 @@
 """Rules of normalisations with fixed statistics, or with those of one image."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,3 +47,30 @@ def batch_norm_backward(
     along = (grad * normed).mean(space, keepdim=True)
     grad = grad - grad.mean(space, keepdim=True) - normed * along
     return grad * inverse_deviation, None, None
+
+
+def group_norm_backward(
+    grad: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    inverse_deviation: Tensor,
+    weight: Tensor | None,
+    images: Any,
+    channels: Any,
+    points: Any,
+    groups: int,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor, None, None]:
+    """Input gradient of group norm, whose statistics are those of each image's groups: with the
+    normed X, (G weight - mean(G weight) - X mean(G weight X)) / deviation, means over a group.
+    """
+    check_frozen("group norm", output_mask)
+    if weight is not None:
+        grad = grad * weight.reshape(-1, *[1] * (grad.ndim - 2))
+    grouped = (x.shape[0], groups, -1)
+    mean, inverse_deviation = mean[..., None], inverse_deviation[..., None]
+    normed = (x.reshape(grouped) - mean) * inverse_deviation
+    given = grad.reshape(grouped)
+    along = (given * normed).mean(-1, keepdim=True)
+    found = (given - given.mean(-1, keepdim=True) - normed * along) * inverse_deviation
+    return found.reshape(x.shape), None, None

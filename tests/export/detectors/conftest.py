@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from camcore.export import ExplainedDetector, explain
 from camcore.export.detectors.whole import trace_detector
+from camcore.export.trace.trace import Trace
 from tests.export.detectors.nets import DETECTORS, image
 
 # Neither the size that the detector resizes to, nor its proportions: it is resized and padded.
@@ -24,14 +26,15 @@ def shared_traces() -> Iterator[None]:
     Two are the same where all that they hold is, weights and thresholds. `test_whole` is about the
     trace, and has its own.
     """
-    known: dict[Any, fx.GraphModule] = {}
+    known: dict[Any, Trace] = {}
 
-    def trace(model: nn.Module, image: Tensor, reading: Any) -> fx.GraphModule:
-        question = _identity(model), image.shape, reading
+    def trace(model: nn.Module, image: Tensor, reading: Any, dynamic_size: bool | None) -> Trace:
+        question = _identity(model), image.shape, reading, dynamic_size
         if question not in known:
-            known[question] = trace_detector(model, image, reading)
+            known[question] = trace_detector(model, image, reading, dynamic_size)
+        found = known[question]
         # A graph of the same weights, for what is made of a graph changes it.
-        return fx.GraphModule(known[question], deepcopy(known[question].graph))
+        return replace(found, graph=fx.GraphModule(found.graph, deepcopy(found.graph.graph)))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("camcore.export.detectors.explain.trace_detector", trace)

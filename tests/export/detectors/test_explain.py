@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from camcore.errors import InputError
+from camcore.errors import ExportError, InputError
 from camcore.export import Detections, ExplainedDetector, explain
 from camcore.export.detectors.explain import count_labels, default_layers, frame_of
 from camcore.export.detectors.geometry import Frame
@@ -32,10 +33,12 @@ from tests.export.detectors.nets import (
 from tests.export.oracle import first_fast
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_detections_and_maps(explained: ExplainedDetector, seed: int) -> None:
-    assert isinstance(explained(image(seed, GIVEN)), Detections)
-    check_maps(explained, seed)
+@pytest.mark.parametrize(("seed", "size"), [(0, GIVEN), (1, (61, 40)), (2, (33, 130))])
+def test_detections_and_maps(
+    explained: ExplainedDetector, seed: int, size: tuple[int, int]
+) -> None:
+    assert isinstance(explained(image(seed, size)), Detections)
+    check_maps(explained, seed, size=size)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +74,7 @@ def test_the_card(explained: ExplainedDetector) -> None:
     assert card.outputs == ("boxes", "labels", "scores", "detection_maps")
     assert card.inputs == ("image",)
     assert (card.top, card.num_classes) == (TOP, LABELS)
-    assert tuple(card.image.space.values()) == GIVEN
+    assert card.image.is_any_size
     assert set(card.image.mean) == {0.0}
 
 
@@ -148,7 +151,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"method": "scorecam"}, "scorecam is not for detections; expected activation, gradcam"),
     ({"target": "match"}, "gradcam of a detector explains the target logit, left, .*'match'"),
     ({"aug_smooth": True}, "know no aug_smooth"),
-    ({"dynamic_size": True}, "know no dynamic_size=True"),
+    (
+        {"dynamic_size": True, "method": "rise", "target": "match"},
+        "rise runs the detector in a loop, whose images are of one size",
+    ),
     ({"class_ids": "all"}, "know no class_ids='all'"),
     ({"top": 0}, "1 or more, got 0"),
     ({"method": "eigencam", "top": 3}, "eigencam gives one map of the image: leave out top"),
@@ -168,6 +174,30 @@ def test_one_image_alone() -> None:
         explain(ssd(), torch.zeros(2, 3, *GIVEN))
     with pytest.raises(InputError, match="explains what it finds"):
         explain(ssd(), image(0, GIVEN))(image(0, GIVEN), class_ids=torch.tensor([[1]]))
+
+
+def test_of_one_size_on_request() -> None:
+    explained = explain(ssd(), image(0, GIVEN), top=TOP, relu=False, dynamic_size=False)
+    assert tuple(explained.card.image.space.values()) == GIVEN
+    assert "height and width are fixed on request" in explained.card.notes
+    check_maps(explained, 1)
+
+
+def test_a_detector_that_resizes_in_its_own_way_takes_one_size() -> None:
+    class Own(GeneralizedRCNNTransform):
+        """Upright images lie down."""
+
+        def resize(self, image: Tensor, target: Any = None) -> Any:
+            lying = image.transpose(1, 2) if image.shape[1] > image.shape[2] else image
+            return super().resize(lying, target)
+
+    model: Any = ssd()
+    model.transform.__class__ = Own
+    explained = explain(model, image(0, GIVEN), top=TOP)
+    assert tuple(explained.card.image.space.values()) == GIVEN
+    assert "it resizes images in a way of its own" in explained.card.notes[0]
+    with pytest.raises(ExportError, match="free height and width: it resizes images in a way"):
+        explain(model, image(0, GIVEN), dynamic_size=True)
 
 
 def test_how_an_image_is_resized_and_padded() -> None:

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from camcore.export.detectors.compose import _explainer
-from camcore.export.detectors.geometry import Frame, over_level
+from camcore.export.detectors.geometry import Frame
 from camcore.export.detectors.local import Window
 from camcore.export.detectors.parts import Level, Regions
 from camcore.methods import get_method
@@ -17,6 +17,7 @@ from tests.export.detectors.test_local import Head, graph_of
 from tests.export.oracle import first_fast
 
 GRID = (7, 9)
+FRAME = Frame(GRID, GRID, GRID)
 
 
 @pytest.mark.parametrize(
@@ -31,13 +32,12 @@ def test_raw_maps_are_those_of_the_gradient_at_the_whole_level(name: str) -> Non
     request: Any = SimpleNamespace(
         method=method, options=method.options, relu=False, normalize=False
     )
-    placement = over_level(Frame(GRID, GRID, GRID), GRID)
     explainer = _explainer(window, 5, (example, example[:, :1]))
-    level = Level(explainer, request, r, GRID, placement)
+    level = Level(explainer, request, r)
     x = torch.rand(1, 4, *GRID, generator=torch.Generator().manual_seed(2), requires_grad=True)
     scores = head(x).flatten()
     ids = torch.tensor([0, 5, 62 + 63, 3 * 63 + 30])
-    given = level(ids[:, None], torch.ones(len(ids), 1), x.detach())
+    given = level(FRAME, ids[:, None], torch.ones(len(ids), 1), x.detach())
     for found, number in zip(given, ids, strict=True):
         (gradient,) = torch.autograd.grad(scores[number], x, retain_graph=True)
         expected = method.kernel(x.detach()[0], gradient[0], **method.options)
@@ -59,12 +59,11 @@ def test_no_detection_gives_no_map(name: str) -> None:
     head: nn.Module = Head()
     window = Window(*graph_of(head, 1, 4, *GRID))
     example = torch.zeros(2, 4, 2 * window.radius + 1, 2 * window.radius + 1)
-    placement: tuple[Tensor, Tensor] = over_level(Frame(GRID, GRID, GRID), GRID)
     explainer = _explainer(window, 5, (example, example[:, :1]))
-    level = Level(explainer, asked(name), window.radius, GRID, placement)
+    level = Level(explainer, asked(name), window.radius)
     with NothingEmptyReduced():
         none = torch.zeros(0, 1, dtype=torch.int64)
-        maps = level(none, torch.zeros(0, 1), torch.rand(1, 4, *GRID))
+        maps = level(FRAME, none, torch.zeros(0, 1), torch.rand(1, 4, *GRID))
     assert maps.shape == (0, *GRID)
 
 
@@ -72,10 +71,11 @@ def test_no_detection_gives_no_map(name: str) -> None:
 def test_no_detection_of_regions(regions: int) -> None:
     head = nn.Sequential(nn.Flatten(), nn.Linear(4 * 9, 5)).eval()
     explainer = _explainer(head, 5, (torch.zeros(2, 4, 3, 3),))
-    part = Regions(explainer, asked("gradcam"), 5, Frame(GRID, GRID, GRID))
+    part = Regions(explainer, asked("gradcam"), 5)
     with NothingEmptyReduced():
         none = torch.zeros(0, 1, dtype=torch.int64)
-        maps = part(none, torch.zeros(0, 1), torch.rand(regions, 4, 3, 3), torch.rand(regions, 5))
+        features, corners = torch.rand(regions, 4, 3, 3), torch.rand(regions, 5)
+        maps = part(FRAME, none, torch.zeros(0, 1), features, corners)
     assert maps.shape == (0, *GRID)
 
 

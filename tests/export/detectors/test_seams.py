@@ -1,5 +1,7 @@
 """What takes the place of functions of torchvision computes the same, and only while asked."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from hypothesis import given
@@ -8,6 +10,7 @@ from torchvision.models.detection import transform
 from torchvision.ops import MultiScaleRoIAlign, boxes, poolers
 
 from camcore.export.detectors.seams import without_counting
+from tests.export.detectors.nets import image, keypoint_rcnn
 
 
 def random_boxes(generator: torch.Generator, count: int) -> torch.Tensor:
@@ -52,6 +55,17 @@ def test_features_of_regions(levels: int) -> None:
     with without_counting():
         given_features = pool(features, regions, [(256, 256)])
     torch.testing.assert_close(given_features, expected, rtol=0, atol=0)
+
+
+def test_another_thread_has_its_own() -> None:
+    """Of images of other sizes, too, which a graph's stand-ins may not be made for."""
+    model = keypoint_rcnn()
+    large = image(3, (90, 120))
+    with torch.no_grad():
+        (expected,) = model([large[0]])
+        with without_counting(any_size=True), ThreadPoolExecutor(1) as pool:
+            (found,) = pool.submit(torch.no_grad()(model), [large[0]]).result()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def fail_inside() -> None:

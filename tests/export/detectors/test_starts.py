@@ -17,7 +17,7 @@ from tests.export.detectors.nets import candidates, image, queries
 
 
 def traced(model: nn.Module, reading: Any) -> Any:
-    graph = trace_detector(model, image(0), reading)
+    graph = trace_detector(model, image(0), reading).graph
     graph.graph.set_codegen(CodeGen())
     _, _, roots = find_origins(graph.graph, outputs_of(graph)[2])
     return graph.graph, roots

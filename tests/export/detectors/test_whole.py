@@ -10,21 +10,21 @@ from torchvision.models import resnet18
 
 from camcore.errors import ExportError, InputError
 from camcore.export.detectors.whole import Whole, is_detector, trace_detector
-from tests.export.detectors.nets import DETECTORS, image, retinanet, ssd
+from tests.export.detectors.nets import DETECTORS, SIZE, image, retinanet, ssd
 from tests.export.oracle import first_fast
 
 
 @pytest.mark.parametrize("name", first_fast(DETECTORS))
 def test_what_is_found(name: str) -> None:
     model = DETECTORS[name]()
-    graph = trace_detector(model, image(0))
+    graph = trace_detector(model, image(0)).graph
     graph.graph.set_codegen(CodeGen())
     graph.recompile()
     counts = set()
-    for seed in (1, 2):
-        (found,) = model([image(seed)[0]])
+    for seed, size in ((1, SIZE), (2, (77, 61))):
+        (found,) = model([image(seed, size)[0]])
         with torch.no_grad():
-            boxes, labels, scores = graph(image(seed))
+            boxes, labels, scores = graph(image(seed, size))
         torch.testing.assert_close(boxes, found["boxes"].detach(), rtol=0, atol=1e-4)
         assert torch.equal(labels, found["labels"])
         torch.testing.assert_close(scores, found["scores"].detach(), rtol=0, atol=1e-6)

@@ -33,12 +33,19 @@ def instance_norm(x: Tensor) -> Tensor:
     return F.instance_norm(x, weight=SCALE, bias=SHIFT, eps=1e-3)
 
 
+def group_norm(x: Tensor) -> Tensor:
+    return F.group_norm(x, 1, SCALE, SHIFT, eps=1e-3)
+
+
 CASES = {
     "batch_norm": Case("native_batch_norm_backward", batch_norm, TWO),
     "batch_norm_plain": Case("native_batch_norm_backward", batch_norm_without_weight, TWO),
     "batch_norm_1d": Case("native_batch_norm_backward", batch_norm, ONE),
     "instance_norm": Case("native_batch_norm_backward", instance_norm, TWO),
     "instance_norm_plain": Case("native_batch_norm_backward", F.instance_norm, TWO),
+    "group_norm": Case("native_group_norm_backward", group_norm, TWO),
+    "group_norm_plain": Case("native_group_norm_backward", lambda x: F.group_norm(x, 2), TWO),
+    "group_norm_1d": Case("native_group_norm_backward", group_norm, ONE),
     "instance_norm_3d": Case("native_batch_norm_backward", instance_norm, THREE),
 }
 
