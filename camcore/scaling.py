@@ -8,7 +8,7 @@ maps of its batch alone.
 import functools
 import operator
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from array_api_compat import device
 
@@ -29,7 +29,7 @@ from camcore._arrays import (
 from camcore._arrays import relu as positive_part
 from camcore.errors import InputError
 
-How = Literal["mean", "product", "sum"]
+How = Literal["mean", "product", "sum", "max"]
 Size = tuple[Any, ...]  # of int; while a graph is traced, of symbolic integers
 
 NORMALIZE_EPS = 1e-7  # that of pytorch-grad-cam's `scale_cam_image`
@@ -108,7 +108,7 @@ def aggregate(maps: Sequence[Array], /, *, how: How = "mean") -> Array:
     """The maps of several layers, each (..., *S) at the same size, as one: (..., *S).
 
     The mean is pytorch-grad-cam's, the product RefineCAM's, which keeps what all layers agree on,
-    and the sum FullGrad's. Neither rectified nor scaled.
+    the sum FullGrad's, and the maximum keeps what any layer shows. Neither rectified nor scaled.
 
     Source: https://github.com/jacobgil/pytorch-grad-cam, aggregate_multi_layers and RefineCAM
 
@@ -129,8 +129,8 @@ def aggregate(maps: Sequence[Array], /, *, how: How = "mean") -> Array:
 
 @floating_kernel
 def _aggregate(*maps: Array, how: How) -> Array:
-    if how not in ("mean", "product", "sum"):
-        raise InputError(f"expected how 'mean', 'product' or 'sum', got {how!r}")
+    if how not in get_args(How):
+        raise InputError(f"expected how to be one of {', '.join(get_args(How))}, got {how!r}")
     shape = maps[0].shape
     for other in maps[1:]:
         if other.ndim != len(shape) or not all(map(agree, shape, other.shape)):
@@ -140,6 +140,8 @@ def _aggregate(*maps: Array, how: How) -> Array:
             )
     if how == "product":
         return functools.reduce(operator.mul, maps)
+    if how == "max":
+        return functools.reduce(namespace(maps[0]).maximum, maps)
     total = functools.reduce(operator.add, maps)
     return total / len(maps) if how == "mean" else total
 

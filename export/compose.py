@@ -98,7 +98,7 @@ def explain(
         output: the name or index of the model's output that is explained, by default the first.
         relu, normalize: post-processing; relu None takes the method's default.
         full_size: maps at image size, otherwise at the layer's own.
-        combine: the maps of several layers, each scaled, become their `mean` or their `product`;
+        combine: the maps of several layers, each scaled, become their `mean`, `product` or `max`;
             None takes the method's default.
         eigen_smooth: the first principal component of the weighted activations, not their sum.
         aug_smooth: the mean over six variants of the image: three of brightness, each mirrored

@@ -163,7 +163,7 @@ def export(
         ),
     ] = None,
     combine: Annotated[
-        Literal["mean", "product"] | None,
+        Literal["mean", "product", "max"] | None,
         typer.Option(
             help="What the maps of several layers become.",
             show_default="the method's own, mostly mean",

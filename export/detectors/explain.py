@@ -202,7 +202,7 @@ def _check(request: Request, top: int | None, dynamic_size: bool | None) -> None
         "full_size=False": not request.full_size,
         # Its runs go one by one.
         "chunk": request.options.get("chunk", 1) not in (None, 1),
-        f"combine={request.combine!r}": request.combine != request.method.combine,
+        f"combine={request.combine!r}": request.combine not in _combines(request),
         f"class_ids={request.class_ids!r}": request.class_ids not in ("required", "best"),
     }
     given = [name for name, asked in refused.items() if asked]
@@ -217,6 +217,13 @@ def _check(request: Request, top: int | None, dynamic_size: bool | None) -> None
         raise InputError(f"{request.method.name} gives one map of the image: leave out top")
     if top is not None and not (isinstance(top, int) and top > 0):
         raise InputError(f"expected top to be 1 or more, got {top!r}")
+
+
+def _combines(request: Request) -> tuple[str, ...]:
+    """What the levels of a pyramid may become: one activation, or a map each."""
+    family = family_of(request.method)
+    of_levels = family.of_pyramids or (family.of_matches and family.takes_layers)
+    return (request.method.combine, "max") if of_levels else (request.method.combine,)
 
 
 def default_layers(detector: nn.Module, of_boxes: bool = False) -> list[tuple[str, ...]]:

@@ -5,6 +5,7 @@ share the runs.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,10 +14,10 @@ from torch.func import functional_call
 
 from camcore.ablation import ablate, channels_to_ablate, share, take_channels
 from camcore.export.cut import cut
-from camcore.export.detectors.geometry import Framing, over_level
+from camcore.export.detectors.geometry import Framing
 from camcore.export.detectors.matches import first_detections, match
-from camcore.export.detectors.parts import rectified, scaled
-from camcore.export.detectors.pyramid import Pyramid, find_pyramid, join
+from camcore.export.detectors.parts import rectified
+from camcore.export.detectors.pyramid import Pyramid, find_pyramid, join, placed
 from camcore.export.detectors.whole import OUTPUTS
 from camcore.export.families import family_of
 from camcore.export.passes.loops import stack_chunks, sum_chunks, weights_of
@@ -111,11 +112,25 @@ class AblationOfDetections(_MaskedBody):
         scores = stack_chunks(step, values, table.shape[0], 1).transpose(0, 1)
         if self._together:
             scores = scores.sum(0, keepdim=True)
-        activations = take_channels(joined, chosen)
-        kernel = {k: v for k, v in options.items() if k not in request.method.sampling}
-        raw = request.method.kernel(activations, scores[:, 0], scores[:, 1:], **kernel)
-        placed = over_level(rectified(request, raw), self._framing(image))
-        return self._given(found, scaled(request, placed))
+        activations = [take_channels(joined, chosen)]
+        if request.combine == "max":
+            activations = [
+                _own_channels(level.abs(), chosen - start)
+                for level, start in zip(levels, starts, strict=True)
+            ]
+        kernel = partial(
+            request.method.kernel,
+            **{k: v for k, v in options.items() if k not in request.method.sampling},
+        )
+        raw = [kernel(each, scores[:, 0], scores[:, 1:]) for each in activations]
+        return self._given(found, placed(raw, self._framing(image), request))
+
+
+def _own_channels(level: Tensor, channels: Tensor) -> Tensor:
+    """Channels (m,) of a level (1, C, h, w), zeros where a number is none of its own."""
+    own = (channels >= 0) & (channels < level.shape[1])
+    taken = take_channels(level, channels.clamp(0, level.shape[1] - 1))
+    return taken * own[:, None, None]
 
 
 class RandomlyMasked(_MaskedBody):
@@ -171,7 +186,7 @@ def compose_masked(
         detector = fx.GraphModule(graph, graph.graph)
         return_values(detector, outputs_of(detector))
         return RandomlyMasked(detector, _scoring(detector), request)
-    pyramid = find_pyramid(graph, layers, request.inputs[0])
+    pyramid = find_pyramid(graph, layers, request)
     parts = cut(graph, at=pyramid.levels, kept=pyramid.levels)
     scoring = _scoring(parts.tail)
     return AblationOfDetections(parts.head, parts.tail, scoring, pyramid, request, framing)

@@ -1,7 +1,8 @@
-"""Pyramid: a detector's image explained as a whole, by all levels of its pyramid at once.
+"""Pyramid: a detector's image explained as a whole, by all levels of its pyramid.
 
 Methods that look at activations alone know no detection. Their activation is made of all levels:
-the absolute value of each, at the coarsest level's size, one behind the other.
+the absolute value of each, at the coarsest level's size, one behind the other. Or each level has a
+map, of which the largest counts.
 """
 
 from collections.abc import Sequence
@@ -11,12 +12,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from camcore.errors import ExportError, InputError
-from camcore.export.detectors.geometry import Framing, over_level
+from camcore.export.detectors.geometry import Frame, Framing, over_level
 from camcore.export.detectors.parts import rectified, scaled
 from camcore.export.find.modules import returned_by_calls
 from camcore.export.request import Request
 from camcore.export.trace.graphs import outputs_of, return_values, returning, shape_of
-from camcore.scaling import resize
+from camcore.scaling import aggregate, resize
 
 
 class Pyramid(NamedTuple):
@@ -54,15 +55,32 @@ class PyramidBody(nn.Module):
         self._count, self._coarsest, self._framing = count, pyramid.coarsest, framing
         # In a tuple, for the request holds the user's model, which must not become a submodule.
         self._request = (request,)
-        few_points = min(pyramid.points) <= sum(pyramid.channels)
-        self._kernel = request.kernel("space" if few_points else "channels")
+        sizes = zip(pyramid.points, pyramid.channels, strict=True)
+        if request.combine != "max":
+            sizes = iter([(min(pyramid.points), sum(pyramid.channels))])
+        self._kernels = [request.kernel("space" if p <= c else "channels") for p, c in sizes]
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         returned = self.detector(image)
         found, levels = returned[: self._count], returned[self._count :]
         (request,) = self._request
-        raw = self._kernel(join(levels, self._coarsest))[:, None]
-        return *found, scaled(request, over_level(rectified(request, raw), self._framing(image)))
+        activations = activations_of(levels, self._coarsest, request)
+        pairs = zip(self._kernels, activations, strict=True)
+        raw = [kernel(each)[:, None] for kernel, each in pairs]
+        return *found, placed(raw, self._framing(image), request)
+
+
+def activations_of(levels: Sequence[Tensor], coarsest: int, request: Request) -> list[Tensor]:
+    """What has a map each: all levels (1, C, h, w) as one, or the absolute values of every one."""
+    if request.combine == "max":
+        return [level.abs() for level in levels]
+    return [join(levels, coarsest)]
+
+
+def placed(raw: Sequence[Tensor], frame: Frame, request: Request) -> Tensor:
+    """Raw maps (..., h, w) of one activation, or of each level, as one map in the image."""
+    maps = [over_level(rectified(request, each), frame) for each in raw]
+    return scaled(request, aggregate(maps, how="max"))
 
 
 def join(levels: Sequence[Tensor], coarsest: int) -> Tensor:
@@ -75,8 +93,8 @@ def join(levels: Sequence[Tensor], coarsest: int) -> Tensor:
     return torch.cat([resize(level.abs(), grid) for level in levels], dim=1)
 
 
-def find_pyramid(graph: fx.GraphModule, layers: Sequence[str], image: Tensor) -> Pyramid:
-    """All that the layers return of an image, as levels of one pyramid.
+def find_pyramid(graph: fx.GraphModule, layers: Sequence[str], request: Request) -> Pyramid:
+    """All that the layers return, as levels of one pyramid.
 
     Raises:
         InputError: no layers were named, of a detector that has no `backbone` of torchvision's.
@@ -97,11 +115,12 @@ def find_pyramid(graph: fx.GraphModule, layers: Sequence[str], image: Tensor) ->
             )
     with returning(graph, levels), torch.no_grad():
         graph.recompile()
-        points = [level[0, 0].numel() for level in graph.forward(image)]
-    if min(points) == 1:
+        points = [level[0, 0].numel() for level in graph.forward(*request.inputs)]
+    if (max if request.combine == "max" else min)(points) == 1:
         raise ExportError(
             f"the coarsest level of {', '.join(layers)!r} is a single point, so a map of all "
-            "levels at its size shows nothing: name layers that are finer, one for each level"
+            "levels at its size shows nothing: name layers that are finer, one for each level, or "
+            "let the largest of their maps count, by combine='max'"
         )
     return Pyramid(levels, [int(size[1]) for size in sizes], points)
 
@@ -114,7 +133,7 @@ def compose_pyramid(
     Raises:
         InputError, ExportError: as `find_pyramid`.
     """
-    pyramid = find_pyramid(graph, layers, request.inputs[0])
+    pyramid = find_pyramid(graph, layers, request)
     returned = outputs_of(graph)
     return_values(graph, [*returned, *pyramid.levels])
     detector = fx.GraphModule(graph, graph.graph)

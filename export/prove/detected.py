@@ -7,7 +7,7 @@ by autograd: it is the one that raises its score the most.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -130,8 +130,20 @@ class Detected:
         """The map (H, W) of all levels that the layers gave, or of all detections together."""
         if self.request.subject.target.name in MATCHES:
             return self._reruns[0]
-        raw = self.request.method.kernel(self._joined[0], **self.request.options)
-        return self._over_level(self._scaled_raw(raw))
+        kernel = partial(self.request.method.kernel, **self.request.options)
+        return self._largest([kernel(each[0]) for each in self._activations])
+
+    def _largest(self, raw: Sequence[Tensor]) -> NDArray[np.float64]:
+        """Of maps (h, w), one for each activation, placed in the image."""
+        maps = [self._placed(self._scaled_raw(each)) for each in raw]
+        return self._scaled(np.max(maps, axis=0))
+
+    @property
+    def _activations(self) -> list[Tensor]:
+        """What has a map each: every level, or all joined."""
+        if self.request.combine == "max":
+            return [value.value.detach().double().abs() for value in self.values]
+        return [self._joined]
 
     @property
     def _joined(self) -> Tensor:
@@ -149,8 +161,11 @@ class Detected:
             if not self.values:
                 raw = masked_maps(self.request, self.image, self.found)
                 return [self._scaled_raw(each) for each in raw]
-            raw = ablated_maps(self.request, self.about, self.image, self.found, self._joined[0])
-            return [self._over_level(self._scaled_raw(each)) for each in raw]
+            joined, activations = self._joined[0], [each[0] for each in self._activations]
+            raw = ablated_maps(
+                self.request, self.about, self.image, self.found, joined, activations
+            )
+            return [self._largest(each) for each in zip(*raw, strict=True)]
 
     def moved_maps_of_image(self) -> Iterator[NDArray[np.float64]]:
         """Those of the image with rounding errors."""
@@ -203,12 +218,16 @@ class Detected:
         return tuple(resized), tuple(batch.tensors.shape[-2:])
 
     def _over_level(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
+        return self._scaled(self._placed(raw))
+
+    def _placed(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
+        """A map (h, w) of a level in the image, (H, W)."""
         resized, padded = self._frame
         for axis in (0, 1):
             length, points = self.image.shape[2 + axis], raw.shape[axis]
             at = (np.arange(length) + 0.5) / length * resized[axis] / padded[axis] * points - 0.5
             raw = _interpolated(raw, axis, at)
-        return self._scaled(raw)
+        return raw
 
     def _over_region(
         self, raw: NDArray[np.float64], corners: NDArray[np.float64]

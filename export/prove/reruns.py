@@ -22,9 +22,16 @@ from camcore.masking import rise_masks
 
 @torch.no_grad()
 def ablated_maps(
-    request: Request, about: Found, image: Tensor, found: Sequence[Tensor], joined: Tensor
-) -> Tensor:
-    """Raw maps (D, h, w) of all detections, from the joined levels (C, h, w) of a pyramid."""
+    request: Request,
+    about: Found,
+    image: Tensor,
+    found: Sequence[Tensor],
+    joined: Tensor,
+    activations: Sequence[Tensor],
+) -> list[Tensor]:
+    """Raw maps (D, h, w) of all detections, for each activation (c, h, w): the joined levels
+    (C, h, w) of a pyramid, or the levels one by one.
+    """
     options = request.options
     channels = torch.arange(len(joined))
     if options["ratio"] < 1:
@@ -38,8 +45,15 @@ def ablated_maps(
     every = torch.stack(scores, 1).double()
     if request.subject.target.name == "matches":
         every = every[: request.top].sum(0, keepdim=True)
-    maps: Tensor = request.method.kernel(joined[channels].double(), every[:, 0], every[:, 1:])
-    return maps
+    lost = torch.zeros(len(every), len(joined), dtype=torch.float64)
+    # What was not left out is worth what all is: it loses nothing.
+    lost += every[:, :1]
+    lost[:, channels] = every[:, 1:]
+    parts = lost.split([len(each) for each in activations], dim=1)
+    return [
+        request.method.kernel(each.double(), every[:, 0], part)
+        for each, part in zip(activations, parts, strict=True)
+    ]
 
 
 @torch.no_grad()

@@ -191,7 +191,7 @@ def maps_by_hand(
             if how == "product":
                 combined = np.prod([references.normalize(each) for each in by_layer], axis=0)
             else:
-                combined = np.mean(by_layer, axis=0)
+                combined = {"mean": np.mean, "max": np.max}[how](by_layer, axis=0)
             own.append(references.normalize(combined))
         maps.append(own)
     return np.array(maps)

@@ -39,8 +39,8 @@ def by_hand(maps: list[Tensor], how: str) -> np.ndarray:
         else:
             scaled = [references.normalize(np.maximum(each, 0)) for each in own]
             resized = [references.resize(each, SIZE) for each in scaled]
-            if how == "mean":
-                total = np.mean(resized, axis=0)
+            if how in ("mean", "max"):
+                total = {"mean": np.mean, "max": np.max}[how](resized, axis=0)
             else:
                 total = np.prod([references.normalize(each) for each in resized], axis=0)
         found[n, k] = references.normalize(total)
@@ -56,7 +56,7 @@ def test_one_layer(seed: int, grids: Any) -> None:
         np.testing.assert_allclose(found[n, k], expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("how", ["mean", "product", "sum"])
+@pytest.mark.parametrize("how", ["mean", "product", "sum", "max"])
 @given(seed=seeds, grids=grids)
 def test_several_layers(how: str, seed: int, grids: Any) -> None:
     maps = raw_maps(seed, grids)
@@ -64,7 +64,7 @@ def test_several_layers(how: str, seed: int, grids: Any) -> None:
     np.testing.assert_allclose(found, by_hand(maps, how), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("how", ["mean", "product", "sum"])
+@pytest.mark.parametrize("how", ["mean", "product", "sum", "max"])
 @given(seed=seeds, grids=grids, data=st.data())
 def test_their_order_does_not_matter(how: str, seed: int, grids: Any, data: st.DataObject) -> None:
     maps = raw_maps(seed, grids)

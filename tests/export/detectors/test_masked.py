@@ -53,6 +53,7 @@ NAMES = [f"label {number}" for number in range(LABELS)]
 CASES: list[tuple[Any, dict[str, Any]]] = [
     (ssd, RISE),
     (ssd, ABLATION),
+    (ssd, ABLATION | {"ratio": 0.5, "combine": "max"}),
     (faster_rcnn, ABLATION),
     (faster_rcnn, ABLATION | {"ratio": 0.5, "target": "matches"}),
     (retinanet, ABLATION | {"target": "matches"}),

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from camcore import eigencam, normalize
 from camcore.errors import ExportError, InputError
 from camcore.export import ExplainedDetector, explain
 from camcore.export.detectors.pyramid import join
 from camcore.export.detectors.readings import yolo
 from camcore.export.prove.detected import Detected
 from tests.export.detectors.conftest import GIVEN
-from tests.export.detectors.nets import SIZE, candidates, faster_rcnn, image
+from tests.export.detectors.nets import SIZE, candidates, faster_rcnn, image, ssd
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,30 @@ def test_a_map_lies_on_the_image_where_that_is_padded() -> None:
 def test_levels_are_joined_at_the_size_of_the_coarsest() -> None:
     fine, coarse = torch.randn(1, 2, 8, 12), torch.randn(1, 3, 4, 6)
     expected = torch.cat([F.interpolate(fine.abs(), (4, 6), mode="bilinear"), coarse.abs()], dim=1)
-    torch.testing.assert_close(join([fine, coarse], (4, 6)), expected)
+    torch.testing.assert_close(join([fine, coarse], 1), expected)
+
+
+def test_the_largest_of_a_map_of_each_level() -> None:
+    detector: Any = faster_rcnn()
+    given = explain(detector, image(0), method="eigencam", combine="max")(image(1, SIZE))
+    with torch.no_grad():
+        levels = detector.backbone(detector.transform([image(1)[0]])[0].tensors).values()
+    maps = []
+    for level in levels:
+        raw = eigencam(level.abs()).clamp(min=0)
+        maps.append(F.interpolate(normalize(raw)[None], SIZE, mode="bilinear"))
+    assert len(maps) == 3
+    expected = normalize(torch.stack(maps).amax(0))
+    torch.testing.assert_close(given.saliency_map, expected, rtol=0, atol=1e-4)
+    assert min(float((normalize(each) - expected).abs().max()) for each in maps) > 0.01
+
+
+def test_a_map_of_each_level_beside_eager() -> None:
+    explained: Any = explain(ssd(), image(0, GIVEN), method="fem", combine="max")
+    for size in (GIVEN, (61, 40)):
+        eager = Detected.of(explained.request, explained.found, image(1, size))
+        given = explained(image(1, size)).saliency_map[0, 0].numpy()
+        np.testing.assert_allclose(given, eager.map_of_image(), atol=1e-4)
 
 
 def test_other_detectors_want_layers_and_names() -> None:
