@@ -28,7 +28,7 @@ $(FAMILIES): $(INSTALLED)
 
 # What tests use where it is there: other runtimes, servers, clusters, medical images.
 $(EXTRAS): $(FAMILIES)
-	$(BIN)/python -m pip install --quiet --editable '.[convert,medical,parquet,ray,serving]'
+	$(BIN)/python -m pip install --quiet --editable '.[convert,detectors,medical,parquet,ray,serving]'
 	touch $@
 
 setup: $(INSTALLED)  ## make the virtual environment and install everything into it
