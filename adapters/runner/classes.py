@@ -17,6 +17,19 @@ _TARGETS_BY_CLASS = ("logit", "probability", "value", "rest", "finer", "similari
 _BINARY = "binary"
 
 
+def class_indices(card: Card, class_ids: Any) -> Any:
+    """Class ids with indices in the place of names, in lists and by themselves; arrays as they are.
+
+    Raises:
+        UnknownNameError, InputError: as `class_index`.
+    """
+    if isinstance(class_ids, str):
+        return class_index(card, class_ids)
+    if isinstance(class_ids, list | tuple):
+        return [class_indices(card, each) for each in class_ids]
+    return class_ids
+
+
 def class_index(card: Card, name: str) -> int:
     """The index of a class given by its name, or by its index written out.
 

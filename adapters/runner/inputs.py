@@ -9,11 +9,12 @@ import numpy as np
 from array_api_compat import array_namespace, is_numpy_array
 from numpy.typing import ArrayLike, NDArray
 
+from camcore.adapters.runner.classes import class_indices
 from camcore.adapters.runner.opening import Device
 from camcore.card import QUERIES, Card, ImageSpec
 from camcore.errors import CamcoreError, InputError, unknown_name
 
-ClassIds = ArrayLike | None  # integers
+ClassIds = ArrayLike | None  # integers, or names of classes in lists
 
 # DLPack's device types.
 CPU, CUDA = 1, 2
@@ -59,6 +60,7 @@ def checked_inputs(
             _check_device(name, value, device)
     given = {"image": image, **inputs}
     if card.takes_ids:
+        class_ids = class_indices(card, class_ids)
         given["class_ids"] = check_class_ids(class_ids, batch, num_classes)
     return given
 

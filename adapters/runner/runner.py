@@ -89,10 +89,13 @@ class Runner:
     ) -> Explanation[A]:
         """The model's outputs and the maps of a batch of images.
 
+        `class_ids` are one, (K,) or (B, K): indices, -1 for the best, or names where the file knows
+        them.
+
         Raises:
             InputError: the image, another input or the class ids do not fit the card, or are not
                 finite.
-            UnknownNameError: an input of a name that the file does not have.
+            UnknownNameError: an input or a class of a name that the file does not have.
         """
         if progress is not None and not callable(progress):
             raise InputError(f"progress is {type(progress).__name__}; expected a function")

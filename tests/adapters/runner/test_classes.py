@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from camcore.adapters.runner import class_index, class_probabilities, class_scores
+from camcore.adapters.runner.classes import class_indices
 from camcore.card import Card
 from camcore.errors import InputError, UnknownNameError
 from camcore.export.trace.targets import TARGETS
@@ -77,6 +78,16 @@ def test_class_index() -> None:
         class_index(CARD, "4")
     with pytest.raises(UnknownNameError, match="carries no class names"):
         class_index(replace(CARD, class_names=None), "boxer")
+
+
+def test_names_among_class_ids() -> None:
+    assert class_indices(CARD, "boxer") == 2
+    assert class_indices(CARD, [["boxer", 0], (-1, "1")]) == [[2, 0], [-1, 1]]
+    with pytest.raises(UnknownNameError, match="unknown class 'boxr'"):
+        class_indices(CARD, [0, "boxr"])
+    ids = np.array([1, 2])
+    assert class_indices(CARD, ids) is ids
+    assert class_indices(CARD, None) is None
 
 
 def test_class_name_of_several_classes() -> None:

@@ -53,6 +53,14 @@ def test_formats_agree_with_numpy(
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
+def test_classes_by_their_names(toy_folder: Path, suffix: str) -> None:
+    runner = load(toy_folder / f"toy{suffix}")
+    name = (runner.card.class_names or ())[2]
+    close(runner(image(), [name, -1]), image(), [[2, -1]])
+    close(runner(image(), name), image(), [[2]])
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_other_batches_and_sizes(toy_folder: Path, suffix: str) -> None:
     runner = load(toy_folder / f"toy{suffix}")
     for batch, height, width in ((3, 16, 12), (2, 5, 31)):
