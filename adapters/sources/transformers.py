@@ -108,7 +108,9 @@ def _architecture(where: str, config: Any) -> tuple[Any, Any]:
     if asked is not None and asked.endswith(("Model", "ModelWithProjection")):
         return getattr(transformers, asked), config
     if asked is None and type(config) in transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
-        return transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(config)], config
+        known = transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(config)]
+        # Of several, as with and without a teacher's head, transformers itself takes the first.
+        return known[0] if isinstance(known, tuple) else known, config
     raise InputError(
         f"hf:{where} is a {asked or config.model_type}; expected a model that classifies images, "
         "segments them or embeds them. A model of your own making is given as module:function"

@@ -90,6 +90,10 @@ def test_a_kind_of_model(tmp_path: Path) -> None:
     torch.testing.assert_close(built.model.state_dict(), trained.state_dict())
 
 
+def test_a_kind_that_also_has_a_teacher() -> None:
+    assert type(build_model("hf:levit", "none").model).__name__ == "LevitForImageClassification"
+
+
 def test_the_tower_that_embeds_images(tmp_path: Path) -> None:
     size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
     text = size | {"num_attention_heads": 2, "vocab_size": 20, "eos_token_id": 1, "bos_token_id": 0}
