@@ -1,6 +1,6 @@
 """The proof of a detector's file: what it finds, and each map, beside the detector run eagerly."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,12 @@ def prove_detector(path: Path, explained: ExplainedDetector) -> dict[str, Any]:
     images = list(_images(request.inputs[0]))
     if request.subject.target.name in MATCHES:
         images = images[:_FEW]
-    doubled = copied(request.subject).double().user_model
+    doubled = Whole(copied(request.subject).double().user_model, request.detections)
     for image in images:
         given = results_of(runtime, run, [image], None)
         eager = Detected.of(request, found, image)
-        places = _same_detections(given, eager.found, _allowed(doubled, eager), runtime)
+        allowed = allowed_errors(doubled, image, eager.found)
+        places = same_detections(given, eager.found, allowed, runtime)
         names = explained.card.outputs[3:-1]
         for name, own, expected in zip(names, given[3:-1], eager.found[3:], strict=True):
             right = expected.detach()[places]
@@ -67,12 +68,12 @@ def prove_detector(path: Path, explained: ExplainedDetector) -> dict[str, Any]:
                 f"{runtime} gives maps of shape {tuple(maps.shape)} for {len(given[0])} detections"
             )
         if shared:
-            worst = max(worst, _error_of(maps[0, 0], eager, None, runtime) or 0.0)
+            worst = max(worst, error_of(maps[0, 0], eager, None, runtime) or 0.0)
             detections += len(places)
             image_maps += list(maps[0])
             continue
         for own_map, place in zip(maps, places[:count], strict=True):
-            error = _error_of(own_map, eager, place, runtime)
+            error = error_of(own_map, eager, place, runtime)
             if error is not None:
                 worst = max(worst, error)
                 detections += 1
@@ -110,14 +111,20 @@ def _images(example: Tensor) -> Iterator[Tensor]:
     yield nn.functional.interpolate(coarse, size, mode="bicubic").clamp(0, 1)
 
 
-def _allowed(doubled: nn.Module, eager: Detected) -> tuple[float, float]:
+@torch.no_grad()
+def allowed_errors(
+    doubled: nn.Module, image: Tensor, found: Sequence[Tensor]
+) -> tuple[float, float]:
     """How far boxes, in pixels, and scores may be off: the tolerance, or more where single
     precision has eager PyTorch itself be off from double precision.
+
+    Args:
+        doubled: `Whole` of the detector in double precision.
+        found: boxes, labels and scores of the detector as it is.
     """
-    with torch.no_grad():
-        exact = Whole(doubled, eager.request.detections)(eager.image.double())[:3]
-    off = [TOLERANCE * max(eager.image.shape[2:]), TOLERANCE]
-    boxes, labels, scores = (each.detach() for each in eager.found[:3])
+    exact = doubled(image.double())[:3]
+    off = [TOLERANCE * max(image.shape[2:]), TOLERANCE]
+    boxes, labels, scores = (each.detach() for each in found[:3])
     for box, label, score in zip(*exact, strict=True):
         near = (labels == label) & ((scores - score).abs() < _NEAR)
         if bool(near.any()):
@@ -129,8 +136,8 @@ def _allowed(doubled: nn.Module, eager: Detected) -> tuple[float, float]:
     return off[0], off[1]
 
 
-def _same_detections(
-    found: list[Tensor], expected: list[Tensor], allowed: tuple[float, float], runtime: str
+def same_detections(
+    found: Sequence[Tensor], expected: Sequence[Tensor], allowed: tuple[float, float], runtime: str
 ) -> list[int]:
     """For each detection of the file, its place among the eager ones.
 
@@ -162,7 +169,7 @@ def _same_detections(
     return places
 
 
-def _error_of(given: Tensor, eager: Detected, place: int | None, runtime: str) -> float | None:
+def error_of(given: Tensor, eager: Detected, place: int | None, runtime: str) -> float | None:
     """How far a detection's map is off, if rounding explains it where that is above the tolerance.
 
     It may be as far off as the eager one moves with the image, changed by a rounding error. A
