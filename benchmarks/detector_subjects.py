@@ -73,13 +73,17 @@ def _ultralytics(name: str, side: int) -> nn.Module:
 
 @torch.no_grad()
 def _calibrate_norms(detector: nn.Module, image: Tensor) -> None:
-    """Batch norms know the image: untrained, they let activations vanish or grow with depth."""
+    """Batch norms know the image: untrained, they let activations vanish or grow with depth.
+
+    And its mirror image: of a level of one point, one image tells no variance.
+    """
     norms = [module for module in detector.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = None  # the mean over all that it sees
         norm.reset_running_stats()
         norm.train()
-    detector([image[0]] if is_detector(detector) else image)
+    images = torch.cat([image, image.flip(-1)])
+    detector(list(images) if is_detector(detector) else images)
     for norm in norms:
         norm.eval()
 
