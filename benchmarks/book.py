@@ -13,7 +13,7 @@ from benchmarks.report import Row, described, line, markdown_sections
 from benchmarks.table import Record, Table, read, write
 
 # What tells rows of the same section, model and layer apart.
-_TOLD_APART = ("method", "options", "peer", "channels")
+_TOLD_APART = ("method", "options", "peer", "channels", "side", "maps")
 _SPREAD = ("low", "ratio", "high")
 # What else ran there before tells runs of one machine apart, and no machines.
 _OF_A_RUN = ("load_before",)

@@ -129,7 +129,7 @@ class AblationOfDetections(_MaskedBody):
 def _own_channels(level: Tensor, channels: Tensor) -> Tensor:
     """Channels (m,) of a level (1, C, h, w), zeros where a number is none of its own."""
     own = (channels >= 0) & (channels < level.shape[1])
-    taken = take_channels(level, channels.clamp(0, level.shape[1] - 1))
+    taken: Tensor = take_channels(level, channels.clamp(0, level.shape[1] - 1))
     return taken * own[:, None, None]
 
 

@@ -55,9 +55,9 @@ class PyramidBody(nn.Module):
         self._count, self._coarsest, self._framing = count, pyramid.coarsest, framing
         # In a tuple, for the request holds the user's model, which must not become a submodule.
         self._request = (request,)
-        sizes = zip(pyramid.points, pyramid.channels, strict=True)
+        sizes = list(zip(pyramid.points, pyramid.channels, strict=True))
         if request.combine != "max":
-            sizes = iter([(min(pyramid.points), sum(pyramid.channels))])
+            sizes = [(min(pyramid.points), sum(pyramid.channels))]
         self._kernels = [request.kernel("space" if p <= c else "channels") for p, c in sizes]
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:

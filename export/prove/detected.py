@@ -159,13 +159,13 @@ class Detected:
         """The map of each detection, or of all together, by what other runs find of them."""
         with SoundBatchNorms(), kept_state(self.request.subject.user_model):
             if not self.values:
-                raw = masked_maps(self.request, self.image, self.found)
-                return [self._scaled_raw(each) for each in raw]
+                masked = masked_maps(self.request, self.image, self.found)
+                return [self._scaled_raw(each) for each in masked]
             joined, activations = self._joined[0], [each[0] for each in self._activations]
-            raw = ablated_maps(
+            of_each = ablated_maps(
                 self.request, self.about, self.image, self.found, joined, activations
             )
-            return [self._largest(each) for each in zip(*raw, strict=True)]
+            return [self._largest(raw) for raw in zip(*of_each, strict=True)]
 
     def moved_maps_of_image(self) -> Iterator[NDArray[np.float64]]:
         """Those of the image with rounding errors."""

@@ -1,6 +1,6 @@
 """The proof of a detector's file: what it finds, and each map, beside the detector run eagerly."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,21 +47,21 @@ def prove_detector(path: Path, explained: ExplainedDetector) -> dict[str, Any]:
     images = list(_images(request.inputs[0], explained.card.image.is_any_size))
     if request.subject.target.name in MATCHES:
         images = images[:_FEW]
-    doubled = copied(request.subject).double().user_model
+    doubled = Whole(copied(request.subject).double().user_model, request.detections)
     for image in images:
         given = results_of(runtime, run, [image], None)
         eager = Detected.of(request, found, image)
-        of_boxes, _, of_scores, *of_others = _allowed(doubled, eager)
-        places = _same_detections(given, eager.found, (of_boxes, of_scores), runtime)
+        allowed = allowed_errors(doubled, image, eager.found)
+        places = same_detections(given, eager.found, allowed, runtime)
         others = zip(
-            explained.card.outputs[3:-1], given[3:-1], eager.found[3:], of_others, strict=True
+            explained.card.outputs[3:-1], given[3:-1], eager.found[3:], allowed[3:], strict=True
         )
-        for name, own, expected, allowed in others:
+        for name, own, expected, bound in others:
             right = expected.detach()[places]
             off = float((own - right).abs().max()) if len(own) else 0.0
-            if off > allowed:
+            if off > bound:
                 raise ProofError(
-                    f"{runtime} gives {name} that are off by {off:.1e}, allowed is {allowed:.1e}"
+                    f"{runtime} gives {name} that are off by {off:.1e}, allowed is {bound:.1e}"
                 )
         maps, shared = given[-1], explained.card.shares_map
         count = min(len(given[0]), request.top)
@@ -71,12 +71,12 @@ def prove_detector(path: Path, explained: ExplainedDetector) -> dict[str, Any]:
                 f"{runtime} gives maps of shape {tuple(maps.shape)} for {len(given[0])} detections"
             )
         if shared:
-            worst = max(worst, _error_of(maps[0, 0], eager, None, runtime) or 0.0)
+            worst = max(worst, error_of(maps[0, 0], eager, None, runtime) or 0.0)
             detections += len(places)
             image_maps += list(maps[0])
             continue
         for own_map, place in zip(maps, places[:count], strict=True):
-            error = _error_of(own_map, eager, place, runtime)
+            error = error_of(own_map, eager, place, runtime)
             if error is not None:
                 worst = max(worst, error)
                 detections += 1
@@ -121,16 +121,20 @@ def _images(example: Tensor, any_size: bool) -> Iterator[Tensor]:
     yield smooth.clamp(0, 1)
 
 
-def _allowed(doubled: nn.Module, eager: Detected) -> list[float]:
+@torch.no_grad()
+def allowed_errors(doubled: nn.Module, image: Tensor, found: Sequence[Tensor]) -> list[float]:
     """How far each of the outputs may be off: the tolerance, or more where single precision has
     eager PyTorch itself be off from double precision. Boxes and keypoints are in pixels, labels
     are not compared.
+
+    Args:
+        doubled: `Whole` of the detector in double precision.
+        found: boxes, labels, scores and whatever else the detector finds as it is.
     """
-    with torch.no_grad():
-        exact = Whole(doubled, eager.request.detections)(eager.image.double())
-    found = [each.detach() for each in eager.found]
+    exact = doubled(image.double())
+    found = [each.detach() for each in found]
     boxes, labels, scores = found[:3]
-    sizes = [max(eager.image.shape[2:]), 1, 1]
+    sizes = [float(max(image.shape[2:])), 1.0, 1.0]
     sizes += [max(1.0, float(each.abs().max())) if each.numel() else 1.0 for each in found[3:]]
     off = [TOLERANCE * size for size in sizes]
     for row, (box, label, score) in enumerate(zip(*exact[:3], strict=True)):
@@ -146,14 +150,16 @@ def _allowed(doubled: nn.Module, eager: Detected) -> list[float]:
     return off
 
 
-def _same_detections(
-    found: list[Tensor], expected: list[Tensor], allowed: tuple[float, float], runtime: str
+def same_detections(
+    found: Sequence[Tensor], expected: Sequence[Tensor], allowed: Sequence[float], runtime: str
 ) -> list[int]:
-    """For each detection of the file, its place among the eager ones.
+    """For each detection of the file, its place among the eager ones; `allowed` is that of
+    `allowed_errors`.
 
     Raises:
         ProofError: one of them is not there, or there are more or fewer.
     """
+    of_boxes, _, of_scores = allowed[:3]
     boxes, labels, scores = (each.cpu().double() for each in found[:3])
     their_boxes, their_labels, their_scores = (
         each.detach().cpu().double() for each in expected[:3]
@@ -163,10 +169,10 @@ def _same_detections(
     left = torch.ones(len(boxes), dtype=torch.bool)
     places = []
     for box, label, score in zip(boxes, labels, scores, strict=True):
-        same = left & (their_labels == label) & ((their_scores - score).abs() <= allowed[1])
+        same = left & (their_labels == label) & ((their_scores - score).abs() <= of_scores)
         off = distances_to(their_boxes, box, same)
         place = int(off.argmin())
-        if not off[place] <= allowed[0]:
+        if not off[place] <= of_boxes:
             raise ProofError(
                 f"{runtime} finds label {int(label)}, score {float(score):.4f}, at {box.tolist()}, "
                 "which eager PyTorch does not"
@@ -174,12 +180,12 @@ def _same_detections(
         left[place] = False
         places.append(place)
     order = their_scores[places]
-    if bool((order[1:] > order[:-1] + allowed[1]).any()):
+    if bool((order[1:] > order[:-1] + of_scores).any()):
         raise ProofError(f"{runtime} gives detections in another order than eager PyTorch")
     return places
 
 
-def _error_of(given: Tensor, eager: Detected, place: int | None, runtime: str) -> float | None:
+def error_of(given: Tensor, eager: Detected, place: int | None, runtime: str) -> float | None:
     """How far a detection's map is off, if rounding explains it where that is above the tolerance.
 
     It may be as far off as the eager one moves with the image, changed by a rounding error. A

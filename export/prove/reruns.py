@@ -49,7 +49,7 @@ def ablated_maps(
     # What was not left out is worth what all is: it loses nothing.
     lost += every[:, :1]
     lost[:, channels] = every[:, 1:]
-    parts = lost.split([len(each) for each in activations], dim=1)
+    parts = torch.split(lost, [len(each) for each in activations], dim=1)
     return [
         request.method.kernel(each.double(), every[:, 0], part)
         for each, part in zip(activations, parts, strict=True)

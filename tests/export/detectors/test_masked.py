@@ -1,6 +1,5 @@
 """Ablation-CAM and D-RISE of detections: beside the eager detector, and beside pytorch-grad-cam."""
 
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.detector_peer import VALUE, ablation_cam
 from camcore.adapters import load
 from camcore.errors import InputError, ProofError
 from camcore.export import ExplainedDetector, explain, save
@@ -24,9 +24,6 @@ from tests.export.detectors.nets import (
     ssd,
 )
 from tests.export.oracle import first_fast
-
-# Far below all features, as pytorch-grad-cam has it: what follows is sure to notice.
-VALUE = -1000.0
 
 ABLATION: dict[str, Any] = {"method": "ablationcam", "value": VALUE, "top": 4}
 RISE: dict[str, Any] = {"method": "rise", "n_masks": 20, "cells": 4, "top": 4}
@@ -71,34 +68,12 @@ def test_maps(make: Any, how: dict[str, Any]) -> None:
 @pytest.mark.slow
 def test_the_map_is_that_of_pytorch_grad_cam() -> None:
     """With its layer and its transform for as many levels and channels as there are here."""
-    cam = pytest.importorskip("pytorch_grad_cam")
-    layers = pytest.importorskip("pytorch_grad_cam.ablation_layer")
-    targets = pytest.importorskip("pytorch_grad_cam.utils.model_targets")
-    transforms = pytest.importorskip("pytorch_grad_cam.utils.reshape_transforms")
-
-    class Layer(layers.AblationLayerFasterRCNN):  # type: ignore[misc]
-        def __call__(self, x: Any) -> Any:
-            for row in range(len(self.activations["0"])):
-                level, channel = divmod(int(self.indices[row]), 8)
-                self.activations[str(level)][row, channel] = VALUE
-            return self.activations
-
-    def joined(levels: Any) -> Any:
-        named = OrderedDict(zip(("0", "1", "pool"), levels.values(), strict=True))
-        return transforms.fasterrcnn_reshape_transform(named)
-
+    pytest.importorskip("pytorch_grad_cam")
     detector: Any = faster_rcnn()
     given = explain(detector, image(0), **ABLATION, target="matches")(image(1))
-    boxes = given.boxes[:4].detach().numpy()
-    wanted = targets.FasterRCNNBoxScoreTarget(labels=given.labels[:4], bounding_boxes=boxes)
-    theirs = cam.AblationCAM(
-        detector,
-        [detector.backbone],
-        reshape_transform=joined,
-        ablation_layer=Layer(),
-        batch_size=3,
-    )
-    expected = theirs(image(1), targets=[wanted])[0]
+    boxes, labels = given.boxes[:4].detach().numpy(), given.labels[:4].numpy()
+    with ablation_cam(detector, image(1), boxes, labels, batch_size=3) as theirs:
+        expected = theirs()
     found = given.saliency_map[0, 0].detach().numpy()
     assert expected.max() > 0.9
     np.testing.assert_allclose(found, expected, atol=1e-3)
