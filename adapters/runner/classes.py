@@ -17,16 +17,18 @@ _TARGETS_BY_CLASS = ("logit", "probability", "value", "rest", "finer", "similari
 _BINARY = "binary"
 
 
-def class_indices(card: Card, class_ids: Any) -> Any:
+def class_indices(card: Card, class_ids: Any, *, depth: int = 2) -> Any:
     """Class ids with indices in the place of names, in lists and by themselves; arrays as they are.
+
+    Lists in more than `depth` others are left to whoever refuses them: a list may hold itself.
 
     Raises:
         UnknownNameError, InputError: as `class_index`.
     """
     if isinstance(class_ids, str):
         return class_index(card, class_ids)
-    if isinstance(class_ids, list | tuple):
-        return [class_indices(card, each) for each in class_ids]
+    if depth and isinstance(class_ids, list | tuple):
+        return [class_indices(card, each, depth=depth - 1) for each in class_ids]
     return class_ids
 
 
