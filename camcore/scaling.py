@@ -182,7 +182,7 @@ def interpolation_weights(like: Array, points: Array, old: Any, unit: Any) -> Ar
     """
     xp = namespace(like)
     old_points = xp.arange(old, device=device(like)) * unit
-    points = xp.minimum(xp.clip(points, min=0), old_points[-1:])
+    points = xp.minimum(xp.clip(points, min=0), old_points[-1])
     distances = xp.abs(points[..., None] - old_points)
     return cast(xp, xp.clip(unit - distances, min=0), like.dtype) / unit
 

@@ -9,6 +9,8 @@ import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental import _config
+from torch.nn import functional as F
 
 import camcore
 from camcore import targets
@@ -156,6 +158,23 @@ def test_of_equal_scores_the_lower_class_comes_first() -> None:
     inputs = list(example(1, batch=2, k=4, image=(64, 96), feature=(4, 6)))
     inputs[3], inputs[4] = torch.zeros(2, 10), torch.full((1, 4), -1)
     np.testing.assert_array_equal(run(program, tuple(inputs))[1], [[0, 1, 2, 3]] * 2)
+
+
+class Enlarged(nn.Module):
+    """Maps whose size follows from the image's by way of fractions, resized to the image's."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        maps = F.interpolate(image[:, :, ::3, ::2], scale_factor=2, mode="bicubic")
+        return camcore.resize(maps[:, 0], tuple(image.shape[-2:]))
+
+
+def test_resizing_from_a_size_that_is_hard_to_tell() -> None:
+    """Traced as an export is, which may not look at the example's sizes."""
+    with _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+        free = {0: DYNAMIC, 2: DYNAMIC, 3: DYNAMIC}
+        program = torch.export.export(Enlarged(), (torch.rand(2, 3, 8, 9),), dynamic_shapes=(free,))
+    image = torch.rand(3, 3, 13, 20)
+    torch.testing.assert_close(program.module()(image), Enlarged()(image))
 
 
 class Others(nn.Module):
